@@ -1,0 +1,161 @@
+"""The convolutional encoder E and decoder D of Sec. 3.1: z = E(x), x_hat = D(z)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ldm_jax.layers import (
+    Array,
+    Downsample,
+    ResBlock,
+    SpatialSelfAttention,
+    Upsample,
+    conv,
+    group_norm,
+)
+
+EPSILON = 1e-6  # of every GroupNorm here; the UNet's ResBlocks have 1e-5
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Sizes of the first stage (Table 8); f = 2 ** (len(channel_mult) - 1)."""
+
+    channels: int = 128
+    """Channels at full resolution."""
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    """Channel multiplier of each level; every further level halves the resolution."""
+    num_res_blocks: int = 2
+    """ResBlocks a level of the encoder; the decoder has one more."""
+    attention_factors: tuple[int, ...] = ()
+    """Downsampling factors at which each ResBlock is followed by self-attention."""
+    mid_attention: bool = True
+    """Self-attention between the two ResBlocks at the lowest resolution."""
+    z_channels: int = 3
+    """Channels c of the latent."""
+    groups: int = 32
+    """Groups of every GroupNorm; must divide the channels of every level."""
+    dropout: float = 0.0
+    """Dropout inside the ResBlocks."""
+
+    @property
+    def f(self) -> int:
+        """Downsampling factor f = H/h = W/w (Sec. 3.1)."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+def _middle(c: int, config: AutoencoderConfig, block: dict, norm: dict) -> nnx.List:
+    attention = [SpatialSelfAttention(c, **norm)] if config.mid_attention else []
+    return nnx.List([ResBlock(c, c, **block), *attention, ResBlock(c, c, **block)])
+
+
+def _run(layer, x: Array, rngs: nnx.Rngs | None) -> Array:
+    return layer(x, rngs=rngs) if isinstance(layer, ResBlock) else layer(x)
+
+
+class Encoder(nnx.Module):
+    """x `[B, H, W, C]` -> features `[B, H/f, W/f, z_out]`."""
+
+    def __init__(
+        self, config: AutoencoderConfig, in_channels: int, z_out: int, *, dtype, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        norm = {"groups": config.groups, "epsilon": EPSILON, **kw}
+        block = {**norm, "dropout": config.dropout}
+        c = config.channels
+        self.conv_in = conv(in_channels, c, **kw)
+        layers = []
+        for level, mult in enumerate(config.channel_mult):
+            if level > 0:
+                layers.append(Downsample(c, (0, 1), **kw))
+            for _ in range(config.num_res_blocks):
+                layers.append(ResBlock(c, config.channels * mult, **block))
+                c = config.channels * mult
+                if 2**level in config.attention_factors:
+                    layers.append(SpatialSelfAttention(c, **norm))
+        self.down = nnx.List(layers)
+        self.middle = _middle(c, config, block, norm)
+        self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
+        self.conv_out = conv(c, z_out, **kw)
+
+    def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
+        h = self.conv_in(x)
+        for layer in (*self.down, *self.middle):
+            h = _run(layer, h, rngs)
+        return self.conv_out(nnx.silu(self.norm_out(h)))
+
+
+class Decoder(nnx.Module):
+    """Features `[B, h, w, c]` -> x_hat `[B, f h, f w, C]`.
+
+    `features` and `conv_out` are apart because the adversarial weight needs gradients with
+    respect to the last kernel alone (autoencoder/loss.py).
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, out_channels: int, z_in: int, *, dtype, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        norm = {"groups": config.groups, "epsilon": EPSILON, **kw}
+        block = {**norm, "dropout": config.dropout}
+        c = config.channels * config.channel_mult[-1]
+        self.conv_in = conv(z_in, c, **kw)
+        self.middle = _middle(c, config, block, norm)
+        layers = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for _ in range(config.num_res_blocks + 1):
+                layers.append(ResBlock(c, config.channels * mult, **block))
+                c = config.channels * mult
+                if 2**level in config.attention_factors:
+                    layers.append(SpatialSelfAttention(c, **norm))
+            if level > 0:
+                layers.append(Upsample(c, **kw))
+        self.up = nnx.List(layers)
+        self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
+        # The picture is float32 whatever the network computes in.
+        self.conv_out = conv(c, out_channels, dtype=jnp.float32, rngs=rngs)
+
+    def features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
+        """Input of the last convolution, `[B, H, W, channels]`."""
+        h = self.conv_in(z)
+        for layer in (*self.middle, *self.up):
+            h = _run(layer, h, rngs)
+        return nnx.silu(self.norm_out(h)).astype(jnp.float32)
+
+    def __call__(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
+        return self.conv_out(self.features(z, rngs))
+
+
+class Autoencoder(nnx.Module):
+    """E, D and the 1x1 convolutions on either side of the KL bottleneck.
+
+    Args:
+      config: the sizes.
+      channels: image channels C, any number.
+      dtype: computing type; moments and pictures come out in float32.
+    """
+
+    def __init__(
+        self, config: AutoencoderConfig, channels: int, *, dtype=jnp.float32, rngs: nnx.Rngs
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        c = config.z_channels
+        self.encoder = Encoder(config, channels, 2 * c, **kw)
+        self.quant_conv = conv(2 * c, 2 * c, 1, dtype=jnp.float32, rngs=rngs)
+        self.post_quant_conv = conv(c, c, 1, **kw)
+        self.decoder = Decoder(config, channels, c, **kw)
+
+    def encode(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
+        """x `[B, H, W, C]` in [-1, 1] -> moments `[B, h, w, 2c]` of q_E(z|x), h = H/f."""
+        return self.quant_conv(self.encoder(x, rngs))
+
+    def decode_features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
+        """z `[B, h, w, c]` -> input of D's last convolution `[B, H, W, channels]`."""
+        return self.decoder.features(self.post_quant_conv(z), rngs)
+
+    def decode(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
+        """x_hat = D(z): `[B, h, w, c]` -> `[B, H, W, C]`, nominally in [-1, 1], not clipped."""
+        return self.decoder.conv_out(self.decode_features(z, rngs))

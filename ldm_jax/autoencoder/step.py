@@ -1,0 +1,167 @@
+"""One training step of the first stage: both players' gradients of Eq. (25) from one forward pass.
+
+The parameters are `{'autoencoder': ..., 'discriminator': ...}` (the latter only when there is an
+adversary). The autoencoder's part descends L_rec + L_reg + weight * L_adv, the discriminator's part
+descends its own hinge loss on the same reconstructions.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ldm_jax.autoencoder.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    hinge_discriminator,
+    hinge_generator,
+)
+from ldm_jax.autoencoder.kl import kl_to_standard_normal, sample_posterior, split_moments
+from ldm_jax.autoencoder.loss import (
+    AutoencoderLossConfig,
+    Perceptual,
+    adaptive_weight,
+    reconstruction_loss,
+)
+from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
+from ldm_jax.layers import Array
+
+
+def to_model_range(image: Array) -> Array:
+    """Bytes 0..255 -> float32 in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_bytes(x: Array) -> Array:
+    """Floats, clipped to [-1, 1] -> bytes 0..255, rounded to nearest."""
+    return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+class AutoencoderProblem:
+    """`init` and `grads` of the first stage, for the training engine.
+
+    Args:
+      network, loss, discriminator: sizes and weights; `loss.disc_weight = 0` leaves the
+        discriminator out of the model altogether.
+      channels: image channels.
+      dtype: computing type of the networks.
+      perceptual: (x, x_hat) -> `[B]`, or None.
+    """
+
+    def __init__(
+        self,
+        network: AutoencoderConfig,
+        loss: AutoencoderLossConfig,
+        discriminator: DiscriminatorConfig,
+        channels: int,
+        *,
+        dtype=jnp.float32,
+        perceptual: Perceptual | None = None,
+    ):
+        self.network, self.loss, self.perceptual = network, loss, perceptual
+        self._builders = {
+            "autoencoder": lambda rngs: Autoencoder(network, channels, dtype=dtype, rngs=rngs)
+        }
+        if loss.disc_weight > 0:
+            self._builders["discriminator"] = lambda rngs: Discriminator(
+                discriminator, channels, dtype=dtype, rngs=rngs
+            )
+        self.graphs = {
+            name: nnx.graphdef(nnx.eval_shape(lambda build=build: build(nnx.Rngs(0))))
+            for name, build in self._builders.items()
+        }
+
+    def init(self, key: Array) -> dict:
+        """Fresh parameters of the players."""
+        keys = jax.random.split(key, len(self._builders))
+        return {
+            name: nnx.to_pure_dict(nnx.state(build(nnx.Rngs(k)), nnx.Param))
+            for (name, build), k in zip(self._builders.items(), keys, strict=True)
+        }
+
+    def autoencoder(self, params: dict) -> Autoencoder:
+        """The module from its own parameters (`params['autoencoder']`)."""
+        return nnx.merge(self.graphs["autoencoder"], params)
+
+    def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
+        """Gradients for every player, and the health of the run.
+
+        Args:
+          params: as from `init`.
+          constants: unused.
+          batch: `image`, bytes `[B, H, W, C]`.
+          key: of this step. step: number of steps done, int32.
+
+        Returns:
+          (grads, metrics): grads has the tree of params; metrics are scalars.
+        """
+        config = self.loss
+        x = to_model_range(batch["image"])
+        key_z, key_dropout = jax.random.split(key)
+        rngs = {"rngs": nnx.Rngs(dropout=key_dropout) if self.network.dropout else None}
+
+        def forward(p):  # Sec. 3.1: x -> E(x) -> z -> D(z)
+            model = self.autoencoder(p)
+            moments = model.encode(x, **rngs)
+            h = model.decode_features(sample_posterior(moments, key_z), **rngs)
+            return model.decoder.conv_out(h), kl_to_standard_normal(moments).mean(), h, moments
+
+        # The gradient is assembled from its parts at x_hat, so that the weight of the adversary,
+        # which depends on two of those parts, costs one convolution and no second backward pass.
+        (x_hat, kl, h, moments), pull_back = jax.vjp(forward, params["autoencoder"])
+        rec, rec_pull = jax.value_and_grad(
+            lambda y: reconstruction_loss(x, y, config, self.perceptual)
+        )(x_hat)
+        kl_weight = config.kl_weight / x[0].size
+        mean, logvar = split_moments(moments)
+        metrics = {
+            "loss": rec + kl_weight * kl,
+            "rec": rec,
+            "psnr": jnp.mean(-10.0 * jnp.log10(jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3)) / 4.0)),
+            "kl_per_element": kl / mean[0].size,
+            "latent_mean": jnp.mean(mean),
+            "latent_std": jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))),
+        }
+        grads, pull = {}, rec_pull
+        if config.disc_weight > 0:
+            adversary, gan_pull, disc_metrics = self._adversary(params, x, x_hat, step)
+            last_layer = self._last_layer_grads(params["autoencoder"], h, rec_pull, gan_pull)
+            weight = adaptive_weight(*last_layer, config.disc_weight)
+            on = (step >= config.disc_start).astype(jnp.float32)
+            pull = rec_pull + on * weight * gan_pull
+            grads["discriminator"] = jax.tree.map(lambda g: on * g, adversary)
+            metrics |= disc_metrics | {"adaptive_weight": weight}
+        (grads["autoencoder"],) = pull_back(
+            (pull, jnp.float32(kl_weight), jnp.zeros_like(h), jnp.zeros_like(moments))
+        )
+        return grads, metrics
+
+    def _adversary(self, params: dict, x: Array, x_hat: Array, step: Array):
+        def judge(p, y):
+            return nnx.merge(self.graphs["discriminator"], p)(y)
+
+        def disc_loss(p):
+            real, fake = judge(p, x), judge(p, jax.lax.stop_gradient(x_hat))
+            return hinge_discriminator(real, fake), (real.mean(), fake.mean())
+
+        gan, gan_pull = jax.value_and_grad(
+            lambda y: hinge_generator(judge(params["discriminator"], y))
+        )(x_hat)
+        (loss, (real, fake)), grads = jax.value_and_grad(disc_loss, has_aux=True)(
+            params["discriminator"]
+        )
+        metrics = {"gan": gan, "disc_loss": loss, "logits_real": real, "logits_fake": fake}
+        return grads, gan_pull, metrics
+
+    def _last_layer_grads(self, params: dict, h: Array, *pulls: Array) -> list[Array]:
+        conv_out = self.autoencoder(params).decoder.conv_out
+
+        def last_layer(kernel):
+            y = jax.lax.conv_general_dilated(
+                h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            return y + conv_out.bias[None, None, None]
+
+        _, pull_back = jax.vjp(last_layer, conv_out.kernel[...])
+        return [pull_back(pull)[0] for pull in pulls]

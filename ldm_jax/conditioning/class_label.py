@@ -1,0 +1,56 @@
+"""Class labels: one learnable token a class (App. E.2.1), and one for "no class"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ldm_jax.errors import UserError
+from ldm_jax.layers import Array
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """The names of the classes; a condition is an int32 index, the null class is the last."""
+
+    names: tuple[str, ...]
+
+    @property
+    def null(self) -> np.ndarray:
+        """The condition that asks for nothing: int32 scalar."""
+        return np.int32(len(self.names))
+
+    def encode(self, wanted: Sequence[str | int]) -> np.ndarray:
+        """Names or indices -> int32 `[n]`; an unknown one is a UserError that lists the classes."""
+        return np.asarray([self._index(w) for w in wanted], np.int32)
+
+    def decode(self, condition: np.ndarray) -> list[str]:
+        """int32 `[n]` -> names."""
+        return [self.names[i] if i < len(self.names) else "(any class)" for i in condition]
+
+    def _index(self, wanted: str | int) -> int:
+        name = str(wanted)
+        if name in self.names:
+            return self.names.index(name)
+        if name.isdigit() and int(name) < len(self.names):
+            return int(name)
+        shown = ", ".join(self.names[:40]) + (", ..." if len(self.names) > 40 else "")
+        raise UserError(
+            f"unknown class {name!r}; this run knows 0 to {len(self.names) - 1}: {shown}"
+        )
+
+
+class ClassEmbedder(nnx.Module):
+    """tau_theta for classes: int `[B]` -> `[B, 1, dim]`; `num_classes` counts the null class."""
+
+    def __init__(self, num_classes: int, dim: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        self.embedding = nnx.Embed(
+            num_classes, dim, embedding_init=nnx.initializers.normal(1.0), dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, label: Array) -> Array:
+        return self.embedding(label)[:, None, :]

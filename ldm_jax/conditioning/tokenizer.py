@@ -1,0 +1,79 @@
+"""A word tokenizer whose vocabulary is the words of the training captions."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_jax.errors import UserError
+
+PAD, UNKNOWN = 0, 1
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+def words_of(caption: str) -> list[str]:
+    """Lower-case words of a caption; punctuation separates and is dropped."""
+    return _WORD.findall(caption.lower())
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Captions as rows of `length` word numbers: 0 pads, 1 is any word not in the vocabulary."""
+
+    vocabulary: tuple[str, ...]
+    length: int
+
+    @classmethod
+    def of(cls, captions: Iterable[str], max_words: int, max_length: int = 77) -> Tokenizer:
+        """The `max_words` most frequent words; as long as the longest caption, at most 77."""
+        counts, longest = collections.Counter(), 1
+        for caption in captions:
+            words = words_of(caption)
+            counts.update(words)
+            longest = max(longest, len(words))
+        kept = sorted(counts, key=lambda word: (-counts[word], word))[:max_words]
+        return cls(tuple(sorted(kept)), min(longest, max_length))
+
+    @property
+    def size(self) -> int:
+        """Number of different tokens."""
+        return len(self.vocabulary) + 2
+
+    @property
+    def null(self) -> np.ndarray:
+        """The empty caption, which asks for nothing: int32 `[length]`."""
+        return np.zeros(self.length, np.int32)
+
+    def encode(self, captions: Sequence[str], *, strict: bool = True) -> np.ndarray:
+        """Captions -> int32 `[n, length]`.
+
+        Raises:
+          UserError: `strict`, and a caption is too long or has a word outside the vocabulary.
+            Otherwise the caption is cut, and the word becomes UNKNOWN.
+        """
+        number = {word: i for i, word in enumerate(self.vocabulary, start=2)}
+        tokens = np.full((len(captions), self.length), PAD, np.int32)
+        for row, caption in zip(tokens, captions, strict=True):
+            words = words_of(caption)
+            if strict:
+                self._check(caption, words, number)
+            words = words[: self.length]
+            row[: len(words)] = [number.get(word, UNKNOWN) for word in words]
+        return tokens
+
+    def _check(self, caption: str, words: list[str], number: dict[str, int]) -> None:
+        unknown = [word for word in words if word not in number]
+        if unknown:
+            shown = " ".join(self.vocabulary[:100]) + (" ..." if len(self.vocabulary) > 100 else "")
+            raise UserError(
+                f"caption {caption!r} has unknown words: {', '.join(unknown)}; "
+                f"this run was trained on the words: {shown}"
+            )
+        if len(words) > self.length:
+            raise UserError(
+                f"caption {caption!r} has {len(words)} words; this run takes {self.length}"
+            )

@@ -1,0 +1,73 @@
+"""The transformer encoder tau_theta of App. E.2.1, Eqs. (18)-(23), Table 17."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ldm_jax.layers import Array, Attention, linear
+
+HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of tau_theta (Table 17: text 32 x 1280, layout 16 x 512)."""
+
+    dim: int = 1280
+    """Width d_tau of the tokens."""
+    depth: int = 32
+    """Number of layers N."""
+    heads: int = 8
+    """Attention heads, of width 64 each."""
+
+
+class Layer(nnx.Module):
+    """One turn of the loop of Eqs. (19)-(22)."""
+
+    def __init__(self, config: TransformerConfig, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+        self.attention = Attention(config.dim, heads=config.heads, head_dim=HEAD_DIM, **kw)
+        self.norm2 = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+        self.mlp_in = linear(config.dim, 4 * config.dim, **kw)
+        self.mlp_out = linear(4 * config.dim, config.dim, **kw)
+
+    def __call__(self, zeta: Array) -> Array:
+        zeta_1 = self.norm1(zeta)  # Eq. (19)
+        zeta_2 = self.attention(zeta_1) + zeta  # Eq. (20)
+        zeta_3 = self.norm2(zeta_2)  # Eq. (21)
+        mlp = self.mlp_out(jax.nn.gelu(self.mlp_in(zeta_3), approximate=False))
+        return mlp + zeta_2  # Eq. (22)
+
+
+class TransformerEncoder(nnx.Module):
+    """tau_theta: tokens y, int `[B, M]` -> zeta `[B, M, dim]`.
+
+    Unmasked, as in the paper: padding is a token like any other, and the model learns to see it so.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocabulary_size: int,
+        length: int,
+        *,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        init = nnx.initializers.normal(0.02)
+        self.tok_emb = nnx.Embed(vocabulary_size, config.dim, embedding_init=init, **kw)
+        self.pos_emb = nnx.Embed(length, config.dim, embedding_init=init, **kw)
+        self.layers = nnx.List([Layer(config, **kw) for _ in range(config.depth)])
+        self.norm_out = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+
+    def __call__(self, y: Array) -> Array:
+        zeta = self.tok_emb(y) + self.pos_emb(jnp.arange(y.shape[1]))[None]  # Eq. (18)
+        for layer in self.layers:
+            zeta = layer(zeta)
+        return self.norm_out(zeta)  # Eq. (23)

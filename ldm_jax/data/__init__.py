@@ -1,0 +1,1 @@
+"""Data: embedded scenes, TFDS and folder sources, and the loader."""

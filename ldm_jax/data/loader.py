@@ -1,0 +1,134 @@
+"""The loader: which examples make up batch k is a pure function of (seed, k).
+
+Nothing has to be saved to resume: the position in the data is the step. Training examples are
+numbered by position 0, 1, 2, ... without end; epoch e holds positions e*n to (e+1)*n and visits
+each of the n examples once, in its own order.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import count
+
+import numpy as np
+
+from ldm_jax.data.source import Source
+from ldm_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+Transform = Callable[[Batch, list[np.random.Generator]], Batch]
+
+
+@lru_cache(maxsize=4)  # a batch may span two epochs, and training and validation take turns
+def epoch_order(epoch: int, n: int, seed: int) -> np.ndarray:
+    """The order in which epoch `epoch` visits n examples: int [n], read-only."""
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+def batch_positions(step: int, batch_size: int) -> np.ndarray:
+    """The positions in the endless order of training examples that batch `step` takes: int [B]."""
+    return np.arange(step * batch_size, (step + 1) * batch_size)
+
+
+def batch_indices(step: int, n: int, batch_size: int, seed: int) -> np.ndarray:
+    """The examples, numbered in [0, n), that make up batch `step`: int [B]."""
+    return _indices(batch_positions(step, batch_size), n, seed)
+
+
+def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
+    epochs, places = np.divmod(positions, n)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = epoch_order(int(epoch), n, seed)[places[here]]
+    return indices
+
+
+def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
+    """Mirrors each 'image' left to right with probability 1/2; a transform for `Loader`.
+
+    UserError for data with boxes or maps, which would no longer agree with their pictures.
+    """
+    if placed := {"boxes", "semantic"} & batch.keys():
+        raise UserError(f"flip mirrors pictures alone, but this data has {', '.join(placed)}")
+    mirrored = np.array([rng.random() < 0.5 for rng in rngs])
+    image = batch["image"]
+    image = np.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
+    return {**batch, "image": image}
+
+
+class Loader:
+    """Batches of a source, shuffled anew each epoch, decoded ahead of time by threads.
+
+    Every process builds the same loader with its own `process_index` and reads its own rows of the
+    global batch; the rows of all processes, one after another, are the batch of a single one.
+    """
+
+    wait_s: float
+    """Seconds that consumers of `iterate` have waited for data so far."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        *,
+        transform: Transform | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 2,
+        prefetch: int = 4,
+    ) -> None:
+        """batch_size: rows over all processes. transform: pure NumPy, given one generator per row.
+        threads: batches made at a time. prefetch: batches made ahead.
+
+        UserError for an empty source, a seed below 0, or a batch that does not divide by processes.
+        """
+        if len(source) == 0:
+            raise UserError("the data set is empty")
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"the batch size must be a positive multiple of the {process_count} "
+                f"process(es), got {batch_size}"
+            )
+        if seed < 0:
+            raise UserError(f"the seed must be 0 or more, got {seed}")
+        if threads < 1 or prefetch < 1:
+            raise UserError(f"threads and prefetch must be 1 or more, got {threads}, {prefetch}")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.transform = transform
+        self.threads, self.prefetch = threads, prefetch
+        rows = batch_size // process_count
+        self._rows = slice(process_index * rows, (process_index + 1) * rows)
+        self.wait_s = 0.0
+
+    def batch(self, step: int) -> Batch:
+        """This process' rows of batch `step`: a pure function of (seed, step, process)."""
+        positions = batch_positions(step, self.batch_size)[self._rows]
+        # An example's generator belongs to its position, so it draws anew in every epoch.
+        rngs = [np.random.default_rng([self.seed, 1, int(p)]) for p in positions]
+        batch = self.source.read(_indices(positions, len(self.source), self.seed), rngs)
+        return batch if self.transform is None else self.transform(batch, rngs)
+
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+        """Batches start_step, start_step + 1, ... without end, prefetched, in order.
+
+        An exception in a thread is raised here, at its batch. Closing the iterator waits only for
+        the batches that are being made at that moment.
+        """
+        pool = ThreadPoolExecutor(self.threads, "loader")
+        try:
+            steps = count(start_step)
+            ahead = deque(pool.submit(self.batch, next(steps)) for _ in range(self.prefetch))
+            while True:
+                start = time.perf_counter()
+                batch = ahead.popleft().result()
+                self.wait_s += time.perf_counter() - start
+                ahead.append(pool.submit(self.batch, next(steps)))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

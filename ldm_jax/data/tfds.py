@@ -1,0 +1,204 @@
+"""Any TFDS data set that is prepared as array_record, read without TensorFlow and without network.
+
+A prepared set is opened from its folder alone, so sets whose code TFDS does not have work too.
+"""
+
+import dataclasses
+import io
+import re
+from collections.abc import Collection
+
+import numpy as np
+from etils import epath
+
+from ldm_jax.data.images import Crop, Fit, View, in_threads
+from ldm_jax.data.source import Rngs, one_text
+from ldm_jax.errors import UserError
+
+
+def prepare_command(name: str, dir: str) -> str:
+    """The command that downloads a set of TFDS' catalogue and prepares it for this module."""
+    return (
+        'pip install "ldm_jax[prepare]" && python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{dir}', file_format='array_record')"
+        '.download_and_prepare()"'
+    )
+
+
+def find(name: str, dir: str) -> epath.Path:
+    """The folder dir/NAME[/CONFIG]/VERSION of a prepared set; the newest version if none is named.
+
+    name: 'mnist', 'mnist:3.0.1', 'imagenet_resized/64x64'. UserError where it is missing or where
+    several configurations are there to choose from.
+    """
+    base, _, version = name.partition(":")
+    root = epath.Path(dir).expanduser()
+    if not base:
+        raise UserError("the name of the data set is empty; give one such as 'mnist'")
+    found = [
+        info.parent
+        for depth in ("*/dataset_info.json", "*/*/dataset_info.json")
+        for info in (root / base).glob(depth)
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    if not found:
+        there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        raise UserError(
+            f"no prepared data set {base!r} in {root} (there: {', '.join(there) or 'nothing'}); "
+            f"to prepare it: {prepare_command(name, dir)}"
+        )
+    configs = sorted({str(p.parent.relative_to(root)) for p in found})
+    if len(configs) > 1:
+        raise UserError(
+            f"{base!r} in {root} has several configurations; name one of: {', '.join(configs)}"
+        )
+    versions = {p.name: p for p in found}
+    if version and version not in versions:
+        raise UserError(
+            f"{base!r} in {root} has no version {version!r}; there: {', '.join(sorted(versions))}"
+        )
+    newest = max(versions, key=lambda v: [int(part) for part in v.split(".")])
+    return versions[version or newest]
+
+
+def split_names(name: str, dir: str) -> tuple[str, ...]:
+    """The splits of a prepared set, such as ('test', 'train'); `name`, `dir` as in `find`."""
+    return tuple(sorted(_open(find(name, dir)).info.splits))
+
+
+def _open(folder: epath.Path):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS raises many kinds for a folder it did not finish
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder} cannot be opened as a TFDS data set: {reason}") from error
+
+
+class TfdsSource:
+    """Pictures of a prepared TFDS set, with class labels and captions where it has them."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        dir: str,
+        size: int,
+        channels: int = 0,
+        fit: Fit = "crop",
+        crop: Crop = "centre",
+        min_crop: float = 0.8,
+        image_key: str = "image",
+        label_key: str = "label",
+        caption_key: str = "caption",
+    ) -> None:
+        """name, dir: see `find`. split: TFDS' own words, slices too: 'train', 'train[:90%]'.
+
+        size, channels, fit, crop, min_crop: see `images.View`; channels 0 takes the data's own.
+        image_key, label_key, caption_key: features; 'captions/text' is a feature in a sequence. The
+        default label and caption may be missing, '' means none, any other must exist.
+        UserError for whatever is missing, with what there is instead.
+        """
+        import tensorflow_datasets as tfds
+
+        view = View(size, channels, fit, crop, min_crop)
+        folder = find(name, dir)
+        builder = _open(folder)
+        info = builder.info
+        self.name = info.full_name
+        images, labels, captions = _features(info.features)
+        self._image = self._choose(image_key, "image", images)
+        self._label = self._choose(label_key, "label", labels, default="label")
+        self._caption = self._choose(caption_key, "caption", captions, default="caption")
+
+        if channels == 0:  # pictures with alpha, or without a fixed number of channels: colour
+            channels = 1 if images[image_key].shape[-1] == 1 else 3
+        self._view = dataclasses.replace(view, channels=channels)
+        self.channels = channels
+        self.class_names = tuple(labels[self._label].names) if self._label else None
+        # One of several captions is drawn anew at each reading, as a random crop is.
+        self.drawn = view.drawn or captions.get(self._caption, False)
+        # Pictures come encoded: Pillow decodes them in threads, and only those that are read.
+        skip = {key: tfds.decode.SkipDecoding() for key in images}
+        try:
+            self._data = builder.as_data_source(split, decoders=skip)
+        except NotImplementedError as error:
+            raise UserError(
+                f"{folder} was prepared as {info.file_format.value}, which only TensorFlow reads; "
+                f"remove it and prepare it as array_record: {prepare_command(name, dir)}"
+            ) from error
+        except ValueError as error:
+            there = ", ".join(f"{key} ({s.num_examples})" for key, s in info.splits.items())
+            raise UserError(
+                f"{self.name} has no split {split!r} with examples; it has: {there}; "
+                "slices such as 'train[:90%]' work too"
+            ) from error
+
+    def _choose(self, key: str, kind: str, there: Collection[str], default: str = "") -> str:
+        if key in there:
+            return key
+        if kind != "image" and key in ("", default):
+            return ""
+        raise UserError(
+            f"{self.name} has no {kind} feature {key!r}; it has: "
+            f"{', '.join(sorted(there)) or 'none'}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
+        """The examples at `indices`: see `source.Source`.
+
+        UserError for a picture that cannot be decoded, and for examples without a label (TFDS
+        writes -1) in a set that has labels.
+        """
+        examples = self._data.__getitems__([int(i) for i in indices])
+        rngs = rngs if rngs is not None else [None] * len(examples)
+        batch = {"image": np.stack(in_threads(self._picture, examples, rngs))}
+        if self._label:
+            labels = np.array([_value(example, self._label) for example in examples], np.int32)
+            if (labels < 0).any():
+                raise UserError(f"{self.name}: this split has no labels; give label_key ''")
+            batch["class_label"] = labels
+        if self._caption:
+            texts = [_texts(_value(example, self._caption)) for example in examples]
+            batch["caption"] = np.array(list(map(one_text, texts, rngs)), object)
+        return batch
+
+    def _picture(self, example: dict, rng: np.random.Generator | None) -> np.ndarray:
+        try:
+            return self._view.read(io.BytesIO(example[self._image]), rng)
+        except Exception as error:  # a damaged file can make the decoders raise anything
+            raise UserError(f"{self.name}: a picture cannot be read: {error}") from error
+
+
+def _features(features) -> tuple[dict, dict, dict[str, bool]]:
+    """Pictures and labels by name, and captions by name: whether an example has several."""
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+    images = {k: f for k, f in features.items() if isinstance(f, of.Image)}
+    labels = {k: f for k, f in features.items() if isinstance(f, of.ClassLabel)}
+    captions = {k: False for k, f in features.items() if isinstance(f, of.Text)}
+    for key, sequence in features.items():
+        inner = sequence.feature if isinstance(sequence, of.Sequence) else None
+        if isinstance(inner, of.Text):
+            captions[key] = True
+        elif isinstance(inner, of.FeaturesDict):
+            captions |= {f"{key}/{k}": True for k, f in inner.items() if isinstance(f, of.Text)}
+    return images, labels, captions
+
+
+def _value(example: dict, key: str):
+    if key in example:
+        return example[key]
+    sequence, _, inner = key.rpartition("/")
+    return example[sequence][inner]
+
+
+def _texts(value) -> list[str]:
+    """The text or texts of a caption feature, which TFDS returns as bytes."""
+    values = [value] if isinstance(value, bytes) else value
+    return [text.decode("utf-8", "replace").strip() for text in values]

@@ -1,0 +1,1 @@
+"""Sec. 3.2: latent diffusion models, the second stage."""

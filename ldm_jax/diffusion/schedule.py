@@ -1,0 +1,88 @@
+"""Noise schedules: beta_t, and the alpha_t, sigma_t of App. B that follow from it.
+
+The paper's alpha_t is the signal *amplitude*: alpha_t^2 = alpha_bar_t (DDPM's cumulative product)
+and sigma_t^2 = 1 - alpha_bar_t. Steps are indexed 0..T-1; step -1 means clean data, where
+alpha = 1 and sigma = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.errors import UserError
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The forward process: how much noise each of the T steps adds."""
+
+    kind: Literal["sqrt-linear", "linear", "cosine"] = "sqrt-linear"
+    """sqrt-linear is what the paper calls "linear": sqrt(beta) rises linearly."""
+    timesteps: int = 1000
+    """Number of diffusion steps T."""
+    beta_start: float = 0.0015
+    """beta of the first step (not used by cosine)."""
+    beta_end: float = 0.0195
+    """beta of the last step (not used by cosine)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tables over the T steps, NumPy float64; `alpha`, `sigma` look them up in float32."""
+
+    beta: np.ndarray
+    alpha_bar: np.ndarray
+
+    @property
+    def timesteps(self) -> int:
+        """T."""
+        return len(self.beta)
+
+    def alpha(self, t: Array) -> Array:
+        """alpha_t of App. B, Eq. (4): float32, the shape of `t`; 1 at t = -1."""
+        return jnp.asarray(np.sqrt(self._with_clean_data()), jnp.float32)[t + 1]
+
+    def sigma(self, t: Array) -> Array:
+        """sigma_t of App. B, Eq. (4): float32, the shape of `t`; 0 at t = -1."""
+        return jnp.asarray(np.sqrt(1.0 - self._with_clean_data()), jnp.float32)[t + 1]
+
+    def snr(self, t: Array) -> Array:
+        """SNR(t) = alpha_t^2 / sigma_t^2 (App. B), t >= 0."""
+        return (self.alpha(t) / self.sigma(t)) ** 2
+
+    def _with_clean_data(self) -> np.ndarray:
+        return np.concatenate([[1.0], self.alpha_bar])
+
+
+def make_schedule(config: ScheduleConfig) -> Schedule:
+    """The tables of a configuration, computed in float64.
+
+    Raises:
+      UserError: T < 1, or betas that do not satisfy 0 < beta_start <= beta_end < 1.
+    """
+    T, start, end = config.timesteps, config.beta_start, config.beta_end
+    if T < 1:
+        raise UserError(f"schedule.timesteps is {T}; it must be at least 1")
+    if not 0 < start <= end < 1:
+        raise UserError(f"schedule betas {start}, {end} must satisfy 0 < start <= end < 1")
+    if config.kind == "sqrt-linear":
+        beta = np.linspace(start**0.5, end**0.5, T, dtype=np.float64) ** 2
+    elif config.kind == "linear":
+        beta = np.linspace(start, end, T, dtype=np.float64)
+    else:  # cosine (Nichol and Dhariwal, arXiv:2102.09672, Eq. 17), offset s = 0.008
+        u = (np.arange(T + 1, dtype=np.float64) / T + 0.008) / 1.008
+        alpha_bar = np.cos(u * np.pi / 2) ** 2
+        beta = np.clip(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.0, 0.999)
+    return Schedule(beta=beta, alpha_bar=np.cumprod(1.0 - beta))
+
+
+def bcast(per_sample: Array, like: Array) -> Array:
+    """`[B]` (or a scalar) shaped so that it multiplies `like`, `[B, ...]`."""
+    return per_sample.reshape(per_sample.shape + (1,) * (like.ndim - per_sample.ndim))

@@ -1,0 +1,91 @@
+"""One training step of the second stage: the gradient of Eq. (3), or of Eq. (2) without condition.
+
+The model, unet and condition encoder together, is given by a function that builds it; where the
+latents come from (a frozen first stage, or its cached posterior) is another function. So this
+module knows neither the autoencoder nor any kind of condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ldm_jax.diffusion.loss import ldm_loss
+from ldm_jax.diffusion.process import Prediction
+from ldm_jax.diffusion.schedule import Schedule
+
+Array = jax.Array
+
+
+class DiffusionProblem:
+    """`init` and `grads` of the second stage, for the training engine.
+
+    Args:
+      build: rngs -> module called as (z_t, t, y, rngs).
+      schedule, prediction: the forward process, and what is predicted about it.
+      latents: (constants, batch, key) -> scaled latents z_0 `[B, h, w, c]`.
+      drop: (key, y) -> y with some conditions nulled, or None for an unconditional model.
+      dropout: whether the module has dropout to draw.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[nnx.Rngs], nnx.Module],
+        schedule: Schedule,
+        prediction: Prediction,
+        latents: Callable[[dict, dict, Array], Array],
+        drop: Callable[[Array, Array], Array] | None = None,
+        *,
+        dropout: bool = False,
+    ):
+        self.build, self.schedule, self.prediction = build, schedule, prediction
+        self.latents, self.drop, self.dropout = latents, drop, dropout
+        self.graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def init(self, key: Array) -> dict:
+        """Fresh parameters."""
+        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+
+    def model(self, params: dict) -> nnx.Module:
+        """The module from its parameters."""
+        return nnx.merge(self.graph, params)
+
+    def loss(self, params: dict, constants: dict, batch: dict, key: Array) -> tuple[Array, Array]:
+        """Eq. (3) of every example of a batch: (loss float32 `[B]`, t int `[B]`).
+
+        Args:
+          batch: `condition` int `[B, ...]` for a conditional model, and what `latents` reads.
+        """
+        key_z, key_drop, key_t, key_dropout = jax.random.split(key, 4)
+        z_0 = self.latents(constants, batch, key_z)
+        y = None if self.drop is None else self.drop(key_drop, batch["condition"])
+        rngs = nnx.Rngs(dropout=key_dropout) if self.dropout else None
+        model = self.model(params)
+        return ldm_loss(
+            lambda z_t, t: model(z_t, t, y, rngs), self.schedule, self.prediction, z_0, key_t
+        )
+
+    def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
+        """(gradients, metrics) of the mean loss; see `loss` for the arguments."""
+        del step
+
+        def mean_loss(p):
+            loss, t = self.loss(p, constants, batch, key)
+            return jnp.mean(loss), (loss, t)
+
+        (mean, (loss, t)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return grads, {"loss": mean, **self._by_noise_level(loss, t)}
+
+    def _by_noise_level(self, loss: Array, t: Array) -> dict[str, Array]:
+        # The mean loss looks flat for most of a run; its parts do not. Each is a mean over the
+        # whole batch, so that averages over steps stay right; the loss is the mean of the four.
+        edges = np.linspace(0, self.schedule.timesteps, 5)
+        names = ("loss_least_noise", "loss_less_noise", "loss_more_noise", "loss_most_noise")
+        return {
+            name: 4 * jnp.mean(jnp.where((t >= low) & (t < high), loss, 0.0))
+            for name, low, high in zip(names, edges[:-1], edges[1:], strict=True)
+        }

@@ -1,0 +1,179 @@
+"""What an experiment is: one frozen dataclass, every field documented and typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
+from ldm_jax.autoencoder.loss import AutoencoderLossConfig
+from ldm_jax.autoencoder.network import AutoencoderConfig
+from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.diffusion.process import Prediction
+from ldm_jax.diffusion.schedule import ScheduleConfig
+from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.training.optimiser import OptimiserConfig
+
+
+@dataclass(frozen=True)
+class ScenesData:
+    """The embedded scenes: drawn by NumPy, with a caption and, at level single, a class."""
+
+    size: int = 32
+    """Side of the pictures in pixels."""
+    level: Literal["single", "full"] = "single"
+    """One object (32 classes: shape and colour), or one to four of them."""
+    count: int = 16_384
+    """Training pictures to draw."""
+    validation_count: int = 512
+    """Held-out pictures to draw."""
+    flip: bool = False
+    """Mirror pictures at random; captions that say left and right would then be wrong."""
+
+
+@dataclass(frozen=True)
+class TfdsData:
+    """A TFDS data set that is prepared as array_record."""
+
+    name: str = "mnist"
+    """Name, with configuration or version if need be: imagenet_resized/64x64, mnist:3.0.1."""
+    dir: str = "~/tensorflow_datasets"
+    """TFDS's data directory."""
+    size: int = 32
+    """Side of the pictures in pixels."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: central crop, border, or distortion."""
+    crop: Literal["centre", "random"] = "centre"
+    """Random crops while training; the encoder then runs in every step of stage 2."""
+    flip: bool = False
+    """Mirror pictures at random."""
+    validation: float = 0.05
+    """Fraction to hold out where the set has neither a test nor a validation split."""
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """A folder of images: flat, one sub-folder a class, or with captions."""
+
+    path: str = ""
+    """The folder."""
+    size: int = 64
+    """Side of the pictures in pixels."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: central crop, border, or distortion."""
+    crop: Literal["centre", "random"] = "random"
+    """Random crops while training; the encoder then runs in every step of stage 2."""
+    flip: bool = True
+    """Mirror pictures at random."""
+    validation: float = 0.05
+    """Fraction of the images to hold out."""
+
+
+Data = ScenesData | TfdsData | FolderData
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How often a stage reports, in steps."""
+
+    log_every: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    preview_every: int = 1000
+    """Steps between two preview grids (and renewed curves)."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class AutoencoderStage:
+    """Stage 1, Sec. 3.1."""
+
+    network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(4.5e-5, b1=0.5, b2=0.9, weight_decay=0.0)
+    )
+    progress: Progress = field(default_factory=Progress)
+    batch_size: int = 16
+    """Pictures a step, over all devices."""
+    steps: int = 100_000
+    """Training steps."""
+    ema_decay: float = 0.0
+    """Decay of the running average of the weights, which stage 2 then uses; 0: none."""
+
+
+@dataclass(frozen=True)
+class DiffusionStage:
+    """Stage 2, Sec. 3.2 and 3.3."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prediction: Prediction = "eps"
+    """What the UNet predicts: the noise (the paper), the latent, or v."""
+    condition: Literal["auto", "none", "class", "text"] = "auto"
+    """What it is conditioned on; auto: captions if the data has them, else classes, else none."""
+    text: TransformerConfig = field(default_factory=TransformerConfig)
+    class_dim: int = 512
+    """Width of the class embedding (App. E.2.1)."""
+    vocabulary: int = 10_000
+    """Words of the captions that are kept, the most frequent ones."""
+    drop_probability: float = 0.1
+    """Probability with which a training example loses its condition, for guidance."""
+    scale_factor: float = 0.0
+    """Factor on the latents; 0: measured, 1 / their standard deviation (App. G)."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    progress: Progress = field(default_factory=Progress)
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    steps: int = 100_000
+    """Training steps."""
+    ema_decay: float = 0.9999
+    """Decay of the running average of the weights, which sampling uses; 0: none."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How pictures are drawn from the trained model unless told otherwise."""
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Solver."""
+    steps: int = 50
+    """Solver steps S, 1 to T."""
+    guidance: float = 3.0
+    """Guidance scale s; 1 is none."""
+    eta: float = 0.0
+    """Stochasticity of DDIM: 0 deterministic, 1 as DDPM."""
+    num_images: int = 64
+    """Pictures in the grid at the end of training."""
+    oracle_images: int = 256
+    """Pictures read by the oracle at the end, on the single-object scenes."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are arranged."""
+
+    data: int = -1
+    """Ways to split the batch; -1: as many as are left."""
+    fsdp: int = 1
+    """Ways to split batch, parameters and optimiser state."""
+    tensor: int = 1
+    """Ways to split the attention layers."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run: data, both stages, sampling."""
+
+    data: tyro.conf.AvoidSubcommands[Data] = field(default_factory=ScenesData)
+    autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
+    diffusion: DiffusionStage = field(default_factory=DiffusionStage)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Computing type of the networks; parameters, norms, softmax and losses are float32 always."""
+    seed: int = 0
+    """Seed of everything drawn at random."""

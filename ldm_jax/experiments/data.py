@@ -1,0 +1,120 @@
+"""Opens an experiment's data: training and held-out source, and the condition they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_jax.conditioning.class_label import ClassLabels
+from ldm_jax.conditioning.tokenizer import Tokenizer
+from ldm_jax.data.folder import FolderSource
+from ldm_jax.data.scenes import ScenesSource, draw
+from ldm_jax.data.source import ArraySource, Source, in_memory, split
+from ldm_jax.data.tfds import TfdsSource, split_names
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import DiffusionStage, Experiment, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.run_dir import DataFacts
+
+Encoder = ClassLabels | Tokenizer
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The two sources, and how their pictures and conditions are to be read."""
+
+    train: Source
+    validation: Source
+    facts: DataFacts
+
+    @property
+    def fixed_views(self) -> bool:
+        """Whether an example is the same picture every time (but for a mirror image)."""
+        return not getattr(self.train, "drawn", False)
+
+
+def open_data(experiment: Experiment) -> OpenData:
+    """Draws or reads the data; small sets are then in memory. UserError when there are none."""
+    data = experiment.data
+    if isinstance(data, ScenesData):
+        train, validation = _scenes(data, experiment.seed)
+    elif isinstance(data, TfdsData):
+        train, validation = _tfds(data, experiment.seed)
+    else:
+        train, validation = _folder(data, experiment.seed)
+    return OpenData(train, validation, _facts(experiment.diffusion, train))
+
+
+def condition_encoder(facts: DataFacts) -> Encoder | None:
+    """What turns class names or captions into the model's condition; None: unconditional."""
+    if facts.condition == "class":
+        return ClassLabels(facts.class_names)
+    if facts.condition == "text":
+        return Tokenizer(facts.vocabulary, facts.caption_length)
+    return None
+
+
+def encode_condition(encoder: Encoder, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """The condition of a batch as a source reads it: int32 `[B]` or `[B, length]`."""
+    if isinstance(encoder, ClassLabels):
+        return batch["class_label"].astype(np.int32)
+    return encoder.encode(batch["caption"], strict=False)
+
+
+def _scenes(data: ScenesData, seed: int) -> tuple[Source, Source]:
+    def drawn(which: str, count: int) -> ArraySource:
+        source = ScenesSource(data.size, data.level, count, seed, which)
+        return ArraySource(draw(source), source.class_names)
+
+    return drawn("train", data.count), drawn("validation", data.validation_count)
+
+
+def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
+    def open_split(which: str, crop: str) -> TfdsSource:
+        return TfdsSource(data.name, which, data.dir, data.size, fit=data.fit, crop=crop)
+
+    names = split_names(data.name, data.dir)
+    held_out = next((name for name in ("validation", "test") if name in names), None)
+    train = in_memory(open_split("train", data.crop), f"reading {data.name}")
+    if held_out:
+        return train, open_split(held_out, "centre")
+    return split(train, data.validation, seed)
+
+
+def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
+    if not data.path:
+        raise UserError("the folder of images is missing: --data.path FOLDER")
+
+    def open_split(which: str, crop: str) -> FolderSource:
+        return FolderSource(
+            data.path, data.size, which, data.validation, seed, fit=data.fit, crop=crop
+        )
+
+    train = in_memory(open_split("train", data.crop), "reading the folder")
+    return train, open_split("validation", "centre")
+
+
+def _facts(stage: DiffusionStage, train: Source) -> DataFacts:
+    first = train.read([0])
+    kinds = [k for k, key in (("text", "caption"), ("class", "class_label")) if key in first]
+    condition = stage.condition
+    if condition == "auto":
+        condition = kinds[0] if kinds else "none"
+    if condition != "none" and condition not in kinds:
+        raise UserError(
+            f"--diffusion.condition is {condition}, but this data has "
+            + (f"only: {', '.join(kinds)}" if kinds else "neither captions nor classes")
+        )
+    facts = {"channels": train.channels, "condition": condition}
+    if condition == "class":
+        facts["class_names"] = train.class_names
+    if condition == "text":
+        captions = _captions(train)
+        tokenizer = Tokenizer.of(captions, stage.vocabulary)
+        facts |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
+    return DataFacts(**facts)
+
+
+def _captions(source: Source) -> list[str]:
+    chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 512))
+    return [caption for chunk in chunks for caption in source.read(chunk)["caption"]]

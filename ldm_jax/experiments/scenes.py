@@ -1,0 +1,134 @@
+"""Experiments on the embedded scenes, which need no download."""
+
+from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
+from ldm_jax.autoencoder.loss import AutoencoderLossConfig
+from ldm_jax.autoencoder.network import AutoencoderConfig
+from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.experiments.config import (
+    AutoencoderStage,
+    DiffusionStage,
+    Experiment,
+    Progress,
+    SamplingDefaults,
+    ScenesData,
+)
+from ldm_jax.training.optimiser import OptimiserConfig
+
+
+def scenes() -> Experiment:
+    """Text to image on single-object scenes at 32x32, both stages: minutes on a laptop."""
+    return Experiment(
+        data=ScenesData(size=32, level="single", count=16_384, validation_count=512),
+        autoencoder=AutoencoderStage(
+            network=AutoencoderConfig(
+                channels=16,
+                channel_mult=(1, 2, 4),  # f = 4
+                num_res_blocks=1,
+                mid_attention=False,
+                z_channels=4,
+                groups=8,
+            ),
+            loss=AutoencoderLossConfig(l2_weight=1.0, disc_weight=0.0),
+            optimiser=OptimiserConfig(
+                4e-3, "cosine", 50, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0
+            ),
+            progress=Progress(log_every=25, preview_every=250, save_every=250),
+            batch_size=16,
+            steps=2000,
+            ema_decay=0.99,
+        ),
+        diffusion=DiffusionStage(
+            unet=UNetConfig(
+                channels=96,
+                channel_mult=(1, 2),
+                num_res_blocks=1,
+                attention_factors=(1, 2),
+                head_channels=32,
+                groups=16,
+            ),
+            text=TransformerConfig(dim=96, depth=1, heads=2),
+            class_dim=96,
+            prediction="v",
+            optimiser=OptimiserConfig(1e-3, "cosine", 100, clip_norm=1.0),
+            progress=Progress(log_every=25, preview_every=500, save_every=250),
+            batch_size=64,
+            steps=1500,
+            ema_decay=0.995,
+        ),
+        sampling=SamplingDefaults(steps=25, guidance=3.0),
+    )
+
+
+def scenes_large() -> Experiment:
+    """Text to image on scenes of one to four objects at 64x64, with the adversary: for one GPU."""
+    return Experiment(
+        data=ScenesData(size=64, level="full", count=50_000, validation_count=1000),
+        autoencoder=AutoencoderStage(
+            network=AutoencoderConfig(
+                channels=64, channel_mult=(1, 2, 4), z_channels=4, mid_attention=True
+            ),
+            loss=AutoencoderLossConfig(l2_weight=1.0, disc_weight=0.5, disc_start=20_000),
+            discriminator=DiscriminatorConfig(channels=64, layers=3),
+            optimiser=OptimiserConfig(
+                4e-4, "cosine", 500, b1=0.5, b2=0.9, weight_decay=0.0, clip_norm=1.0
+            ),
+            batch_size=64,
+            steps=40_000,
+            ema_decay=0.999,
+        ),
+        diffusion=DiffusionStage(
+            unet=UNetConfig(
+                channels=128, channel_mult=(1, 2, 3), num_res_blocks=2, attention_factors=(1, 2, 4)
+            ),
+            text=TransformerConfig(dim=256, depth=4, heads=4),
+            class_dim=256,
+            prediction="v",
+            optimiser=OptimiserConfig(3e-4, "cosine", 1000, clip_norm=1.0),
+            batch_size=256,
+            steps=60_000,
+            ema_decay=0.9995,
+        ),
+        sampling=SamplingDefaults(steps=50, guidance=3.0),
+    )
+
+
+def smoke() -> Experiment:
+    """Everything that scenes does, far too small to be good: does it run? Under two minutes."""
+    return Experiment(
+        data=ScenesData(size=32, level="single", count=256, validation_count=64),
+        autoencoder=AutoencoderStage(
+            network=AutoencoderConfig(
+                channels=8,
+                channel_mult=(1, 2),
+                num_res_blocks=1,
+                z_channels=2,
+                groups=4,
+                mid_attention=False,
+            ),
+            loss=AutoencoderLossConfig(l2_weight=1.0, disc_weight=0.5, disc_start=20),
+            discriminator=DiscriminatorConfig(channels=8, layers=1),
+            optimiser=OptimiserConfig(2e-3, b1=0.5, b2=0.9, weight_decay=0.0),
+            progress=Progress(log_every=5, preview_every=20, save_every=10),
+            batch_size=8,
+            steps=40,
+        ),
+        diffusion=DiffusionStage(
+            unet=UNetConfig(
+                channels=16,
+                channel_mult=(1, 2),
+                num_res_blocks=1,
+                attention_factors=(2,),
+                head_channels=8,
+                groups=8,
+            ),
+            text=TransformerConfig(dim=16, depth=1, heads=1),
+            class_dim=16,
+            optimiser=OptimiserConfig(1e-3),
+            progress=Progress(log_every=5, preview_every=20, save_every=10),
+            batch_size=16,
+            steps=40,
+            ema_decay=0.9,
+        ),
+        sampling=SamplingDefaults(steps=5, num_images=16, oracle_images=32),
+    )

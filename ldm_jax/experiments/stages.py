@@ -1,0 +1,136 @@
+"""Trains one stage inside a run directory: what both stages have in common."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.data.loader import Loader
+from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.training import metrics as metrics_file
+from ldm_jax.training.compile import prepare
+from ldm_jax.training.loop import fit
+from ldm_jax.training.optimiser import make_optimiser
+from ldm_jax.training.sharding import put_batch
+from ldm_jax.training.state import Stage, TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage that has reached its last step."""
+
+    state: TrainState
+    summary: dict[str, Any]
+
+    @property
+    def weights(self) -> Any:
+        """The parameters to use: the running average where there is one."""
+        return self.state.params if self.state.ema is None else self.state.ema
+
+
+def train_stage(
+    name: str,
+    config: AutoencoderStage | DiffusionStage,
+    problem: Any,
+    loader: Loader,
+    run: RunDir,
+    mesh: jax.sharding.Mesh,
+    key: jax.Array,
+    *,
+    constants: Callable[[], Any],
+    preview: Callable[[TrainState, int], None],
+) -> Trained:
+    """Trains `problem` to `config.steps`, from its newest checkpoint if there is one.
+
+    Args:
+      name: autoencoder or diffusion; names checkpoints, metrics and previews.
+      problem: has `init` and `grads`.
+      constants: makes the constants of a fresh state (shapes are enough when it resumes).
+      preview: called with (state, step) every `config.progress.preview_every` steps.
+    """
+    progress = config.progress
+    checkpoints = run.checkpoints(name)
+    stage = Stage(
+        problem.init,
+        problem.grads,
+        make_optimiser(config.optimiser, config.steps),
+        config.ema_decay,
+    )
+    log.info("%s: compiling the training step", name)
+    init, abstract, step = prepare(stage, mesh, key, _global_shapes(loader), constants())
+    log.info(
+        "%s: %s parameters, compiled in %.0f s, peak memory %.0f MB a device",
+        name,
+        f"{step.parameters:,}",
+        step.compile_s,
+        step.peak_bytes / 1e6,
+    )
+    state = checkpoints.restore(abstract)
+    if state is None:
+        state = init()
+    elif int(state.step) < config.steps:
+        log.info("%s: goes on from step %d of %d", name, int(state.step), config.steps)
+
+    def draw_curves(_state: TrainState, _step: int) -> None:
+        if jax.process_index() == 0:
+            lines = metrics_file.read(run.metrics.path)
+            if lines:
+                plots.save_png(run.path / "curves.png", plots.curves(lines))
+
+    first, start = int(state.step), time.perf_counter()
+    state = fit(
+        step,
+        state,
+        lambda start_step: _on_devices(loader, start_step, mesh),
+        config.steps,
+        name=name,
+        checkpoints=checkpoints,
+        metrics=run.metrics,
+        batch_size=config.batch_size,
+        log_every=progress.log_every,
+        save_every=progress.save_every,
+        callbacks=[(progress.preview_every, preview), (progress.preview_every, draw_curves)],
+    )
+    seconds = time.perf_counter() - start
+    checkpoints.close()
+    summary = dict(run.summary().get(name, {}))
+    summary |= {"parameters": step.parameters, "peak_bytes": step.peak_bytes, "flops": step.flops}
+    if first < config.steps:
+        summary["steps"] = config.steps
+        summary["seconds"] = round(summary.get("seconds", 0.0) * (first > 0) + seconds, 1)
+        summary["images_per_s"] = _pace(run, name)
+        summary["compile_seconds"] = round(step.compile_s, 1)
+    return Trained(state, summary)
+
+
+def _pace(run: RunDir, name: str) -> float | None:
+    """Median images a second over the stage, without previews and checkpoints."""
+    lines = [line for line in metrics_file.read(run.metrics.path) if line["stage"] == name]
+    return round(float(np.median([line["images_per_s"] for line in lines])), 1) if lines else None
+
+
+def _global_shapes(loader: Loader) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the batch over all processes, which a loader of one process sees a part of."""
+    return {
+        key: jax.ShapeDtypeStruct((loader.batch_size, *rows.shape[1:]), rows.dtype)
+        for key, rows in loader.batch(0).items()
+    }
+
+
+def _on_devices(loader: Loader, start: int, mesh: jax.sharding.Mesh) -> Iterator[Any]:
+    batches = loader.iterate(start)
+    try:
+        for batch in batches:
+            yield put_batch(batch, mesh)
+    finally:
+        batches.close()

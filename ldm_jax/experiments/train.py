@@ -1,0 +1,124 @@
+"""A whole run: data, stage 1, stage 2, pictures, summary."""
+
+from __future__ import annotations
+
+import logging
+import time
+from importlib.metadata import version
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation.oracle import oracle_report
+from ldm_jax.experiments.check import check
+from ldm_jax.experiments.config import Experiment, ScenesData
+from ldm_jax.experiments.data import OpenData, open_data
+from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
+from ldm_jax.experiments.first_stage import train_autoencoder
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.second_stage import NAME as DIFFUSION
+from ldm_jax.experiments.second_stage import draw, held_out_conditions, train_diffusion
+from ldm_jax.training.sharding import make_mesh
+
+log = logging.getLogger(__name__)
+StageName = Literal["both", "autoencoder", "diffusion"]
+
+
+def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "both") -> str:
+    """Runs an experiment in its directory, from wherever it stands; returns the summary line.
+
+    Raises:
+      UserError: bad configuration, data or directory, before any compute; or a failed run.
+      training.interruption.Interrupted: asked to stop, and saved.
+    """
+    start = time.perf_counter()
+    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+    check(experiment, mesh)
+    run.check(name, experiment)
+    summary = run.summary()
+    wanted = (AUTOENCODER, DIFFUSION) if stage == "both" else (stage,)
+    if all(summary.get(s, {}).get("finished") for s in wanted):
+        log.info(
+            "%s is finished; to draw pictures from it: python sample.py %s", run.path, run.path
+        )
+        return summary_line(summary)
+    if stage == DIFFUSION and run.checkpoints(AUTOENCODER).latest_step() is None:
+        raise UserError(f"{run.path} has no trained autoencoder yet; leave out --stage diffusion")
+
+    data = open_data(experiment)
+    run.begin(name, experiment, data.facts)
+    log.info(
+        "%s: %d training pictures, %d held out, condition: %s",
+        run.path,
+        len(data.train),
+        len(data.validation),
+        data.facts.condition,
+    )
+    key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
+    autoencoder = train_autoencoder(experiment, data, run, mesh, key_autoencoder)
+    _finish(run, AUTOENCODER, autoencoder.summary, start)
+    if stage != AUTOENCODER:
+        weights = autoencoder.weights["autoencoder"]
+        trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
+        results = _final_pictures(experiment, data, run, trained, second)
+        _finish(run, DIFFUSION, trained.summary | results, start)
+    return summary_line(run.summary())
+
+
+def _final_pictures(experiment: Experiment, data: OpenData, run: RunDir, trained, second) -> dict:
+    """The labelled grid at the end, and what the oracle reads in the samples of single scenes."""
+    settings = experiment.sampling
+    reads = isinstance(experiment.data, ScenesData) and experiment.data.level == "single"
+    reads = reads and data.facts.condition != "none" and settings.oracle_images > 0
+    n = max(settings.num_images, settings.oracle_images if reads else 0)
+    asked, labels = held_out_conditions(data, second, n)
+    images = draw(experiment, second, trained.state, asked, n, progress="sampling")
+    if jax.process_index() == 0:
+        shown = settings.num_images
+        grid = plots.labelled_grid(images[:shown], labels[:shown])
+        plots.save_png(run.path / "samples.png", grid, vars(settings))
+        log.info("pictures made for the captions under them: %s", run.path / "samples.png")
+    if not reads:
+        return {}
+    n = settings.oracle_images
+    truth = data.validation.read(np.arange(n) % len(data.validation))
+    report = oracle_report(images[:n], truth["class_label"], truth["image"], truth["class_label"])
+    return {"oracle": report | {"pictures": n, "guidance": settings.guidance}}
+
+
+def _finish(run: RunDir, stage: str, results: dict[str, Any], start: float) -> None:
+    device = jax.devices()[0]
+    summary = run.summary()
+    summary[stage] = results | {"finished": True}
+    summary["wall_seconds_of_last_start"] = round(time.perf_counter() - start, 1)
+    summary["device"] = f"{jax.device_count()} x {device.device_kind}"
+    packages = ("ldm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    summary["versions"] = {package: version(package) for package in packages}
+    run.write_json("summary.json", summary)
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """One line for people: what was trained, how well, how fast."""
+    parts = []
+    for stage in (AUTOENCODER, DIFFUSION):
+        if not (s := summary.get(stage)):
+            continue
+        facts = [
+            f"{s['parameters'] / 1e6:.2f}M parameters",
+            f"{s['steps']} steps in {s['seconds'] / 60:.1f} min",
+            f"{s['images_per_s']} images/s",
+            f"peak {s['peak_bytes'] / 1e6:.0f} MB",
+        ]
+        if "psnr" in s:
+            facts.append(f"PSNR {s['psnr']:.1f} dB")
+        if "oracle" in s:
+            o = s["oracle"]
+            facts.append(
+                f"shape and colour as asked {o['samples']['both']:.1%} "
+                f"(true renders {o['ceiling']['both']:.1%}, shuffled {o['floor']['both']:.1%})"
+            )
+        parts.append(f"{stage}: " + ", ".join(facts))
+    return " | ".join(parts)

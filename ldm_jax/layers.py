@@ -1,0 +1,200 @@
+"""The blocks that the autoencoder and the UNet share: norm, convolution, ResBlock, attention.
+
+Arrays are `[B, H, W, C]`. Every module takes `dtype`, the type it computes in; parameters are
+float32, and so are GroupNorm statistics and the softmax, whatever `dtype` is.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Array = jax.Array
+
+# The published networks were initialised by PyTorch's defaults: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+zeros = nnx.initializers.zeros
+
+
+def conv(
+    c_in: int,
+    c_out: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    padding="SAME",
+    zero: bool = False,
+    dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A 2-D convolution; `zero` starts it at zero, so that a residual branch starts as nothing."""
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (size, size),
+        strides=stride,
+        padding=padding,
+        kernel_init=zeros if zero else uniform_fan_in,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def linear(
+    c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A dense layer on the last axis, initialised as `conv` is."""
+    return nnx.Linear(
+        c_in,
+        c_out,
+        use_bias=bias,
+        kernel_init=zeros if zero else uniform_fan_in,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.Rngs):
+    """GroupNorm with the exact two-pass variance: the fast one loses small variances."""
+    return nnx.GroupNorm(
+        channels,
+        num_groups=groups,
+        epsilon=epsilon,
+        use_fast_variance=False,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class ResBlock(nnx.Module):
+    """GroupNorm, SiLU, conv, twice, around a skip; `emb` (the time step) is added in the middle.
+
+    The autoencoder has no `emb` (`emb_dim=0`) and starts its last convolution at random; the UNet
+    starts it at zero. `[B, H, W, c_in]` -> `[B, H, W, c_out]`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        *,
+        emb_dim: int = 0,
+        groups: int,
+        epsilon: float,
+        dropout: float = 0.0,
+        zero_out: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = group_norm(c_in, groups, epsilon, **kw)
+        self.conv1 = conv(c_in, c_out, **kw)
+        self.emb = nnx.data(linear(emb_dim, c_out, **kw) if emb_dim else None)
+        self.norm2 = group_norm(c_out, groups, epsilon, **kw)
+        self.dropout = nnx.Dropout(dropout)
+        self.conv2 = conv(c_out, c_out, zero=zero_out, **kw)
+        self.skip = nnx.data(conv(c_in, c_out, 1, **kw) if c_in != c_out else None)
+
+    def __call__(self, x: Array, emb: Array | None = None, rngs: nnx.Rngs | None = None) -> Array:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if self.emb is not None:
+            h = h + self.emb(nnx.silu(emb))[:, None, None, :]
+        h = nnx.silu(self.norm2(h))
+        h = self.conv2(self.dropout(h, deterministic=rngs is None, rngs=rngs))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of tokens `x_bnc` on `context_bmd` (on themselves if it is None).
+
+    Softmax(Q K^T / sqrt(d)) V of Sec. 3.3, d the width of one head. The logits and the softmax are
+    float32. `qkv_bias` and `zero_out` follow the caller: the UNet's transformer has no bias there.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        heads: int,
+        head_dim: int,
+        qkv_bias: bool = False,
+        zero_out: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        inner = heads * head_dim
+        self.heads = heads
+        self.q = linear(dim, inner, bias=qkv_bias, **kw)
+        self.k = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
+        self.v = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
+        self.out = linear(inner, dim, zero=zero_out, **kw)
+
+    def __call__(self, x_bnc: Array, context_bmd: Array | None = None) -> Array:
+        context_bmd = x_bnc if context_bmd is None else context_bmd
+
+        def split(a):  # [B, N, heads * d] -> [B, N, heads, d]
+            return a.reshape(*a.shape[:2], self.heads, -1)
+
+        q_bnhd = split(self.q(x_bnc))
+        k_bmhd, v_bmhd = split(self.k(context_bmd)), split(self.v(context_bmd))
+        y_bnhd = jax.nn.dot_product_attention(q_bnhd, k_bmhd, v_bmhd)
+        return self.out(y_bnhd.reshape(*x_bnc.shape[:2], -1))
+
+
+class SpatialSelfAttention(nnx.Module):
+    """GroupNorm, then self-attention over the H*W positions, around a skip. `[B, H, W, C]`."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        groups: int,
+        epsilon: float,
+        zero_out: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        self.norm = group_norm(channels, groups, epsilon, **kw)
+        self.attention = Attention(
+            channels,
+            heads=heads,
+            head_dim=channels // heads,
+            qkv_bias=True,
+            zero_out=zero_out,
+            **kw,
+        )
+
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        y = self.attention(self.norm(x).reshape(b, h * w, c))
+        return x + y.reshape(b, h, w, c)
+
+
+class Upsample(nnx.Module):
+    """Nearest-neighbour x2, then a 3x3 convolution. `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
+
+    def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+        self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+
+class Downsample(nnx.Module):
+    """A 3x3 convolution with stride 2. `[B, H, W, C]` -> `[B, H/2, W/2, C]`.
+
+    The two networks pad differently: the autoencoder by (0, 1) on each axis, the UNet by (1, 1).
+    """
+
+    def __init__(self, channels: int, padding: tuple[int, int], *, dtype, rngs: nnx.Rngs):
+        self.conv = conv(
+            channels, channels, stride=2, padding=[padding, padding], dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(x)

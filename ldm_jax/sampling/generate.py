@@ -1,0 +1,138 @@
+"""From conditions to pictures: z_T, the solver's scan, the decoder, in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ldm_jax.diffusion.process import Prediction
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.errors import UserError
+from ldm_jax.sampling.guidance import guided
+from ldm_jax.sampling.sample import picture_keys, sample
+from ldm_jax.sampling.solvers import SOLVERS
+from ldm_jax.sampling.timesteps import uniform_timesteps
+
+Array = jax.Array
+
+
+class Generator:
+    """Draws pictures from a trained model.
+
+    A program is compiled once for each (solver, number of steps, batch size, guided or not).
+    Guidance scale, eta, temperature and seed are inputs of it: changing them compiles nothing.
+
+    Args:
+      model: params -> callable (z_t, t, y) -> prediction, y None when unconditional.
+      decode: (constants, z_0 as the model sees it) -> images uint8 `[B, H, W, C]`.
+      schedule, prediction: as the model was trained.
+      shape: latent (h, w, c).
+      null: the null condition, or None for an unconditional model.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Any], Callable],
+        decode: Callable[[Any, Array], Array],
+        schedule: Schedule,
+        prediction: Prediction,
+        shape: tuple[int, int, int],
+        null: np.ndarray | None,
+    ):
+        self.model, self.decode, self.schedule = model, decode, schedule
+        self.prediction, self.shape, self.null = prediction, shape, null
+        self._program = jax.jit(self._draw, static_argnames=("sampler", "is_guided"))
+
+    def compiled_programs(self) -> int:
+        """How many programs have been compiled so far."""
+        return self._program._cache_size()
+
+    def __call__(
+        self,
+        params: Any,
+        constants: Any,
+        conditions: np.ndarray | None,
+        *,
+        num_images: int | None = None,
+        sampler: str = "ddim",
+        steps: int = 50,
+        guidance: float = 1.0,
+        eta: float = 0.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 16,
+        progress: str | None = None,
+    ) -> np.ndarray:
+        """Pictures uint8 `[n, H, W, C]`; picture i depends on its condition, the seed and i alone.
+
+        Args:
+          params, constants: of the diffusion stage's state (its running average, if it has one).
+          conditions: int32 `[n, ...]`, or None with `num_images` for an unconditional model.
+          steps: S, 1 to T. guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
+          progress: title of the bar, None for none.
+
+        Raises:
+          UserError: a sampler, number of steps, eta or number of pictures that cannot be.
+        """
+        n = num_images if conditions is None else len(conditions)
+        if not n or n < 1:
+            raise UserError(f"the number of pictures is {n}; it must be at least 1")
+        conditional = conditions is not None
+        self.check(
+            conditional=conditional, sampler=sampler, steps=steps, guidance=guidance, eta=eta
+        )
+        tau = uniform_timesteps(steps, self.schedule.timesteps)
+        run = partial(self._program, sampler=sampler, is_guided=guidance != 1.0)
+        scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
+        batch_size = min(batch_size, n)
+        pictures = []
+        with tqdm(total=n, desc=progress, unit="picture", disable=progress is None) as bar:
+            for start in range(0, n, batch_size):
+                # The last batch is filled up, so that it needs no program of its own.
+                rows = np.minimum(np.arange(start, start + batch_size), n - 1)
+                y = None if conditions is None else conditions[rows]
+                batch = run(params, constants, y, tau, jnp.uint32(seed), rows, scalars)
+                pictures.append(np.asarray(batch)[: n - start])
+                bar.update(len(pictures[-1]))
+        return np.concatenate(pictures)
+
+    def check(
+        self, *, conditional: bool, sampler: str, steps: int, guidance: float, eta: float, **_
+    ) -> None:
+        """Raises UserError for settings that cannot be; takes no time."""
+        if sampler not in SOLVERS:
+            raise UserError(f"unknown sampler {sampler!r}; there are: {', '.join(SOLVERS)}")
+        if not 0.0 <= eta <= 1.0:
+            raise UserError(f"eta is {eta}; it lies between 0 (deterministic) and 1 (as DDPM)")
+        if not conditional and guidance != 1.0:
+            raise UserError("this model has no condition, so there is nothing to guide by")
+        uniform_timesteps(steps, self.schedule.timesteps)
+
+    def _draw(self, params, constants, y, tau, seed, rows, scalars, *, sampler, is_guided):
+        guidance, eta, temperature = scalars
+        model = self.model(params)
+        if is_guided:
+            predict = guided(model, y, self.null, guidance)
+        else:
+
+            def predict(z_t, t):
+                return model(z_t, t, y)
+
+        z_0 = sample(
+            predict,
+            self.schedule,
+            self.prediction,
+            SOLVERS[sampler],
+            tau,
+            picture_keys(seed, rows),
+            self.shape,
+            eta=eta,
+            temperature=temperature,
+        )
+        return self.decode(constants, z_0)

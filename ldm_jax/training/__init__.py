@@ -1,0 +1,1 @@
+"""The training engine, which knows no model: state, step, sharding, checkpoints, metrics, loop."""

@@ -1,0 +1,208 @@
+"""Checkpoints: the whole state, written in the background, whole or not at all, and checked."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from ldm_jax.errors import UserError
+from ldm_jax.training import integrity
+from ldm_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+# Orbax logs a traceback for each failure, and also raises it: said once, by us, is enough.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
+ITEM = "default"  # the folder inside a checkpoint where Orbax keeps the one tree that we save
+DAMAGED = ".damaged"  # ending of the name of a checkpoint that was set aside
+
+
+class Checkpoints:
+    """The checkpoints of one run, `directory/STEP/`; the newest `max_to_keep` are kept.
+
+    `directory` may be anything that epath reads, `gs://` included. Nothing is created or removed
+    before the first `save`, so a reader can look into the folder of a run that is still training.
+    """
+
+    def __init__(self, directory: epath.PathLike, max_to_keep: int = 3):
+        self.directory = epath.Path(directory).expanduser().absolute()  # Orbax wants it absolute
+        self._max_to_keep = max_to_keep
+        self._manager = None
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to write `state`; returns once it is copied off the device. All processes call it.
+
+        A checkpoint appears under its name only when it is complete. Raises UserError when the
+        previous save, which ran in the background, could not be written.
+        """
+        if self._manager is None:
+            self._manager = self._open()
+        self.wait()  # for the previous save, which _seal may still be reading
+        self._saving = step
+        with _reported(f"a checkpoint could not be written to {self.directory}"):
+            self._manager.save(step, args=ocp.args.StandardSave(_fields(state)), force=True)
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(self._max_to_keep),
+            cleanup_tmp_directories=True,  # what a killed process had not finished
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _seal(self) -> None:
+        """Orbax calls it in its thread, when all is written but not yet under its final name."""
+        if jax.process_index() == 0:
+            name = str(self._saving)  # an object store has no renaming: final from the start
+            [path] = [p for p in self.directory.iterdir() if p.name.split(".orbax")[0] == name]
+            integrity.seal(path / ITEM)
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, oldest first."""
+        if not self.directory.exists():
+            return []
+        return sorted(ocp.utils.checkpoint_steps(self.directory))
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint; None when there is none."""
+        return max(self.steps(), default=None)
+
+    def restore(self, abstract_state: TrainState) -> TrainState | None:
+        """The newest state that can be read, placed as `abstract_state` says; None if none exists.
+
+        The mesh may differ from the one that saved. A checkpoint that cannot be read is renamed to
+        STEP.damaged, with one warning, and the one before it is tried. Raises UserError when the
+        checkpoint is of another network, or when every one is damaged.
+        """
+        self.wait()
+        target = _fields(abstract_state)
+
+        def read(path: epath.Path) -> TrainState:
+            _check_same_shapes(_saved_shapes(path), target, path)
+            return TrainState(**ocp.StandardCheckpointer().restore(path, target))
+
+        return self._newest_readable(read, self._set_aside)
+
+    def restore_part(self, names: Sequence[str]) -> dict[str, Any] | None:
+        """Only these fields of the newest readable state, as NumPy arrays; None if none exists.
+
+        `restore_part(['ema', 'constants'])` is what sampling needs: neither the optimiser nor the
+        network has to be known, and nothing else is read. Keys that are digits come back as
+        integers (the numbers of a list of layers). Changes nothing on disk.
+        """
+        unknown = set(names) - {field.name for field in dataclasses.fields(TrainState)}
+        if unknown:
+            raise UserError(f"A checkpoint has no part {', '.join(sorted(unknown))}.")
+
+        def read(path: epath.Path) -> dict[str, Any]:
+            saved = _saved_shapes(path)
+            target = {name: saved[name] for name in names}
+            arguments = ocp.args.PyTreeRestore(
+                item=target,
+                restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), target),
+                partial_restore=True,
+            )
+            return _integer_keys(ocp.PyTreeCheckpointer().restore(path, args=arguments))
+
+        return self._newest_readable(read, lambda step: "skipped")
+
+    def _newest_readable(
+        self, read: Callable[[epath.Path], Any], on_damage: Callable[[int], str]
+    ) -> Any:
+        steps = self.steps()
+        for step in reversed(steps):
+            path = self.directory / str(step)
+            try:
+                integrity.check(path / ITEM)
+                return read(path / ITEM)
+            except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+                raise  # no sign of damage: another network, or too little memory
+            except Exception as error:  # whatever broken files lead to
+                reason, done = _first_line(error), on_damage(step)
+                log.warning("Checkpoint %s is damaged (%s); it is %s.", path, reason, done)
+        if steps or (self.directory.exists() and any(self.directory.glob(f"*{DAMAGED}"))):
+            raise UserError(
+                f"Every checkpoint in {self.directory} is damaged. Remove the folder to start anew."
+            )
+        return None
+
+    def _set_aside(self, step: int) -> str:
+        """Renames a damaged checkpoint, so that it never stands in the way of a new one."""
+        path = self.directory / str(step)
+        aside = self.directory / f"{step}{DAMAGED}"
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            path.rename(aside)
+        if self._manager is not None:
+            self._manager.reload()
+        return f"renamed to {aside.name}"
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises UserError when it could not be written."""
+        if self._manager is not None:
+            with _reported(f"a checkpoint could not be written to {self.directory}"):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then ends the background threads."""
+        if self._manager is not None:
+            self.wait()
+            self._manager.close()
+            self._manager = None
+
+
+def _fields(state: TrainState) -> dict[str, Any]:
+    """The state as a plain dictionary, without copying the arrays."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+@contextlib.contextmanager
+def _reported(what: str):
+    """A failed write (a full disk, a lost bucket) as one clear line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
+
+
+def _saved_shapes(path: epath.Path) -> dict[str, Any]:
+    """The tree that a checkpoint holds, with shapes for arrays; its tuples come back as dicts."""
+    return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def _check_same_shapes(saved: Any, target: Any, path: epath.Path) -> None:
+    """Raises UserError when a checkpoint's arrays are not those that are asked for."""
+    saved, target = _by_name(saved), _by_name(target)
+    for name in sorted(saved.keys() | target.keys()):
+        if saved.get(name) != target.get(name):
+            raise UserError(
+                f"{path.parent} is of another network or optimiser: it has "
+                f"{name} {saved.get(name, 'missing')}, this run has {target.get(name, 'none')}."
+            )
+
+
+def _by_name(tree: Any) -> dict[str, str]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+def _integer_keys(tree: Any) -> Any:
+    """A list of layers has integer keys in the network and strings on disk."""
+    if not isinstance(tree, dict):
+        return tree
+    return {int(k) if k.isdigit() else k: _integer_keys(v) for k, v in tree.items()}

@@ -1,0 +1,101 @@
+"""From a stage to a program: abstract state, shardings, and a step compiled once, ahead of time."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ldm_jax.training.sharding import batch_sharding, tree_sharding
+from ldm_jax.training.state import Metrics, Stage, TrainState, init_state, train_step
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """`step(state, batch) -> (state, metrics)`; the memory of the state passed in is reused.
+
+    It can never recompile: other shapes or shardings are an error.
+    """
+
+    compiled: jax.stages.Compiled
+    key: jax.Array
+    flops: float  # of one step, summed over the devices; XLA counts the body of a loop once
+    peak_bytes: int  # on each device: arguments + results + temporaries - what they share
+    compile_s: float
+    parameters: int  # how many numbers are trained
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        return self.compiled(state, batch, self.key)
+
+
+def prepare(
+    stage: Stage, mesh: Mesh, key: jax.Array, batch_example: Any, constants: Any
+) -> tuple[Callable[[], TrainState], TrainState, CompiledStep]:
+    """Compiles a stage for a mesh; returns (init, abstract state, step).
+
+    `batch_example` is a batch, or ShapeDtypeStructs with the shapes of the global batch. `init()`
+    makes the first state, each device holding its own part only. The abstract state carries shapes
+    and shardings: restore a checkpoint with it. When the state will come from a checkpoint,
+    `constants` may be ShapeDtypeStructs too (`init` then cannot be called). `init` and `step` use
+    different keys, both derived from `key`.
+    """
+    replicated = NamedSharding(mesh, P())
+    constants = jax.tree.map(_as_array, constants)
+    init_key, step_key = jax.random.split(key)
+    init = partial(init_state, stage)
+    shapes = jax.eval_shape(init, init_key, constants)
+    shardings = tree_sharding(shapes, mesh)
+    abstract_state = _with_sharding(shapes, shardings)
+    init = jax.jit(init, out_shardings=shardings)
+
+    # Through the raw bits, which every process can hand over as plain NumPy
+    wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(step_key))
+    step_key = jax.jit(wrap, out_shardings=replicated)(np.asarray(jax.random.key_data(step_key)))
+
+    def step(state, batch, key):
+        return train_step(state, batch, stage=stage, key=key)
+
+    # Without out_shardings XLA may hand back a replicated state; donation updates it in place.
+    jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
+    batch = jax.tree.map(partial(_as_struct, batch_sharding(mesh)), batch_example)
+    start = time.perf_counter()
+    compiled = jitted.lower(abstract_state, batch, step_key).compile()
+    compile_s = time.perf_counter() - start
+
+    memory = compiled.memory_analysis()
+    compiled_step = CompiledStep(
+        compiled=compiled,
+        key=step_key,
+        flops=(compiled.cost_analysis() or {}).get("flops", 0.0) * mesh.size,
+        peak_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+        compile_s=compile_s,
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)),
+    )
+    return partial(init, init_key, constants), abstract_state, compiled_step
+
+
+def _as_array(x: Any) -> Any:
+    """Python numbers as arrays of a definite type, which is what a checkpoint gives back."""
+    return x if hasattr(x, "dtype") else np.asarray(x, jax.dtypes.canonicalize_dtype(type(x)))
+
+
+def _as_struct(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
+
+
+def _with_sharding(shapes: TrainState, shardings: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )

@@ -1,0 +1,192 @@
+"""The training loop: steps, progress, metrics, callbacks, checkpoints, and an orderly stop."""
+
+import contextlib
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ldm_jax.errors import UserError
+from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.interruption import Interrupted, StopSignals
+from ldm_jax.training.metrics import MetricsLog
+from ldm_jax.training.state import Metrics, TrainState
+
+# Steps that Python may be ahead of the device: enough to keep it busy, few enough to stop promptly.
+STEPS_AHEAD = 2
+
+
+class NonFinite(UserError):
+    """A loss or the gradient norm became NaN or infinite."""
+
+
+def fit(
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Callable[[int], Iterator[Any]],
+    steps: int,
+    *,
+    name: str,
+    checkpoints: Checkpoints | None,
+    metrics: MetricsLog | None,
+    batch_size: int,
+    log_every: int,
+    save_every: int,
+    callbacks: Sequence[tuple[int, Callable[[TrainState, int], None]]] = (),
+) -> TrainState:
+    """Trains from `state.step` up to `steps`; returns at once when it is there already.
+
+    `batches(start_step)` yields batches that are already on the devices. `name` marks the progress
+    bar and the "stage" of each metrics line. Every `log_every` steps, and at the end, a line holds
+    the means of the metrics since the last line, `images_per_s`, and `data_wait_s`, the seconds
+    that the loop waited for data (`data_wait_share` of the time); callbacks and saves don't count.
+
+    A callback `(every, fn)` is called as `fn(state, step)` every so many steps and at the end, by
+    every process, as a computation on a sharded state needs them all; only process 0 should write.
+    It runs before the state is saved: where there is a checkpoint of a step, all else of that step
+    is there too. The state is donated to the next step, so a callback keeps no reference to it.
+
+    Raises NonFinite when a loss or the gradient norm is no longer finite (such a state is never
+    saved), and Interrupted after SIGTERM or Ctrl-C, once the state is saved.
+    """
+    start = int(state.step)
+    if start >= steps:
+        return state
+    is_writer = jax.process_index() == 0
+    if metrics and is_writer:
+        metrics.truncate_after(name, start)  # these steps will be made, and written, again
+    meter = _Meter(name, start, checkpoints)
+    source = iter(batches(start))
+    with contextlib.ExitStack() as cleanup:
+        stop = cleanup.enter_context(StopSignals())
+        if checkpoints:
+            cleanup.callback(checkpoints.wait)
+        if hasattr(source, "close"):
+            cleanup.callback(source.close)  # the threads of a loader
+        bar = cleanup.enter_context(_progress_bar(name, start, steps))
+
+        for step in range(start + 1, steps + 1):
+            with meter.waiting():
+                batch = next(source, None)
+            if batch is None:
+                raise UserError(f"{name}: the data ended at step {step - 1} of {steps}.")
+            state, step_metrics = step_fn(state, batch)
+            meter.add(step, step_metrics)
+
+            last, stopping = step == steps, stop.received is not None
+            due = [fn for every, fn in callbacks if last or (step % every == 0 and not stopping)]
+            saving = checkpoints and (last or stopping or step % save_every == 0)
+            if due or saving or stopping:
+                meter.finish()  # nothing is shown or saved before it is known to be finite
+            if last or step % log_every == 0:
+                line = meter.line(batch_size)
+                if metrics and is_writer:
+                    metrics.append({"stage": name, "step": step, **line})
+            bar.set_postfix_str(meter.loss, refresh=False)
+            bar.update(meter.step - bar.n)
+            with meter.paused():
+                for callback in due:
+                    callback(state, step)
+                if saving:
+                    checkpoints.save(step, state)
+            if stopping:
+                break
+    if stop.received is not None:
+        where = f"saved in {checkpoints.directory / str(step)}" if checkpoints else "not saved"
+        message = f"{name}: stopped by {stop.received.name} after step {step} of {steps}; {where}."
+        raise Interrupted(message, stop.received)
+    return state
+
+
+class _Meter:
+    """Takes in the metrics of each step once the device has made them, without stalling it."""
+
+    def __init__(self, name: str, start: int, checkpoints: Checkpoints | None):
+        self.step = start  # the newest step that the device has finished
+        self.loss = ""  # its loss, as the progress bar shows it
+        self._name, self._checkpoints = name, checkpoints
+        self._in_flight: deque[tuple[int, Metrics]] = deque()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._rows: list[dict[str, float]] = []
+        self._wait_s = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Notes a step that was just dispatched; waits for the one STEPS_AHEAD before it."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self._in_flight.append((step, metrics))
+        while len(self._in_flight) > STEPS_AHEAD:
+            self._take()
+
+    def finish(self) -> None:
+        """Waits for every step that was dispatched."""
+        while self._in_flight:
+            self._take()
+
+    def _take(self) -> None:
+        self.step, metrics = self._in_flight.popleft()
+        row = {name: float(value) for name, value in metrics.items()}
+        losses = [name for name in row if "loss" in name]
+        bad = [name for name in [*losses, "grad_norm"] if not math.isfinite(row.get(name, 0.0))]
+        if bad:
+            raise NonFinite(
+                f"{self._name}: {', '.join(bad)} not finite at step {self.step}; "
+                f"{self._last_good()}. A lower learning rate or a clip_norm may help."
+            )
+        self._rows.append(row)
+        self.loss = f"{losses[0]} {row[losses[0]]:.4g}" if losses else ""
+
+    def _last_good(self) -> str:
+        if self._checkpoints:
+            self._checkpoints.wait()
+            if (step := self._checkpoints.latest_step()) is not None:
+                return f"the last good checkpoint is {self._checkpoints.directory / str(step)}"
+        return "there is no earlier checkpoint"
+
+    def line(self, batch_size: int) -> dict[str, float]:
+        """The means since the last line, and the pace."""
+        self.finish()
+        seconds = time.perf_counter() - self._since
+        line = {name: np.mean([row[name] for row in self._rows]) for name in self._rows[0]}
+        line["images_per_s"] = batch_size * len(self._rows) / seconds
+        line["data_wait_s"] = self._wait_s
+        line["data_wait_share"] = self._wait_s / seconds
+        self._reset()
+        return line
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Time spent here is time spent on waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._wait_s += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent here does not count."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
+
+
+def _progress_bar(name: str, start: int, steps: int) -> tqdm:
+    return tqdm(
+        total=steps,
+        initial=start,
+        desc=name,
+        unit="step",
+        dynamic_ncols=True,
+        # a terminal is redrawn often; a log file gets a line now and then
+        mininterval=0.2 if sys.stderr.isatty() else 2.0,
+        miniters=1,
+        disable=jax.process_index() != 0,
+    )

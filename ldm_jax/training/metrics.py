@@ -1,0 +1,52 @@
+"""metrics.jsonl: one JSON line every few steps, readable while the run goes on."""
+
+import json
+import math
+from typing import Any
+
+from etils import epath
+
+
+class MetricsLog:
+    """A file of JSON lines. A line cut short by a kill is passed over by every method."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds one line and flushes it. Numbers keep 7 digits; what is not finite becomes null."""
+        line = json.dumps({name: _plain(value) for name, value in record.items()})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Drops the lines of `stage` after `step`: a resumed run will write them again."""
+        if not self.path.exists():
+            return
+        kept = [r for r in read(self.path) if r.get("stage") != stage or r.get("step", 0) <= step]
+        # Written beside and renamed over, so that a kill leaves the old file or the new one
+        new = self.path.with_name(self.path.name + ".new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        new.replace(self.path)
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; [] when there is no file yet."""
+    path = epath.Path(path)
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut short by a kill
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _plain(value: Any) -> Any:
+    if not hasattr(value, "__float__") or isinstance(value, (bool, int)):
+        return value
+    value = float(value)
+    return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -1,0 +1,228 @@
+"""Pictures: colour modes, orientation, square views."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data import images
+from ldm_jax.data.images import View, decode, fit, random_crop, shrink, to_array, to_image, to_mode
+from ldm_jax.errors import UserError
+
+GRADIENT = np.linspace(0, 255, 16 * 12).reshape(12, 16).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def reopened(image, kind="PNG", **options) -> Image.Image:
+    return Image.open(encoded(image, kind, **options))
+
+
+def colourful() -> Image.Image:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
+    return small.resize((16, 12), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_grey_or_colour(mode, channels):
+    base = colourful().convert("P" if mode == "PA" else "RGB").convert(mode)
+    x = to_array(to_mode(base, channels))
+    assert x.shape == (12, 16, channels) and x.dtype == np.uint8
+    if channels == 3 and mode not in ("1", "L", "LA"):
+        assert np.abs(x.astype(int) - np.asarray(colourful()).astype(int)).mean() < 20
+
+
+def test_grey_in_colour_has_equal_channels_and_keeps_its_values():
+    x = to_array(to_mode(Image.fromarray(GRADIENT), 3))
+    np.testing.assert_array_equal(x, np.repeat(GRADIENT[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    deep = GRADIENT.astype(np.uint16) * 257
+    image = reopened(Image.fromarray(deep), kind)
+    np.testing.assert_array_equal(to_array(to_mode(image, 1))[..., 0], GRADIENT)
+    assert images.natural_channels(image) == 1
+    wide = Image.fromarray(deep.astype(np.int32))  # how older Pillow opens 16 bits
+    np.testing.assert_array_equal(to_array(to_mode(wide, 1))[..., 0], GRADIENT)
+
+
+def test_floating_point_pictures_are_refused():
+    with pytest.raises(ValueError, match="range"):
+        to_mode(Image.fromarray(GRADIENT.astype(np.float32)), 1)
+
+
+def test_transparency_is_laid_over_white():
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 0] = 200
+    rgba[0, :, 3] = [0, 255, 128]
+    x = to_array(to_mode(reopened(Image.fromarray(rgba)), 3))[0].astype(int)
+    np.testing.assert_array_equal(x[:2], [[255, 255, 255], [200, 0, 0]])
+    np.testing.assert_allclose(x[2], [227, 127, 127], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_palette_colour_becomes_white(kind):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    x = to_array(to_mode(reopened(image, kind, transparency=0), 3))
+    np.testing.assert_array_equal(x[0], [[255, 255, 255], [40, 50, 60]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    # What a camera would have stored for an upright picture, by the definition of the tag: row 0
+    # and column 0 of the stored picture are which sides of the upright one.
+    upright = GRADIENT
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = reopened(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    np.testing.assert_array_equal(to_array(to_mode(image, 1))[..., 0], upright)
+
+
+def test_to_image_undoes_to_array():
+    for channels in (1, 3):
+        x = to_array(to_mode(colourful(), channels))
+        np.testing.assert_array_equal(to_array(to_image(x)), x)
+
+
+def test_crop_is_the_centred_square():
+    x = np.zeros((4, 10, 3), np.uint8)
+    x[:, 3:7] = 255
+    assert (fit(Image.fromarray(x), 4, "crop") == 255).all()
+    assert (fit(Image.fromarray(x.transpose(1, 0, 2).copy()), 2, "crop") == 255).all()
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(5, 5), (30, 7), (7, 300), (1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_fit_gives_the_size_asked_for(how, size, channels):
+    x = fit(to_mode(Image.new("RGB", size, (9, 9, 9)), channels), 8, how)
+    assert x.shape == (8, 8, channels) and (x == 9).all()
+
+
+def test_reducing_is_antialiased():
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    for how in ("crop", "stretch"):
+        x = fit(Image.fromarray(stripes), 16, how)[:, 1:-1].astype(int)
+        assert np.abs(x - 127).max() <= 3
+
+
+def test_crop_keeps_a_picture_of_the_right_size_exactly():
+    np.testing.assert_array_equal(
+        fit(Image.fromarray(GRADIENT[:, :12]), 12)[..., 0], GRADIENT[:, :12]
+    )
+
+
+def test_pad_puts_mnist_on_its_background():
+    digit = np.zeros((28, 28), np.uint8)
+    digit[4:24, 4:24] = np.random.default_rng(0).integers(1, 256, (20, 20))
+    x = fit(Image.fromarray(digit), 32, "pad")[..., 0]
+    np.testing.assert_array_equal(x, np.pad(digit, 2))
+
+
+def test_pad_reduces_a_wide_picture_and_takes_the_border_from_its_edge():
+    x = np.full((20, 40, 3), (200, 220, 240), np.uint8)
+    x[5:15, 10:30] = 0
+    y = fit(Image.fromarray(x), 20, "pad")
+    assert (y[:5] == (200, 220, 240)).all() and (y[15:] == (200, 220, 240)).all()
+    assert y[10, 10].max() == 0
+
+
+def test_random_crop_lies_inside_and_has_the_size_drawn():
+    # Columns hold their own number, so a crop tells where it was taken and how wide it was.
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (100, 200)).copy()
+    lefts, widths = [], []
+    for seed in range(60):
+        x = random_crop(np.random.default_rng(seed), Image.fromarray(ramp), 50, min_crop=0.5)
+        assert x.shape == (50, 50, 1)
+        lefts.append(int(x[0, 0, 0]))
+        widths.append(int(x[0, -1, 0]) - int(x[0, 0, 0]))
+    assert 45 <= min(widths) < 60 and 90 < max(widths) <= 100
+    assert min(lefts) < 20 and max(lefts) > 100
+
+
+def test_random_crop_is_a_function_of_the_generator():
+    image = colourful()
+    a, b, c = (random_crop(np.random.default_rng(s), image, 6, 0.3) for s in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+
+
+def test_shrink_reduces_the_short_side_and_never_enlarges():
+    assert shrink(Image.new("L", (40, 100)), 20).size == (20, 50)
+    assert shrink(Image.new("L", (100, 7)), 20).size == (100, 7)
+
+
+def test_a_large_jpeg_decodes_to_about_the_same_view():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((1600, 1200))
+    file = encoded(image, "JPEG", quality=95)
+    small = decode(file, 3, short=64)
+    assert 128 <= min(small.size) < 1200
+    direct = fit(image, 64).astype(int)
+    assert np.abs(fit(small, 64).astype(int) - direct).mean() < 2
+
+
+def test_view_draws_only_when_asked_to_and_given_a_generator():
+    image, rng = colourful(), np.random.default_rng
+    centre, drawn = View(6, 3), View(6, 3, crop="random", min_crop=0.4)
+    np.testing.assert_array_equal(centre(image, rng(0)), centre(image))
+    np.testing.assert_array_equal(drawn(image), centre(image))
+    assert (drawn(image, rng(0)) != drawn(image, rng(1))).any()
+    assert (centre.short, drawn.short, drawn.drawn, centre.drawn) == (6, 15, True, False)
+
+
+@pytest.mark.parametrize("crop", ["centre", "random"])
+def test_what_a_view_keeps_is_enough_for_it(crop):
+    view = View(8, 3, crop=crop, min_crop=0.5)
+    big = colourful().resize((160, 120))
+    kept = view.keep(encoded(big, "PNG"))
+    assert kept.nbytes <= view.kept_bytes(160, 120) < kept.nbytes + 400
+    again = to_image(kept)
+    want, got = view(big, np.random.default_rng(3)), view(again, np.random.default_rng(3))
+    assert got.shape == (8, 8, 3) and np.abs(got.astype(int) - want.astype(int)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"size": 0}, "size"),
+        ({"channels": 4}, "channels"),
+        ({"fit": "squeeze"}, "crop, pad, stretch"),
+        ({"crop": "left"}, "centre, random"),
+        ({"min_crop": 0}, "min_crop"),
+        ({"min_crop": 1.5}, "min_crop"),
+        ({"crop": "random", "fit": "pad"}, "fit 'crop'"),
+    ],
+)
+def test_a_view_that_means_nothing_is_refused(options, word):
+    with pytest.raises(UserError, match=word):
+        View(**{"size": 8, **options})
+
+
+def test_in_threads_keeps_the_order_and_raises():
+    assert images.in_threads(lambda a, b: a - b, range(100), [1] * 100) == list(range(-1, 99))
+    assert images.in_threads(str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        images.in_threads(lambda a: 1 / a, [1, 0, 1])

@@ -1,0 +1,301 @@
+"""The embedded scenes: the same every time, and true in everything they say."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from ldm_jax.data import scenes
+from ldm_jax.data.scenes import captions, drawing, geometry, render, world
+from ldm_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def full():
+    source = scenes.ScenesSource(64, "full", count=60)
+    return [source.truth(i) for i in range(60)]
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("level", world.LEVELS)
+def test_a_picture_does_not_depend_on_what_it_is_read_with(level):
+    extras = ("semantic", "boxes")
+    source = scenes.ScenesSource(32, level, count=40, seed=3, extras=extras)
+    bulk = source.read(np.arange(40))
+    order = np.random.default_rng(0).permutation(40)
+    assert equal(source.read(order), {k: v[order] for k, v in bulk.items()})
+    longer = scenes.ScenesSource(32, level, count=90, seed=3, extras=extras)
+    for i in (0, 17, 39):
+        assert equal(longer.read([i]), {k: v[i : i + 1] for k, v in bulk.items()})
+        assert np.array_equal(source.truth(i).image, bulk["image"][i])
+    assert not np.array_equal(bulk["image"][0], bulk["image"][1])
+
+
+def test_what_a_source_returns():
+    single = scenes.ScenesSource(32, "single", count=5)
+    batch = single.read([4, 0])
+    assert batch["image"].shape == (2, 32, 32, 3) and batch["image"].dtype == np.uint8
+    assert batch["class_label"].dtype == np.int32 and batch["caption"].dtype == object
+    assert single.channels == 3 and len(single) == 5
+    assert len(single.class_names) == 32 and single.class_names[0] == "red ball"
+    assert equal(single.read([-1]), single.read([4]))
+    assert single.read([])["image"].shape == (0, 32, 32, 3)
+    with pytest.raises(IndexError):
+        single.read([5])
+    everything = scenes.ScenesSource(48, "full", count=3, extras=("semantic", "boxes"))
+    batch = everything.read(range(3))
+    assert everything.class_names is None and "class_label" not in batch
+    assert batch["semantic"].shape == (3, 48, 48) and batch["semantic"].dtype == np.uint8
+    assert batch["boxes"].shape == (3, 4, 4) and batch["box_labels"].shape == (3, 4)
+    for i in range(3):
+        truth = everything.truth(i)
+        count = len(truth.objects)
+        assert np.array_equal(batch["semantic"][i], truth.semantic)
+        assert np.allclose(batch["boxes"][i, :count] * 48, [one.box for one in truth.objects])
+        assert list(batch["box_labels"][i, count:]) == [-1] * (4 - count)
+
+
+def test_splits_seeds_and_levels_share_no_picture():
+    kinds = [("train", 0), ("validation", 0), ("train", 1)]
+    sets = [
+        {picture.tobytes() for picture in source.read(range(100))["image"]}
+        for source in (scenes.ScenesSource(32, split=p, seed=s, count=100) for p, s in kinds)
+    ]
+    assert all(len(one) == 100 for one in sets)
+    assert all(not one & two for one, two in combinations(sets, 2))
+
+
+def test_the_world_is_the_same_at_every_size():
+    small, large = (scenes.ScenesSource(size, "full", count=9) for size in (32, 128))
+    assert [small.scene(i) for i in range(9)] == [large.scene(i) for i in range(9)]
+    averaged = large.truth(4).image.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+    assert np.abs(averaged - small.truth(4).image).mean() < 8  # of 255
+
+
+def test_maps_boxes_and_attributes_agree(full):
+    for truth in full:
+        inside = np.zeros((64, 64), bool)
+        for number, one in enumerate(truth.objects):
+            mask = truth.instance == number
+            left, top, right, bottom = one.box
+            assert mask.sum() == one.pixels
+            assert np.array_equal(np.nonzero(mask.any(axis=0))[0][[0, -1]], [left, right - 1])
+            assert np.array_equal(np.nonzero(mask.any(axis=1))[0][[0, -1]], [top, bottom - 1])
+            assert {scenes.SEMANTIC_NAMES[k] for k in truth.semantic[mask]} == {one.shape}
+            assert scenes.CLASS_NAMES[one.class_label] == f"{one.colour} {one.shape}"
+            inside |= mask
+        assert np.array_equal(truth.semantic >= 2, inside)
+        assert np.array_equal(truth.semantic == 0, np.isinf(truth.depth))
+        assert np.array_equal(truth.semantic == 1, truth.instance == -1)
+
+
+def test_an_object_has_its_colour():
+    source = scenes.ScenesSource(64, "single", count=120)
+    for truth in (source.truth(i) for i in range(120)):
+        seen = np.median(truth.image[truth.instance == 0], axis=0)
+        paint = np.array(render.PALETTE[truth.objects[0].colour])
+        # Cosine of the angle between the colours: light changes the length more than the direction.
+        assert seen @ paint > 0.93 * np.linalg.norm(seen) * np.linalg.norm(paint), truth.caption
+
+
+def test_every_object_can_be_seen():
+    source = scenes.ScenesSource(32, "full", count=150)
+    counts = set()
+    for scene in (source.scene(i) for i in range(150)):
+        counts.add(len(scene.objects))
+        for size in (32, 64):
+            least = world.MIN_VISIBLE * (size / 64) ** 2
+            assert min(geometry.visible_pixels(scene, size)) >= least
+    assert counts == {1, 2, 3, 4}
+
+
+def test_objects_stand_apart(full):
+    for truth in full:
+        for one, two in combinations(truth.scene.objects, 2):
+            assert np.hypot(one.x - two.x, one.y - two.y) > one.footprint + two.footprint
+
+
+def test_the_nearer_object_hides_the_farther(full):
+    hidden = 0
+    for truth in full:
+        for number, one in enumerate(truth.scene.objects):
+            alone = world.Scene(**{**vars(truth.scene), "objects": (one,)})
+            depth, instance = geometry.pixel_truth(alone, 64)
+            lost = (instance == 0) & (truth.instance != number)
+            hidden += lost.sum()
+            assert (truth.depth[lost] <= depth[lost] + 1e-4).mean() > 0.9 if lost.any() else True
+    assert hidden > 100
+
+
+@pytest.mark.parametrize("shape", world.SHAPES)
+def test_rays_enter_a_solid_where_its_surface_is(shape):
+    """Against the definition of each solid: outside just before the entry, inside just after."""
+    solid = world.SceneObject(shape, "red", "large", "matte", 0.0, 0.0, 0.8, 0.5)
+    rng = np.random.default_rng(0)
+    start = np.stack([*rng.uniform(-3, 3, (2, 4000)), rng.uniform(2, 3, 4000)])
+    d = np.stack([*rng.uniform(-0.7, 0.7, (2, 4000)), rng.uniform(0.05, 1.5, 4000)]) - start
+    with np.errstate(all="ignore"):
+        t = geometry.entry(solid, *start, *d)
+    reached = np.isfinite(t)
+
+    def inside(p):
+        x, y, z = p
+        if shape == "ball":
+            return x**2 + y**2 + (z - 0.8) ** 2 < 0.8**2
+        within = (z > 0) & (z < solid.height)
+        if shape == "cube":
+            u, v = np.cos(0.5) * x + np.sin(0.5) * y, np.cos(0.5) * y - np.sin(0.5) * x
+            return within & (np.abs(u) < solid.base) & (np.abs(v) < solid.base)
+        radius = solid.base * (1 - z / solid.height) if shape == "cone" else solid.base
+        return within & (np.hypot(x, y) < radius)
+
+    steep = np.abs(d[2]) > 1.5 * np.hypot(d[0], d[1])  # steeper than the cone: see `_quadric`
+    use = reached & ~steep
+    assert use.sum() > 500
+    p, eps = start[:, use] + t[use] * d[:, use], 1e-4
+    assert not inside(p - eps * d[:, use]).any()
+    # A ray that only grazes an edge is out again after eps.
+    assert inside(p + eps * d[:, use]).mean() > 0.995
+    steps = np.linspace(0, 1.5, 200)[:, None, None]
+    ever = inside((start + steps * d).transpose(1, 0, 2)).any(axis=0)
+    assert not (ever & ~reached & ~steep).any()
+    n = np.stack(geometry.normal(solid, *p))
+    assert np.allclose(np.linalg.norm(n, axis=0), 1, atol=1e-3)
+    assert not inside(p + 1e-3 * n).any()
+
+
+def test_captions_use_the_vocabulary_and_name_what_is_there(full):
+    single = scenes.ScenesSource(32, "single", count=300)
+    said = set()
+    for truth in [*full, *(single.truth(i) for i in range(100))]:
+        words = truth.caption.split()
+        said |= set(words)
+        for attribute in ("shape", "colour", "size"):
+            names = getattr(
+                world, {"shape": "SHAPES", "colour": "COLOURS", "size": "SIZES"}[attribute]
+            )
+            there = sorted(getattr(one, attribute) for one in truth.objects)
+            assert sorted(word for word in words if word in names) == there
+        materials = {one.material for one in truth.objects}
+        assert {word for word in words if word in world.MATERIALS} <= materials
+        assert truth.scene.floor in words
+        sky = {"day": "day", "sunset": "sunset", "overcast": "overcast", "night": "night"}
+        assert [s for s in sky if s in words] == [truth.scene.sky]
+    assert said == set(scenes.VOCABULARY)
+    assert len(set(single.read(range(300))["caption"])) > 250
+
+
+def test_relations_hold(full):
+    kinds = set()
+    for truth in full:
+        for one, two in combinations(truth.scene.objects, 2):
+            relations = captions.true_relations(one, two)
+            for relation, first, second in relations:
+                kinds.add(relation)
+                assert {id(first), id(second)} == {id(one), id(two)}
+                if relation == "in front of":
+                    assert second.y - first.y >= 1.2
+                else:
+                    assert abs(second.y - first.y) < 1.2
+                if relation == "left of":
+                    assert first.x < second.x
+            assert all(relation != "and" for relation, *_ in relations) or len(relations) == 1
+    assert kinds >= {"in front of", "left of", "next to"}
+
+
+def test_a_caption_is_read_back():
+    batch = scenes.ScenesSource(32, "single", count=50).read(range(50))
+    for text, label in zip(batch["caption"], batch["class_label"], strict=True):
+        shape, colour = scenes.read_caption(text)
+        assert shape * len(scenes.COLOURS) + colour == label
+    first = scenes.read_caption("a large red cone in front of a small blue cube at night")
+    assert first == (scenes.SHAPES.index("cone"), scenes.COLOURS.index("red"))
+    with pytest.raises(UserError, match="names no object"):
+        scenes.read_caption("a large red floor")
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        ({"level": "double"}, "single, full"),
+        ({"split": "test"}, "train, validation"),
+        ({"size": 4}, "size"),
+        ({"count": 0}, "count"),
+        ({"seed": -1}, "seed"),
+        ({"extras": ("depth",)}, "semantic, boxes"),
+    ],
+)
+def test_a_wrong_argument_is_named(bad, word):
+    with pytest.raises(UserError, match=word):
+        scenes.ScenesSource(**bad)
+
+
+def test_drawing_is_reading_everything_once(tmp_path, monkeypatch):
+    source = scenes.ScenesSource(32, "single", count=70, seed=1, extras=("boxes",))
+    expected = source.read(range(70))
+    drawn = scenes.draw(source, tmp_path, progress=False)
+    assert equal(drawn, expected) and drawn["caption"].dtype == object
+    (file,) = tmp_path.iterdir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "draw_stretch", None)  # the cache is used: nothing can be drawn
+        assert equal(scenes.draw(source, tmp_path, progress=False), expected)
+
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:middle], whole[:middle] + b"\0\1" + whole[middle + 2 :]):
+        file.write_bytes(damaged)
+        assert equal(scenes.draw(source, tmp_path, progress=False), expected)
+        assert file.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [file]
+
+    keys = {drawing.cache_file(source, tmp_path)}
+    monkeypatch.setattr(drawing, "RENDER_VERSION", drawing.RENDER_VERSION + 1)
+    keys.add(drawing.cache_file(source, tmp_path))
+    keys.add(drawing.cache_file(scenes.ScenesSource(32, count=70, seed=2), tmp_path))
+    assert len(keys) == 3
+
+
+def test_processes_draw_the_same_also_from_a_script_without_a_guard(tmp_path):
+    source = scenes.ScenesSource(32, "full", count=70, seed=1)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys\n"
+        "from ldm_jax.data.scenes import ScenesSource, draw\n"
+        "draw(ScenesSource(**json.loads(sys.argv[1])), sys.argv[2], progress=False, workers=2)\n"
+        "print('once')\n"
+    )
+    root = os.path.dirname(os.path.dirname(drawing.ldm_jax.__file__))
+    out = subprocess.run(
+        [sys.executable, script, json.dumps(source.parameters()), tmp_path / "cache"],
+        env={**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert out.stdout == "once\n"
+    drawn = drawing.load(drawing.cache_file(source, tmp_path / "cache"), 70)
+    assert equal(drawn, source.read(range(70)))
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
+    assert drawing.cache_folder() == tmp_path / "scenes"
+    monkeypatch.delenv("LDM_JAX_CACHE")
+    assert drawing.cache_folder().parts[-3:] == (".cache", "ldm_jax", "scenes")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="LDM_JAX_CACHE"):
+        scenes.draw(scenes.ScenesSource(32, count=2), tmp_path / "file", progress=False)
+
+
+def test_data_imports_no_jax():
+    code = "import sys, ldm_jax.data.scenes; sys.exit('jax' in sys.modules)"
+    root = os.path.dirname(os.path.dirname(drawing.ldm_jax.__file__))
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=True)

@@ -1,0 +1,116 @@
+"""Sources: arrays in memory, subsets, the split by a seed."""
+
+import numpy as np
+import pytest
+
+from ldm_jax.data.source import ArraySource, Subset, held_out, in_memory, one_text, split
+from ldm_jax.errors import UserError
+
+
+class Counted:
+    """A costly source that counts how often each example is read."""
+
+    class_names = ("even", "odd")
+    channels = 1
+
+    def __init__(self, n: int, size: int = 4) -> None:
+        self.reads = np.zeros(n, int)
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.reads)
+
+    def read(self, indices, rngs=None):
+        indices = np.asarray(list(indices))
+        np.add.at(self.reads, indices, 1)
+        image = np.broadcast_to(
+            indices[:, None, None, None], (len(indices), self.size, self.size, 1)
+        )
+        return {
+            "image": image.astype(np.uint8),
+            "class_label": (indices % 2).astype(np.int32),
+            "caption": np.array([f"number {i}" for i in indices], object),
+        }
+
+
+def test_array_source_reads_any_keys_in_any_order():
+    source = ArraySource({"z": np.arange(10.0).reshape(5, 2), "tokens": np.arange(5)})
+    batch = source.read([4, 0, 4])
+    assert len(source) == 5 and source.channels == 0 and source.class_names is None
+    np.testing.assert_array_equal(batch["z"], [[8, 9], [0, 1], [8, 9]])
+    np.testing.assert_array_equal(batch["tokens"], [4, 0, 4])
+
+
+def test_array_source_hands_out_copies():
+    source = ArraySource({"image": np.zeros((3, 2, 2, 1), np.uint8)})
+    source.read([0])["image"][:] = 9
+    assert source.read([0])["image"].max() == 0
+
+
+@pytest.mark.parametrize("arrays", [{}, {"image": np.zeros((3, 2, 2, 1)), "z": np.zeros((2, 4))}])
+def test_array_source_refuses_none_and_unequal_lengths(arrays):
+    with pytest.raises(UserError, match="equally long"):
+        ArraySource(arrays)
+
+
+def test_in_memory_reads_each_example_once_and_keeps_everything():
+    source = Counted(1100)
+    kept = in_memory(source)
+    source.reads[0] -= 1  # one look to learn shapes
+    assert isinstance(kept, ArraySource) and (source.reads == 1).all()
+    assert kept.class_names == source.class_names and kept.channels == 1
+    got, want = kept.read([1099, 3]), source.read([1099, 3])
+    assert got.keys() == want.keys()
+    for key in want:
+        np.testing.assert_array_equal(got[key], want[key])
+        assert got[key].dtype == want[key].dtype
+
+
+def test_in_memory_leaves_large_drawn_and_array_sources_alone():
+    large = Counted(100, size=8)
+    assert in_memory(large, limit_bytes=100 * 64) is large
+    drawn = Counted(10)
+    drawn.drawn = True
+    assert in_memory(drawn) is drawn and drawn.reads.sum() == 0
+    arrays = ArraySource({"z": np.zeros((3, 2))})
+    assert in_memory(arrays) is arrays
+
+
+def test_split_is_disjoint_covers_all_and_depends_on_the_seed():
+    source = Counted(40)
+    train, validation = split(source, 0.25, seed=3)
+    assert (len(train), len(validation)) == (30, 10)
+    assert sorted([*train.indices, *validation.indices]) == list(range(40))
+    again, other = split(source, 0.25, seed=3)[1], split(source, 0.25, seed=4)[1]
+    np.testing.assert_array_equal(validation.indices, again.indices)
+    assert set(validation.indices) != set(other.indices)
+    np.testing.assert_array_equal(
+        validation.read([2, 0])["image"][:, 0, 0, 0], validation.indices[[2, 0]]
+    )
+
+
+def test_subset_takes_over_what_its_source_says():
+    source = Counted(6)
+    source.drawn = True
+    subset = Subset(source, [5, 1])
+    assert (subset.class_names, subset.channels, subset.drawn) == (("even", "odd"), 1, True)
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "count"), [(2, 0.01, 1), (2, 0.99, 1), (100, 0.05, 5), (7, 0, 0), (1, 0, 0)]
+)
+def test_held_out_leaves_at_least_one_on_each_side(n, fraction, count):
+    order, held = held_out(n, fraction, seed=0)
+    assert held == count and sorted(order) == list(range(n))
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(1, 0.05), (10, 1.0), (10, -0.1)])
+def test_held_out_refuses_what_cannot_be_divided(n, fraction):
+    with pytest.raises(UserError):
+        held_out(n, fraction, seed=0)
+
+
+def test_one_text_is_the_first_without_a_generator_and_any_with_one():
+    texts = ["a", "b", "c"]
+    assert one_text(texts, None) == "a" and one_text([], None) == ""
+    assert {one_text(texts, np.random.default_rng(i)) for i in range(40)} == set(texts)

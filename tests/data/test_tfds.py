@@ -1,0 +1,292 @@
+"""TFDS sets, read from their folders without TensorFlow."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data.source import ArraySource, in_memory
+from ldm_jax.data.tfds import TfdsSource, find, prepare_command, split_names
+from ldm_jax.errors import UserError
+
+N = 8
+
+
+def png(value: int, size: tuple[int, int], mode: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size, value).convert(mode).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """Two tiny sets: 'tiny' with everything a source can read, 'grey' with pictures alone."""
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.2.0")
+
+        def _info(self):
+            features = {
+                "image": of.Image(shape=(None, None, 3)),
+                "mask": of.Image(shape=(None, None, 1)),
+                "label": of.ClassLabel(names=["ant", "bee"]),
+                "number": of.ClassLabel(num_classes=N),
+                "caption": of.Text(),
+                "image/name": of.Text(),
+                "titles": of.Sequence(of.Text()),
+                "captions": of.Sequence({"text": of.Text(), "id": np.int64}),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=of.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {
+                "train": self._generate_examples(0, N),
+                "test": self._generate_examples(N, N + 2),
+                "broken": self._generate_examples(0, 1, png=lambda *_: b"junk"),
+            }
+
+        def _generate_examples(self, start, stop, png=png):
+            for i in range(start, stop):
+                titles = [f"title {i} {k}" for k in range(i % 3)]
+                yield (
+                    i,
+                    {
+                        "image": png(10 * i, (20 + i, 12), "RGB"),
+                        "mask": png(255, (4, 4), "L"),
+                        "label": i % 2 if start == 0 else -1,
+                        "number": i % N,
+                        "caption": f"número {i}\n",
+                        "image/name": f"{i}.png",
+                        "titles": titles,
+                        "captions": [{"text": f"text {i} {k}", "id": k} for k in range(3)],
+                    },
+                )
+
+    class Grey(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("small", "large")]
+
+        def _info(self):
+            features = of.FeaturesDict({"image": of.Image(shape=(28, 28, 1))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"image": Image.fromarray(np.pad(np.full((20, 20), 200, np.uint8), 4))}
+
+    root = tmp_path_factory.mktemp("tfds")
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    for make, config in ((Tiny, None), (Grey, "small"), (Grey, "large")):
+        builder = make(config=config, data_dir=root, file_format="array_record")
+        builder.download_and_prepare(download_config=offline)
+    return root
+
+
+def tiny(sets, split="train", **options):
+    return TfdsSource("tiny", split, str(sets), 8, **options)
+
+
+def number(batch) -> list[int]:
+    """Which examples these are, by their pictures."""
+    return (batch["image"][:, 4, 4, 0] // 10).tolist()
+
+
+def test_pictures_labels_and_captions_belong_together(sets):
+    source = tiny(sets)
+    batch = source.read([3, 0, 0, 7])
+    i = number(batch)
+    assert batch["image"].shape == (4, 8, 8, 3) and batch["image"].dtype == np.uint8
+    assert batch["class_label"].tolist() == [k % 2 for k in i]
+    assert batch["class_label"].dtype == np.int32 and batch["caption"].dtype == object
+    assert batch["caption"].tolist() == [f"número {k}" for k in i]
+    assert i[1] == i[2] and len(set(i)) == 3
+    assert (len(source), source.channels, source.class_names) == (N, 3, ("ant", "bee"))
+
+
+def test_each_example_is_there_once(sets):
+    assert sorted(number(tiny(sets).read(range(N)))) == list(range(N))
+
+
+@pytest.mark.parametrize(("split", "count"), [("train[:50%]", 4), ("train[6:]", 2)])
+def test_parts_of_a_split(sets, split, count):
+    assert len(tiny(sets, split)) == count
+
+
+def test_split_names(sets):
+    assert split_names("tiny", str(sets)) == ("broken", "test", "train")
+    assert split_names("grey/large:1.0.0", str(sets)) == ("train",)
+    with pytest.raises(UserError, match="cifar10"):
+        split_names("cifar10", str(sets))
+
+
+def test_other_features_can_be_named(sets):
+    source = tiny(sets, image_key="mask", label_key="number", caption_key="image/name")
+    batch = source.read(range(N))
+    assert batch["image"].shape == (N, 8, 8, 1) and (batch["image"] == 255).all()
+    assert batch["caption"].tolist() == [f"{i}.png" for i in batch["class_label"]]
+    assert source.class_names == tuple(map(str, range(N)))
+
+
+def test_features_can_be_left_out_and_default_ones_may_be_missing(sets):
+    assert tiny(sets, label_key="", caption_key="").read([0]).keys() == {"image"}
+    grey = TfdsSource("grey/small", "train", str(sets), 32, fit="pad")
+    assert grey.read([0]).keys() == {"image"} and grey.class_names is None
+    image = np.pad(np.full((20, 20), 200, np.uint8), 6)
+    np.testing.assert_array_equal(grey.read([0])["image"][0, ..., 0], image)
+    assert grey.channels == 1
+    assert TfdsSource("grey/small", "train", str(sets), 32, channels=3).channels == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "word", "several"), [("captions/text", "text", 3), ("titles", "title", 2)]
+)
+def test_one_of_several_captions_is_drawn(sets, key, word, several):
+    source = tiny(sets, caption_key=key, label_key="number")
+    batch = source.read(range(N))
+    first = [
+        "" if key == "titles" and i % 3 == 0 else f"{word} {i} 0" for i in batch["class_label"]
+    ]
+    assert batch["caption"].tolist() == first
+    i = batch["class_label"].tolist().index(2)
+    drawn = {source.read([i], [np.random.default_rng(k)])["caption"][0] for k in range(30)}
+    assert drawn == {f"{word} 2 {k}" for k in range(several)}
+    assert in_memory(source) is source
+
+
+def test_in_memory_gives_the_same_examples(sets):
+    source = tiny(sets)
+    kept = in_memory(source)
+    assert isinstance(kept, ArraySource) and kept.class_names == source.class_names
+    for key, array in source.read(range(N)).items():
+        np.testing.assert_array_equal(kept.read(range(N))[key], array)
+
+
+def test_random_crops_depend_on_the_generator_alone(sets):
+    source = tiny(sets, crop="random", min_crop=0.5, image_key="image")
+    rngs = lambda: [np.random.default_rng(i) for i in range(N)]  # noqa: E731
+    a, b = source.read(range(N), rngs()), source.read(range(N), rngs())
+    np.testing.assert_array_equal(a["image"], b["image"])
+    assert source.drawn and in_memory(source) is source and not tiny(sets).drawn
+
+
+def test_a_split_without_labels_says_so(sets):
+    with pytest.raises(UserError, match="no labels"):
+        tiny(sets, "test").read([0])
+    assert "class_label" not in tiny(sets, "test", label_key="").read([0])
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({"image_key": "picture"}, "image, mask"),
+        ({"image_key": "label"}, "image, mask"),
+        ({"label_key": "class"}, "label, number"),
+        ({"caption_key": "text"}, "caption, captions/text, image/name, titles"),
+        ({"split": "validation"}, r"train \(8\)"),
+        ({"split": "train[9:12]"}, r"test \(2\)"),
+        ({"split": "train[3:"}, "train"),
+        ({"fit": "squash"}, "stretch"),
+    ],
+)
+def test_what_is_missing_is_named_with_what_there_is(sets, options, there):
+    with pytest.raises(UserError, match=there):
+        tiny(sets, **options)
+
+
+def test_a_missing_set_names_the_folder_and_a_command_that_prepares_it(sets):
+    with pytest.raises(UserError) as error:
+        TfdsSource("cifar10", "train", str(sets), 32)
+    message = str(error.value)
+    assert str(sets) in message and "grey, tiny" in message and "\n" not in message
+    assert prepare_command("cifar10", str(sets)) in message
+    code = prepare_command("cifar10", "D").split('python -c "')[1].removesuffix('"')
+    compile(code, "command", "exec")
+    assert "'cifar10', data_dir='D', file_format='array_record'" in code
+
+
+def test_the_command_for_a_stock_set_names_a_set_that_tfds_knows(tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("mnist", data_dir=tmp_path, file_format="array_record")
+    assert builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD
+
+
+def test_versions_and_configurations_are_found(sets, tmp_path):
+    assert find("tiny", sets).name == find("tiny:1.2.0", sets).name == "1.2.0"
+    shutil.copytree(sets, tmp_path, dirs_exist_ok=True)
+    for version in ("1.10.0", "1.9.0"):
+        shutil.copytree(sets / "tiny" / "1.2.0", tmp_path / "tiny" / version)
+    assert find("tiny", tmp_path).name == "1.10.0" and find("tiny:1.2.0", tmp_path).name == "1.2.0"
+    assert find("grey/large:1.0.0", sets) == find("grey/large", sets)
+    with pytest.raises(UserError, match="grey/large, grey/small"):
+        find("grey", sets)
+    with pytest.raises(UserError, match="3.0.0.*1.2.0"):
+        find("tiny:3.0.0", sets)
+    with pytest.raises(UserError, match="empty"):
+        find("", sets)
+    shutil.rmtree(tmp_path / "grey" / "small")
+    assert find("grey", tmp_path).parent.name == "large"
+
+
+def test_a_set_prepared_as_tfrecord_is_to_be_prepared_again(sets, tmp_path):
+    shutil.copytree(sets, tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "tiny" / "1.2.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match="as tfrecord.*file_format='array_record'"):
+        tiny(tmp_path)
+
+
+def test_a_half_copied_set_is_refused(sets, tmp_path):
+    shutil.copytree(sets, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tiny" / "1.2.0" / "features.json").unlink()
+    with pytest.raises(UserError, match="cannot be opened"):
+        tiny(tmp_path)
+
+
+def test_a_damaged_picture_is_an_error_that_names_the_set(sets):
+    source = tiny(sets, "broken")
+    with pytest.raises(UserError, match="tiny/1.2.0"):
+        source.read([0])
+
+
+def test_tensorflow_is_never_imported(sets):
+    code = (
+        "import sys; from ldm_jax.data.tfds import TfdsSource; import json;"
+        "early = [m for m in ('tensorflow_datasets', 'jax') if m in sys.modules];"
+        f"TfdsSource('tiny', 'train', {str(sets)!r}, 8).read([0, 1]);"
+        "print(json.dumps([early, 'tensorflow' in sys.modules, 'jax' in sys.modules]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == [[], False, False]
+
+
+DATA = Path(os.environ.get("LDM_JAX_TEST_DATA", Path(__file__).parents[3] / "shared/data")) / "tfds"
+
+
+@pytest.mark.skipif(not (DATA / "mnist").is_dir(), reason="MNIST is not here")
+def test_mnist():
+    source = TfdsSource("mnist", "test", str(DATA), 32, fit="pad")
+    batch = source.read(range(256))
+    assert (len(source), source.channels) == (10_000, 1)
+    assert source.class_names == tuple("0123456789") and len(set(batch["class_label"])) == 10
+    assert batch["image"].shape == (256, 32, 32, 1) and batch["image"][:, :2].max() == 0
+
+
+@pytest.mark.skipif(not (DATA / "tiny_imagenet").is_dir(), reason="Tiny ImageNet is not here")
+def test_a_set_whose_code_tfds_does_not_have():
+    source = TfdsSource("tiny_imagenet", "validation", str(DATA), 64)
+    batch = source.read([0, 1])
+    assert len(source) == 1200 and len(source.class_names) == 24
+    assert batch["image"].shape == (2, 64, 64, 3) and all(batch["caption"])

@@ -1,0 +1,171 @@
+"""Checkpoints: exact, whole, checked, and readable without the program that wrote them."""
+
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.errors import UserError
+from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.sharding import make_mesh, put_batch
+from ldm_jax.training.state import TrainState
+
+
+@pytest.fixture
+def saved(tiny, one_device, prepared, tmp_path):
+    """(directory, {step: state on the host}) after checkpoints at steps 1, 2 and 3."""
+    init, _, step = prepared
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    state, states = init(), {}
+    for i in range(1, 4):
+        state, _ = step(state, put_batch(tiny.local_batch(i), one_device))
+        # The next step reuses this state's memory while it is still being written
+        checkpoints.save(i, state)
+        states[i] = jax.tree.map(np.array, state)
+    checkpoints.close()
+    return Path(checkpoints.directory), states
+
+
+def largest_file(directory):
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_what_was_saved_comes_back_bit_for_bit(tiny, prepared, saved):
+    directory, states = saved
+    restored = Checkpoints(directory).restore(prepared[1])
+    assert isinstance(restored, TrainState) and tiny.same(restored, states[3])
+    assert jax.tree.structure(restored) == jax.tree.structure(prepared[1])
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(
+        lambda x: x.sharding, prepared[1]
+    )
+
+
+def test_nothing_to_restore(prepared, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "none")
+    assert checkpoints.restore(prepared[1]) is None
+    assert checkpoints.restore_part(["ema"]) is None
+    assert checkpoints.latest_step() is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_only_the_newest_are_kept(prepared, tmp_path):
+    checkpoints = Checkpoints(tmp_path, max_to_keep=2)
+    state = prepared[0]()
+    for step in (5, 10, 15, 20):
+        checkpoints.save(step, state)
+    checkpoints.close()
+    assert checkpoints.steps() == [15, 20] and checkpoints.latest_step() == 20
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_restoring_onto_another_mesh(tiny, saved, sizes):
+    directory, states = saved
+    mesh = make_mesh(*sizes)
+    _, abstract_state, step = tiny.prepare_on(mesh)
+    restored = Checkpoints(directory).restore(abstract_state)
+    assert tiny.same(restored, states[3])
+    kernel = restored.params["layers"][0]["mlp_in"]["kernel"]
+    assert kernel.sharding == abstract_state.params["layers"][0]["mlp_in"]["kernel"].sharding
+    step(restored, put_batch(tiny.local_batch(0), mesh))  # and it trains on
+
+
+def test_a_part_is_read_without_knowing_the_network(tiny, saved):
+    directory, states = saved
+    part = Checkpoints(directory).restore_part(["ema", "constants", "step"])
+    assert set(part) == {"ema", "constants", "step"}
+    assert tiny.same(part["ema"], states[3].ema)  # list indices are integers again
+    assert jax.tree.structure(part["ema"]) == jax.tree.structure(states[3].ema)
+    assert float(part["constants"]["scale_factor"]) == 0.5 and int(part["step"]) == 3
+    assert isinstance(part["ema"]["layers"][0]["mlp_in"]["kernel"], np.ndarray)
+    with pytest.raises(UserError, match="no part weights"):
+        Checkpoints(directory).restore_part(["weights"])
+
+
+def test_a_state_without_average_or_constants(tiny, tmp_path):
+    state = TrainState(jnp.int32(4), {"w": jnp.ones(3, jnp.bfloat16)}, None, (), {})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, state)
+    assert tiny.same(checkpoints.restore(jax.eval_shape(lambda: state)), state)
+    part = checkpoints.restore_part(["params", "ema", "constants"])
+    assert part["ema"] is None and part["constants"] == {}
+    assert part["params"]["w"].dtype == jnp.bfloat16
+    checkpoints.close()
+
+
+def delete(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_one_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [delete, cut, flip_one_bit])
+def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, prepared, saved, damage, caplog):
+    directory, states = saved
+    damage(largest_file(directory / "3"))
+    checkpoints = Checkpoints(directory)
+
+    with caplog.at_level(logging.WARNING):
+        part = checkpoints.restore_part(["params"])  # a reader changes nothing
+        assert tiny.same(part["params"], states[2].params)
+        assert checkpoints.steps() == [1, 2, 3]
+        restored = checkpoints.restore(prepared[1])
+    assert tiny.same(restored, states[2])
+    assert len(caplog.records) == 2  # one clear line each
+    assert f"{directory / '3'} is damaged" in caplog.messages[1]
+    assert "renamed to 3.damaged" in caplog.messages[1]
+
+    checkpoints.save(3, restored)  # the damaged one does not stand in the way
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2, 3]
+    assert tiny.same(Checkpoints(directory).restore(prepared[1]), states[2])
+
+
+def test_when_all_are_damaged_training_does_not_start_anew(prepared, saved):
+    directory, _ = saved
+    for step in (1, 2, 3):
+        cut(largest_file(directory / str(step)))
+    for _ in range(2):  # also the second time, when all have been renamed
+        with pytest.raises(UserError, match=f"Every checkpoint in {directory} is damaged"):
+            Checkpoints(directory).restore(prepared[1])
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_kept(prepared, saved):
+    directory, _ = saved
+    other = prepared[1]
+    wider = {"layers": {0: {"mlp_in": {"kernel": jax.ShapeDtypeStruct((64, 1024), np.float32)}}}}
+    other = TrainState(other.step, wider, other.ema, other.opt_state, other.constants)
+    with pytest.raises(UserError, match="another network or opt.*layers/0/mlp_in/bias.*512.*none"):
+        Checkpoints(directory).restore(other)
+    assert Checkpoints(directory).steps() == [1, 2, 3]
+
+
+def test_a_reader_leaves_an_unfinished_save_alone_and_a_writer_removes_it(prepared, saved):
+    directory, states = saved
+    unfinished = directory / "4.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    checkpoints = Checkpoints(directory)
+    state = checkpoints.restore(prepared[1])
+    checkpoints.restore_part(["step"])
+    assert int(state.step) == 3 and unfinished.exists()
+    checkpoints.save(5, state)
+    checkpoints.close()
+    assert not unfinished.exists() and checkpoints.latest_step() == 5
+
+
+def test_a_folder_that_cannot_be_written_is_named(prepared, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    checkpoints = Checkpoints(tmp_path / "file")
+    with pytest.raises(UserError, match=f"could not be written to {tmp_path / 'file'}"):
+        checkpoints.save(1, prepared[0]())
+        checkpoints.wait()

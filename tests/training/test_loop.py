@@ -1,0 +1,210 @@
+"""The loop: exact resume, honest records, an orderly stop."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.errors import UserError
+from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.interruption import Interrupted
+from ldm_jax.training.loop import NonFinite, fit
+from ldm_jax.training.metrics import read
+from ldm_jax.training.sharding import put_batch
+
+
+@pytest.fixture
+def run(tiny, prepared, one_device, tmp_path):
+    """run(steps, ...) trains in a directory of its own; called again, it resumes."""
+
+    def run(steps, name="run", **kw):
+        return tiny.run(tmp_path / name, steps, prepared, one_device, **kw)
+
+    return run
+
+
+def plain_fit(tiny, prepared, one_device, **changes):
+    """`fit` without files, with any argument changed."""
+    arguments = {
+        "step_fn": prepared[2],
+        "state": prepared[0](),
+        "batches": tiny.batches_on(one_device),
+        "steps": 6,
+        "name": "tiny",
+        "checkpoints": None,
+        "metrics": None,
+        "batch_size": tiny.BATCH_SIZE,
+        "log_every": 3,
+        "save_every": 3,
+    }
+    return fit(**(arguments | changes))
+
+
+def test_twice_n_steps_equal_n_steps_and_a_resume(run, tiny, tmp_path):
+    once = run(20, "once")
+    first = run(10, "twice")
+    assert int(first.step) == 10
+    twice = run(20, "twice")
+    assert tiny.same(once, twice)
+
+    def lines(name):
+        pace = {"images_per_s", "data_wait_s", "data_wait_share"}
+        records = read(tmp_path / name / "metrics.jsonl")
+        return [{k: v for k, v in record.items() if k not in pace} for record in records]
+
+    assert lines("once") == lines("twice")
+    assert [line["step"] for line in lines("twice")] == [5, 10, 15, 20]
+
+
+def test_a_finished_run_returns_at_once(run, tiny, prepared, one_device):
+    final = run(5)
+
+    def no_batches(start):
+        raise AssertionError("no data is asked for")
+
+    state = plain_fit(tiny, prepared, one_device, state=final, steps=5, batches=no_batches)
+    assert state is final
+
+
+def test_a_line_holds_the_means_since_the_last_line(run, tiny, prepared, one_device, tmp_path):
+    run(6, log_every=4)
+    losses, state = [], prepared[0]()
+    for i in range(6):
+        state, metrics = prepared[2](state, put_batch(tiny.local_batch(i), one_device))
+        losses.append(float(metrics["loss"]))
+    first, last = read(tmp_path / "run" / "metrics.jsonl")
+    assert first["stage"] == last["stage"] == "tiny" and (first["step"], last["step"]) == (4, 6)
+    np.testing.assert_allclose(first["loss"], np.mean(losses[:4]), rtol=1e-5)
+    np.testing.assert_allclose(last["loss"], np.mean(losses[4:]), rtol=1e-5)
+    assert first["scale"] == 0.5 and first["grad_norm"] > 0
+    assert first["images_per_s"] > 0 and 0 <= first["data_wait_share"] <= 1
+
+
+def test_lines_of_steps_that_are_made_again_are_replaced(run, tiny, tmp_path):
+    """Killed after the line of step 8, before a checkpoint newer than 5."""
+    run(5, log_every=4)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"stage": "tiny", "step": 8, "loss": 99.0}\n{"stage": "ti')
+    run(10, log_every=4)
+    records = read(metrics)
+    assert [record["step"] for record in records] == [4, 5, 8, 10]
+    assert all(record["loss"] < 99 for record in records)
+
+
+def test_callbacks_come_in_their_rhythm_and_at_the_end(run, tmp_path):
+    calls = []
+
+    def callback(state, step):
+        assert int(state.step) == step
+        # the checkpoint of this step is written after what belongs to it
+        assert not (tmp_path / "run" / "checkpoints" / str(step)).exists()
+        calls.append(step)
+
+    run(7, callbacks=[(3, callback)])
+    assert calls == [3, 6, 7]
+    run(9, callbacks=[(3, callback)])
+    assert calls == [3, 6, 7, 9]
+
+
+def test_saves_come_in_their_rhythm_and_at_the_end(run, tmp_path):
+    run(12, save_every=5)
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [5, 10, 12]
+
+
+def test_the_progress_bar_tells_name_steps_and_loss(run, capfd):
+    run(6)
+    shown = capfd.readouterr().err
+    assert "tiny" in shown and "6/6" in shown and "loss" in shown and "step/s" in shown
+
+
+def poisoned(batches, step):
+    """The same batches, but the one that makes `step` is full of NaN."""
+
+    def source(start):
+        for i, batch in enumerate(batches(start), start + 1):
+            yield jax.tree.map(lambda x: x * jnp.nan, batch) if i == step else batch
+
+    return source
+
+
+@pytest.mark.parametrize("bad_step, last_good", [(7, 5), (5, None), (10, 5)])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(
+    tiny, prepared, one_device, tmp_path, bad_step, last_good
+):
+    checkpoints = Checkpoints(tmp_path)
+    good = f"last good checkpoint is {tmp_path / '5'}" if last_good else "no earlier checkpoint"
+    with pytest.raises(NonFinite, match=f"loss, grad_norm not finite at step {bad_step}; .*{good}"):
+        plain_fit(
+            tiny,
+            prepared,
+            one_device,
+            steps=10,
+            batches=poisoned(tiny.batches_on(one_device), bad_step),
+            checkpoints=checkpoints,
+            log_every=100,
+            save_every=5,
+        )
+    checkpoints.close()
+    assert checkpoints.latest_step() == last_good
+    if last_good:
+        restored = checkpoints.restore(prepared[1])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored))
+
+
+def test_data_that_ends_too_early_is_an_error(tiny, prepared, one_device):
+    batch = put_batch(tiny.local_batch(0), one_device)
+    with pytest.raises(UserError, match="the data ended at step 2 of 6"):
+        plain_fit(tiny, prepared, one_device, batches=lambda start: iter([batch, dict(batch)]))
+
+
+@pytest.mark.parametrize("signal_number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_stops(run, tiny, tmp_path, signal_number, code):
+    def interrupt(state, step):
+        os.kill(os.getpid(), signal_number)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="after step 4 of 9; saved in .*/checkpoints/4") as info:
+        # the signal comes during the callback of step 3: one more step is made and saved
+        run(9, save_every=100, callbacks=[(3, interrupt)])
+    assert info.value.exit_code == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert tiny.same(run(9), run(9, "never interrupted"))
+
+
+def test_a_signal_without_checkpoints_says_that_nothing_is_saved(tiny, prepared, one_device):
+    interrupt = (2, lambda state, step: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="not saved"):
+        plain_fit(tiny, prepared, one_device, callbacks=[interrupt])
+
+
+def test_the_source_is_closed_however_the_run_ends(tiny, prepared, one_device):
+    closed = []
+
+    def batches(start):
+        try:
+            yield from tiny.batches_on(one_device)(start)
+        finally:
+            closed.append(True)
+
+    plain_fit(tiny, prepared, one_device, batches=batches)
+    with pytest.raises(NonFinite):
+        plain_fit(tiny, prepared, one_device, batches=poisoned(batches, 2))
+    assert closed == [True, True]
+
+
+def test_python_does_not_run_ahead_of_the_device(tiny, prepared, one_device):
+    """When a step is dispatched, all but the last few before it have been finished."""
+    init, _, step = prepared
+    dispatched = []
+
+    def watched(state, batch):
+        state, metrics = step(state, batch)
+        dispatched.append(metrics["loss"])
+        assert all(loss.is_ready() for loss in dispatched[:-3])
+        return state, metrics
+
+    plain_fit(tiny, prepared, one_device, step_fn=watched, steps=30, log_every=100)

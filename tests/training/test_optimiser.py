@@ -1,0 +1,69 @@
+"""Learning rate and optimiser against NumPy restatements."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ldm_jax.errors import UserError
+from ldm_jax.training.optimiser import OptimiserConfig, learning_rate, make_optimiser
+
+
+def test_constant_after_warm_up():
+    rate = learning_rate(OptimiserConfig(learning_rate=2e-4, warmup_steps=4), steps=100)
+    rates = [float(rate(jnp.int32(step))) for step in (0, 1, 2, 3, 4, 99, 1000)]
+    expected = [0.5e-4, 1e-4, 1.5e-4, 2e-4, 2e-4, 2e-4, 2e-4]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_cosine_reaches_zero_at_the_end():
+    config = OptimiserConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10)
+    rate = learning_rate(config, steps=110)
+    step = np.arange(130)
+    warm = np.minimum(1, (step + 1) / 10)
+    turn = np.clip((step - 10) / 100, 0, 1)
+    expected = 1e-3 * warm * 0.5 * (1 + np.cos(np.pi * turn))
+    rates = [float(rate(jnp.int32(s))) for s in step]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-10)
+    assert rates[0] > 0 and rates[110] < 1e-9
+    assert max(rates) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("weight_decay, clip_norm", [(0.0, 0.0), (0.01, 0.0), (0.01, 0.5)])
+def test_updates_are_those_of_adam(weight_decay, clip_norm):
+    config = OptimiserConfig(
+        learning_rate=0.1, b1=0.5, b2=0.9, weight_decay=weight_decay, clip_norm=clip_norm
+    )
+    tx = make_optimiser(config, steps=10)
+    w = np.array([1.0, -2.0, 3.0])
+    params = {"w": jnp.asarray(w, jnp.float32)}
+    opt_state = tx.init(params)
+    mean, square = np.zeros(3), np.zeros(3)
+    for n in range(1, 6):
+        gradient = np.array([0.3, -1.0, 2.0]) / n
+        updates, opt_state = tx.update({"w": jnp.asarray(gradient, jnp.float32)}, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        if clip_norm:
+            gradient = gradient * min(1, clip_norm / np.linalg.norm(gradient))
+        mean = 0.5 * mean + 0.5 * gradient
+        square = 0.9 * square + 0.1 * gradient**2
+        adam = (mean / (1 - 0.5**n)) / (np.sqrt(square / (1 - 0.9**n)) + 1e-8)
+        w = w - 0.1 * (adam + weight_decay * w)
+    np.testing.assert_allclose(params["w"], w, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("learning_rate", 0.0),
+        ("schedule", "linear"),
+        ("warmup_steps", -1),
+        ("b1", 1.0),
+        ("b2", -0.1),
+        ("weight_decay", -1.0),
+        ("clip_norm", -1.0),
+    ],
+)
+def test_impossible_values_are_named(field, value):
+    with pytest.raises(UserError, match=f"^{field} .*; it is {value!r}"):
+        OptimiserConfig(**{field: value})

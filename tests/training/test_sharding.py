@@ -1,0 +1,106 @@
+"""Mesh and placement rules, on eight devices."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from ldm_jax.errors import UserError
+from ldm_jax.training.sharding import check_batch_size, make_mesh, put_batch, tree_sharding
+
+
+def specs(tree, mesh):
+    return jax.tree.map(lambda sharding: sharding.spec, tree_sharding(tree, mesh))
+
+
+def struct(*shape):
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def test_one_size_may_be_what_is_left():
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(2, 4, 1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    # Auto: the model's reshapes and convolutions need no annotations
+    assert set(make_mesh().axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (4, 1, 1), (0, 1, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    data, fsdp, tensor = sizes
+    with pytest.raises(UserError, match=f"data={data} x fsdp={fsdp} x tensor={tensor}"):
+        make_mesh(*sizes)
+
+
+def test_too_many_devices_names_both_numbers():
+    with pytest.raises(UserError, match="takes 32 devices; there are 8"):
+        make_mesh(8, 2, 2)
+
+
+def test_fsdp_takes_the_largest_dimension_that_divides():
+    mesh = make_mesh(2, 4, 1)
+    tree = {
+        "conv": struct(3, 3, 64, 128),
+        "tall": struct(1000, 64),
+        "odd": struct(1001, 64),  # 4 does not divide the larger
+        "square": struct(256, 256),  # of equals the last
+        "prime": struct(211, 211),
+        "bias": struct(128),  # small: replicated
+        "step": struct(),
+    }
+    assert specs(tree, mesh) == {
+        "conv": P(None, None, None, "fsdp"),
+        "tall": P("fsdp", None),
+        "odd": P(None, "fsdp"),
+        "square": P(None, "fsdp"),
+        "prime": P(None, None),
+        "bias": P(),
+        "step": P(),
+    }
+
+
+def test_tensor_rules_split_columns_then_rows():
+    mesh = make_mesh(2, 2, 2)
+    kernel = {"kernel": struct(256, 256)}
+    tree = {
+        "attn": {"q": kernel, "out": kernel},
+        "ff": {"proj_in": kernel, "proj_out": {"kernel": struct(1, 1, 256, 256)}},
+        "norm": kernel,
+    }
+    assert specs(tree, mesh) == {
+        "attn": {
+            "q": {"kernel": P("fsdp", "tensor")},
+            "out": {"kernel": P("tensor", "fsdp")},
+        },
+        "ff": {
+            "proj_in": {"kernel": P("fsdp", "tensor")},
+            "proj_out": {"kernel": P(None, None, "tensor", "fsdp")},
+        },
+        "norm": {"kernel": P(None, "fsdp")},
+    }
+
+
+def test_moments_lie_where_their_weights_lie(tiny):
+    mesh = make_mesh(2, 2, 2)
+    params = jax.eval_shape(tiny.init, jax.random.key(0))
+    moments = jax.eval_shape(optax.adamw(1e-3).init, params)[0]
+    assert specs(moments.mu, mesh) == specs(moments.nu, mesh) == specs(params, mesh)
+    assert specs(params, mesh)["layers"][0]["mlp_in"]["kernel"] == P("fsdp", "tensor")
+
+
+def test_a_batch_is_split_over_data_and_fsdp():
+    mesh = make_mesh(2, 2, 2)
+    rows = np.arange(16 * 3, dtype=np.float32).reshape(16, 3)
+    batch = put_batch({"x": rows, "label": np.arange(16)}, mesh)
+    np.testing.assert_array_equal(batch["x"], rows)
+    assert {shard.data.shape for shard in batch["x"].addressable_shards} == {(4, 3)}
+    assert batch["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("size, nearest", [(12, "8 or 16"), (3, "8"), (0, "8"), (17, "16 or 24")])
+def test_a_batch_that_cannot_be_split_names_sizes_that_can(size, nearest):
+    with pytest.raises(UserError, match=f"batch of {size} .* 8 devices; .*: {nearest}\\."):
+        check_batch_size(size, make_mesh())
+    check_batch_size(16, make_mesh())

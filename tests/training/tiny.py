@@ -1,0 +1,112 @@
+"""The smallest stage that has everything: noise, an average, constants, a list of layers.
+
+As a script, `python tiny.py DIRECTORY STEPS`, it is the child process that tests stop and kill.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.compile import prepare
+from ldm_jax.training.interruption import Interrupted
+from ldm_jax.training.loop import fit
+from ldm_jax.training.metrics import MetricsLog
+from ldm_jax.training.optimiser import OptimiserConfig, make_optimiser
+from ldm_jax.training.sharding import make_mesh, put_batch
+from ldm_jax.training.state import Stage
+
+BATCH_SIZE = 16
+CONSTANTS = {"scale_factor": 0.5}
+traces = []  # one entry each time JAX traces `grads`
+
+
+def init(key):
+    """A network of one hidden layer, 64 -> 512 -> 64: large enough to be sharded."""
+    key_in, key_out = jax.random.split(key)
+    mlp_in = {"kernel": jax.random.normal(key_in, (64, 512)) / 8, "bias": jnp.zeros(512)}
+    mlp_out = {"kernel": jax.random.normal(key_out, (512, 64)) / 23, "bias": jnp.zeros(64)}
+    return {"layers": {0: {"mlp_in": mlp_in}, 1: {"mlp_out": mlp_out}}}
+
+
+def grads(params, constants, batch, key, step):
+    """Denoising: predict x from x + noise."""
+    traces.append(step)
+
+    def loss(params):
+        noisy = batch["x"] + constants["scale_factor"] * jax.random.normal(key, batch["x"].shape)
+        first, second = params["layers"][0]["mlp_in"], params["layers"][1]["mlp_out"]
+        hidden = jnp.tanh(noisy @ first["kernel"] + first["bias"][None])
+        return jnp.mean((hidden @ second["kernel"] + second["bias"][None] - batch["x"]) ** 2)
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    return gradient, {"loss": value, "scale": constants["scale_factor"]}
+
+
+OPTIMISER = OptimiserConfig(learning_rate=3e-3, warmup_steps=5, clip_norm=1.0)
+STAGE = Stage(init, grads, make_optimiser(OPTIMISER, 100), ema_decay=0.9)
+
+
+def local_batch(step):
+    """The data is a pure function of the step: points near one plane."""
+    rng = np.random.default_rng(step)
+    plane = np.random.default_rng(0).normal(size=(4, 64))
+    return {"x": (rng.normal(size=(BATCH_SIZE, 4)) @ plane).astype(np.float32)}
+
+
+def batches_on(mesh):
+    """What `fit` takes: start step -> iterator of global batches."""
+
+    def batches(step):
+        while True:
+            yield put_batch(local_batch(step), mesh)
+            step += 1
+
+    return batches
+
+
+def prepare_on(mesh, stage=STAGE):
+    """(init, abstract state, step) on a mesh."""
+    return prepare(stage, mesh, jax.random.key(7), local_batch(0), CONSTANTS)
+
+
+def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, callbacks=()):
+    """A whole run, resumed if there is something to resume; returns the final state."""
+    init_fn, abstract_state, step_fn = prepared
+    checkpoints = Checkpoints(Path(directory) / "checkpoints")
+    state = checkpoints.restore(abstract_state) or init_fn()
+    try:
+        return fit(
+            step_fn,
+            state,
+            batches_on(mesh),
+            steps,
+            name="tiny",
+            checkpoints=checkpoints,
+            metrics=MetricsLog(Path(directory) / "metrics.jsonl"),
+            batch_size=BATCH_SIZE,
+            log_every=log_every,
+            save_every=save_every,
+            callbacks=callbacks,
+        )
+    finally:
+        checkpoints.close()
+
+
+def same(a, b):
+    """Whether two trees are equal bit for bit."""
+    equal = jax.tree.map(lambda x, y: np.asarray(x).tobytes() == np.asarray(y).tobytes(), a, b)
+    return all(jax.tree.leaves(equal))
+
+
+if __name__ == "__main__":
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    announce = (1, lambda state, step: print("step", step, flush=True))
+    try:
+        run(sys.argv[1], int(sys.argv[2]), prepare_on(mesh), mesh, callbacks=[announce])
+    except Interrupted as interrupted:
+        print(interrupted, flush=True)
+        sys.exit(interrupted.exit_code)
