@@ -99,12 +99,12 @@ class AutoencoderProblem:
         config = self.loss
         x = to_model_range(batch["image"])
         key_z, key_dropout = jax.random.split(key)
-        rngs = {"rngs": nnx.Rngs(dropout=key_dropout) if self.network.dropout else None}
 
         def forward(p):  # Sec. 3.1: x -> E(x) -> z -> D(z)
             model = self.autoencoder(p)
-            moments = model.encode(x, **rngs)
-            h = model.decode_features(sample_posterior(moments, key_z), **rngs)
+            rngs = nnx.Rngs(dropout=key_dropout) if self.network.dropout else None
+            moments = model.encode(x, rngs)
+            h = model.decode_features(sample_posterior(moments, key_z), rngs)
             return model.decoder.conv_out(h), kl_to_standard_normal(moments).mean(), h, moments
 
         # The gradient is assembled from its parts at x_hat, so that the weight of the adversary,

@@ -36,7 +36,7 @@ class ClassLabels:
         name = str(wanted)
         if name in self.names:
             return self.names.index(name)
-        if name.isdigit() and int(name) < len(self.names):
+        if name.isdecimal() and int(name) < len(self.names):
             return int(name)
         shown = ", ".join(self.names[:40]) + (", ..." if len(self.names) > 40 else "")
         raise UserError(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SHAPES, ScenesSource, draw, read_caption
 from ldm_jax.errors import UserError

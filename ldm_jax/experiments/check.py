@@ -2,48 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.config import Experiment, ScenesData
 from ldm_jax.sampling.timesteps import uniform_timesteps
 from ldm_jax.training.sharding import check_batch_size
+
+# Whole numbers are at least 1, and other numbers at least 0, except for these.
+FROM_ZERO = ("disc_start", "head_channels", "oracle_images", "seed", "warmup_steps")
+ANY = ("data", "fsdp", "tensor", "guidance")  # make_mesh looks at the first three
+FRACTIONS = ("drop_probability", "dropout", "ema_decay", "validation")  # less than 1
 
 
 def check(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError, with all that is wrong in one line, when a run could not work."""
-    if problems := list(_problems(experiment, mesh)):
+    problems = list(_ranges(experiment)) or list(_sizes(experiment, mesh))
+    if problems:
         raise UserError("; ".join(problems))
 
 
-def _problems(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
+def _ranges(experiment: Experiment) -> Iterator[str]:
+    """The fields whose value makes no sense by itself."""
+    for path, value in _fields(experiment):
+        field = path.rpartition(".")[2]
+        numbers = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, (bool, str)) or field in ANY:
+            continue
+        least = 0 if isinstance(value, float) or field in FROM_ZERO else 1
+        if field == "channel_mult" and not value:
+            yield f"--{_option(path)} takes one or more numbers"
+        elif any(not n >= least for n in numbers):
+            yield f"--{_option(path)} is {value}; it must be at least {least}"
+        elif field in FRACTIONS and value >= 1:
+            yield f"--{_option(path)} is {value}; it must be less than 1"
+    if not isinstance(experiment.data, ScenesData) and experiment.data.validation == 0:
+        yield "--data.validation is 0; both stages are judged by held-out pictures"
+    if experiment.seed >= 2**32:
+        yield f"--seed is {experiment.seed}; it must be less than {2**32}"
+    if experiment.sampling.eta > 1:
+        yield f"--sampling.eta is {experiment.sampling.eta}; it lies between 0 and 1 (as DDPM)"
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every leaf of nested dataclasses."""
+    for f in dataclasses.fields(value):
+        inner, below = getattr(value, f.name), f"{path}.{f.name}".lstrip(".")
+        if dataclasses.is_dataclass(inner):
+            yield from _fields(inner, below)
+        else:
+            yield below, inner
+
+
+def _option(path: str) -> str:
+    return path.replace("_", "-")
+
+
+def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
+    """What does not fit together."""
     first, second = experiment.autoencoder, experiment.diffusion
     network, unet, size = first.network, second.unet, experiment.data.size
-    for prefix, mults in (
-        ("autoencoder.network", network.channel_mult),
-        ("diffusion.unet", unet.channel_mult),
-    ):
-        if not mults or any(m < 1 for m in mults):
-            yield f"--{prefix}.channel-mult is {mults}; it takes one or more numbers from 1 up"
-            return
     multiple = network.f * unet.factor
-    if size < multiple or size % multiple:
-        below = max(size // multiple, 1) * multiple
-        nearest = f"{below} or {below + multiple}" if size > multiple else f"{multiple}"
+    if size % multiple:
+        below = size // multiple * multiple
+        nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
         yield (
-            f"--data.size {size} is not divisible by {multiple} (the autoencoder halves "
-            f"f = {network.f}, the UNet {unet.factor}); the nearest that are: {nearest}"
+            f"--data.size {size} is not divisible by {multiple} (the autoencoder reduces by "
+            f"f = {network.f}, the UNet by {unet.factor}); the nearest that are: {nearest}"
         )
-    levels = (
-        ("autoencoder.network", network.channels, network.channel_mult, network.groups),
-        ("diffusion.unet", unet.channels, unet.channel_mult, unet.groups),
-    )
-    for prefix, channels, mults, groups in levels:
-        if any(channels * mult % groups for mult in mults):
-            yield f"--{prefix}.groups {groups} does not divide every level of {channels} x {mults}"
+    for prefix, sizes in (("autoencoder.network", network), ("diffusion.unet", unet)):
+        channels = [sizes.channels * mult for mult in (1, *sizes.channel_mult)]
+        if wrong := [c for c in channels if c % sizes.groups]:
+            yield (
+                f"--{prefix}.groups {sizes.groups} does not divide the {wrong[0]} channels of a "
+                f"level: {sizes.channels} x {sizes.channel_mult}"
+            )
     if unet.head_channels:
         for level, mult in enumerate(unet.channel_mult):
             attends = 2**level in unet.attention_factors or level == len(unet.channel_mult) - 1
@@ -58,27 +96,16 @@ def _problems(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
             f"{first.discriminator.smallest_size} pixels or more, not {size}; "
             "fewer --autoencoder.discriminator.layers will do"
         )
-    for name, stage in (("autoencoder", first), ("diffusion", second)):
-        for field, value in (
-            ("steps", stage.steps),
-            ("batch-size", stage.batch_size),
-            ("progress.log-every", stage.progress.log_every),
-            ("progress.preview-every", stage.progress.preview_every),
-            ("progress.save-every", stage.progress.save_every),
-        ):
-            if value < 1:
-                yield f"--{name}.{field} is {value}; it must be at least 1"
-        if not 0 <= stage.ema_decay < 1:
-            yield f"--{name}.ema-decay is {stage.ema_decay}; it lies in [0, 1)"
-    if not 0 <= second.drop_probability < 1:
-        yield f"--diffusion.drop-probability is {second.drop_probability}; it lies in [0, 1)"
-    for rule in (
-        lambda: check_batch_size(first.batch_size, mesh),
-        lambda: check_batch_size(second.batch_size, mesh),
-        lambda: make_schedule(second.schedule),
-        lambda: uniform_timesteps(experiment.sampling.steps, second.schedule.timesteps),
+    for option, rule in (
+        ("autoencoder.batch-size", lambda: check_batch_size(first.batch_size, mesh)),
+        ("diffusion.batch-size", lambda: check_batch_size(second.batch_size, mesh)),
+        ("diffusion.schedule", lambda: make_schedule(second.schedule)),
+        (
+            "sampling.steps",
+            lambda: uniform_timesteps(experiment.sampling.steps, second.schedule.timesteps),
+        ),
     ):
         try:
             rule()
         except UserError as error:
-            yield str(error)
+            yield f"--{option}: {error}"

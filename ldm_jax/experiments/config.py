@@ -51,6 +51,12 @@ class TfdsData:
     """Mirror pictures at random."""
     validation: float = 0.05
     """Fraction to hold out where the set has neither a test nor a validation split."""
+    image_key: str = "image"
+    """The feature with the pictures."""
+    label_key: str = "label"
+    """The feature with the class labels, if there is one; '' leaves labels out."""
+    caption_key: str = "caption"
+    """The feature with the captions, if there is one; captions/text is one in a sequence."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class OpenData:
 
 
 def open_data(experiment: Experiment) -> OpenData:
-    """Draws or reads the data; small sets are then in memory. UserError when there are none."""
+    """Draws or reads the data, into memory if it fits. UserError when there is none."""
     data = experiment.data
     if isinstance(data, ScenesData):
         train, validation = _scenes(data, experiment.seed)
@@ -42,7 +42,9 @@ def open_data(experiment: Experiment) -> OpenData:
         train, validation = _tfds(data, experiment.seed)
     else:
         train, validation = _folder(data, experiment.seed)
-    return OpenData(train, validation, _facts(experiment.diffusion, train))
+    condition = _condition(experiment.diffusion, train)  # before all of it is drawn or read
+    train = _in_memory(train)
+    return OpenData(train, validation, _facts(condition, experiment.diffusion, train))
 
 
 def condition_encoder(facts: DataFacts) -> Encoder | None:
@@ -62,21 +64,27 @@ def encode_condition(encoder: Encoder, batch: dict[str, np.ndarray]) -> np.ndarr
 
 
 def _scenes(data: ScenesData, seed: int) -> tuple[Source, Source]:
-    def drawn(which: str, count: int) -> ArraySource:
-        source = ScenesSource(data.size, data.level, count, seed, which)
-        return ArraySource(draw(source), source.class_names)
-
-    return drawn("train", data.count), drawn("validation", data.validation_count)
+    train = ScenesSource(data.size, data.level, data.count, seed, "train")
+    return train, ScenesSource(data.size, data.level, data.validation_count, seed, "validation")
 
 
 def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
     def open_split(which: str, crop: str) -> TfdsSource:
-        return TfdsSource(data.name, which, data.dir, data.size, fit=data.fit, crop=crop)
+        return TfdsSource(
+            data.name,
+            which,
+            data.dir,
+            data.size,
+            fit=data.fit,
+            crop=crop,
+            image_key=data.image_key,
+            label_key=data.label_key,
+            caption_key=data.caption_key,
+        )
 
     names = split_names(data.name, data.dir)
-    held_out = next((name for name in ("validation", "test") if name in names), None)
-    train = in_memory(open_split("train", data.crop), f"reading {data.name}")
-    if held_out:
+    train = open_split("train", data.crop)
+    if held_out := next((name for name in ("validation", "test") if name in names), None):
         return train, open_split(held_out, "centre")
     return split(train, data.validation, seed)
 
@@ -90,27 +98,37 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
             data.path, data.size, which, data.validation, seed, fit=data.fit, crop=crop
         )
 
-    train = in_memory(open_split("train", data.crop), "reading the folder")
-    return train, open_split("validation", "centre")
+    return open_split("train", data.crop), open_split("validation", "centre")
 
 
-def _facts(stage: DiffusionStage, train: Source) -> DataFacts:
+def _in_memory(source: Source) -> Source:
+    if isinstance(source, ScenesSource):
+        return ArraySource(draw(source), source.class_names)
+    if isinstance(source, FolderSource):  # which keeps in memory what fits
+        return source
+    return in_memory(source, "reading pictures")
+
+
+def _condition(stage: DiffusionStage, train: Source) -> str:
+    """none, class or text: what the configuration asks for, if the data has it."""
     first = train.read([0])
     kinds = [k for k, key in (("text", "caption"), ("class", "class_label")) if key in first]
-    condition = stage.condition
-    if condition == "auto":
-        condition = kinds[0] if kinds else "none"
-    if condition != "none" and condition not in kinds:
+    if stage.condition == "auto":
+        return kinds[0] if kinds else "none"
+    if stage.condition != "none" and stage.condition not in kinds:
         raise UserError(
-            f"--diffusion.condition is {condition}, but this data has "
+            f"--diffusion.condition is {stage.condition}, but this data has "
             + (f"only: {', '.join(kinds)}" if kinds else "neither captions nor classes")
         )
+    return stage.condition
+
+
+def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
     facts = {"channels": train.channels, "condition": condition}
     if condition == "class":
         facts["class_names"] = train.class_names
     if condition == "text":
-        captions = _captions(train)
-        tokenizer = Tokenizer.of(captions, stage.vocabulary)
+        tokenizer = Tokenizer.of(_captions(train), stage.vocabulary)
         facts |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
     return DataFacts(**facts)
 

@@ -24,11 +24,11 @@ class DrawCommand:
     Options that are left out are those of the run's own configuration.
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The run directory, such as runs/scenes."""
-    caption: tuple[str, ...] = ()
-    """Captions to draw, for a model of texts."""
-    class_label: tuple[str, ...] = ()
+    caption: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Captions to draw, each in quotes, for a model of texts."""
+    class_label: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Names or numbers of classes to draw, for a model of classes."""
     from_file: str = ""
     """A text file with one caption or class a line."""
@@ -100,7 +100,7 @@ def _given(value, default):
 
 def _conditions(command: DrawCommand, second: SecondStage) -> tuple[np.ndarray | None, list[str]]:
     """What the command asks for, encoded, and the label of each picture."""
-    wanted = list(command.caption) + list(command.class_label)
+    wanted = [w for words in command.caption + command.class_label for w in words]
     if command.from_file:
         wanted += _lines(command.from_file)
     if second.encoder is None:

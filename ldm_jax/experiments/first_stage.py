@@ -13,12 +13,13 @@ from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.models import FirstStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.stages import Trained, train_stage
+from ldm_jax.training.sharding import batch_sharding
 from ldm_jax.training.state import TrainState
 
 NAME = "autoencoder"
 PREVIEWS = 16  # held-out pictures in a preview
 SCORED = 512  # held-out pictures whose PSNR is reported, at most
-BATCH = 32  # pictures reconstructed at a time
+BATCH = 16  # pictures reconstructed at a time on each device
 
 
 def train_autoencoder(
@@ -37,7 +38,7 @@ def train_autoencoder(
     def preview(state: TrainState, step: int) -> None:
         weights = state.params if state.ema is None else state.ema
         x = held_out[:PREVIEWS]
-        x_hat = in_batches(reconstruct, weights["autoencoder"], x)
+        x_hat = in_batches(reconstruct, weights["autoencoder"], x, mesh)
         if jax.process_index() == 0:
             file = run.sample_file(f"autoencoder_{step:07d}")
             plots.save_png(file, plots.reconstructions(x, x_hat))
@@ -60,7 +61,7 @@ def train_autoencoder(
         constants=dict,
         preview=preview,
     )
-    x_hat = in_batches(reconstruct, trained.weights["autoencoder"], held_out)
+    x_hat = in_batches(reconstruct, trained.weights["autoencoder"], held_out, mesh)
     scores = psnr(held_out, x_hat)
     trained.summary["psnr"] = round(float(np.mean(scores)), 2)
     trained.summary["psnr_std"] = round(float(np.std(scores)), 2)
@@ -68,8 +69,9 @@ def train_autoencoder(
     return trained
 
 
-def in_batches(function, params, image: np.ndarray) -> np.ndarray:
-    """function(params, bytes `[BATCH, ...]`) over any number of pictures, one program for all."""
-    n = len(image)
-    rows = np.minimum(np.arange(-(-n // BATCH) * BATCH), n - 1).reshape(-1, BATCH)
-    return np.concatenate([np.asarray(function(params, image[r])) for r in rows])[:n]
+def in_batches(function, params, image: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
+    """function(params, bytes `[B, ...]`) over any number of pictures, one program for all."""
+    n, size = len(image), BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
+    batches = (jax.device_put(image[r], batch_sharding(mesh)) for r in rows)
+    return np.concatenate([np.asarray(function(params, batch)) for batch in batches])[:n]

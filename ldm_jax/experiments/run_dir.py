@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 import types
 import typing
 from typing import Any
@@ -17,6 +19,7 @@ from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 
 VERSION = 1
+PART = ".part"  # ending of the name of a file that is being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class RunDir:
 
     def __init__(self, path: epath.PathLike):
         self.path = epath.Path(path).expanduser()
+        self._started = time.perf_counter()
 
     @property
     def metrics(self) -> MetricsLog:
@@ -56,77 +60,95 @@ class RunDir:
         return self.path / "samples" / f"{name}.png"
 
     def check(self, name: str, experiment: Experiment) -> None:
-        """Raises UserError, naming the fields, when the directory belongs to another experiment."""
-        saved = self._read("config.json")
-        if saved is None:
-            if self.path.exists() and any(self.path.iterdir()):
+        """Raises UserError, naming the fields, when the directory belongs to another experiment.
+
+        Also when it is some other folder, or cannot be written to. Changes nothing.
+        """
+        self._check_writable()
+        if not (self.path / "config.json").exists():
+            if self.path.exists() and any(p.suffix != PART for p in self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no config.json of a run")
             return
-        self._check_version(saved)
-        if saved["experiment"] != name:
+        saved_name, saved, _ = self.load()
+        if saved_name != name:
             raise UserError(
-                f"{self.path} belongs to the experiment {saved['experiment']!r}, not {name!r}; "
+                f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
                 "choose another --run-dir"
             )
-        ours = to_json(experiment)
-        if different := _differences(saved["config"], ours):
+        if different := _differences(to_json(saved), to_json(experiment)):
             raise UserError(
                 f"{self.path} belongs to another configuration: "
-                + "; ".join(f"--{f} is {a} there, {b} here" for f, a, b in different)
+                + "; ".join(f"--{option} is {a} there, {b} here" for option, a, b in different)
                 + "; choose another --run-dir"
             )
 
     def begin(self, name: str, experiment: Experiment, facts: DataFacts) -> None:
         """Writes config.json on the first start; later ones compare the facts of the data."""
-        saved = self._read("config.json")
-        ours = json.loads(json.dumps(dataclasses.asdict(facts)))
-        if saved is None:
+        ours = to_json(facts)
+        if not (self.path / "config.json").exists():
             config = to_json(experiment)
             content = {"version": VERSION, "experiment": name, "config": config, "data": ours}
-            self.write_json("config.json", content)
-        elif saved["data"] != ours:
-            fields = [key for key in ours if saved["data"].get(key) != ours[key]]
+            self._write_json("config.json", content)
+        elif different := _differences(to_json(self.load()[2]), ours):
             raise UserError(
-                f"the data of {self.path} has changed since the run began ({', '.join(fields)}); "
-                "choose another --run-dir"
+                f"the data of {self.path} has changed since the run began "
+                f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
             )
+        self._started -= self.summary().get("wall_seconds", 0.0)
 
     def load(self) -> tuple[str, Experiment, DataFacts]:
         """(name, experiment, facts of the data) of a run that has begun; UserError otherwise."""
         saved = self._read("config.json")
         if saved is None:
             raise UserError(f"{self.path} is no run directory: it has no config.json")
-        self._check_version(saved)
-        facts = from_json(DataFacts, saved["data"])
-        return saved["experiment"], from_json(Experiment, saved["config"]), facts
+        if saved.get("version") != VERSION:
+            raise UserError(
+                f"{self.path}/config.json has version {saved.get('version')}, "
+                f"this program reads version {VERSION}"
+            )
+        try:
+            experiment = from_json(Experiment, saved["config"])
+            return saved["experiment"], experiment, from_json(DataFacts, saved["data"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.path}/config.json is damaged: {error}") from error
 
     def summary(self) -> dict[str, Any]:
-        """summary.json, or {} before a stage has ended."""
+        """summary.json, or {} before the first `record`."""
         return self._read("summary.json") or {}
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
+    def record(self, **entries: Any) -> None:
+        """Puts entries into summary.json, and the time that all starts of this run took so far."""
+        wall_seconds = round(time.perf_counter() - self._started, 1)
+        self._write_json("summary.json", self.summary() | entries | {"wall_seconds": wall_seconds})
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
         """Writes a JSON file whole or not at all."""
         if jax.process_index() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
-            part = self.path / f"{name}.part"
+            part = self.path / (name + PART)
             part.write_text(json.dumps(content, indent=2) + "\n")
-            part.rename(self.path / name)
+            part.replace(self.path / name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
         if not file.exists():
             return None
         try:
-            return json.loads(file.read_text())
+            content = json.loads(file.read_text())
         except ValueError as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
+            raise UserError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{file} is damaged: it holds no JSON object")
+        return content
 
-    def _check_version(self, saved: dict[str, Any]) -> None:
-        if saved.get("version") != VERSION:
-            raise UserError(
-                f"{self.path}/config.json has version {saved.get('version')}, "
-                f"this program reads version {VERSION}"
-            )
+    def _check_writable(self) -> None:
+        if "://" in str(self.path):  # a bucket says no only when it is written to
+            return
+        path = self.path.absolute()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            kind = "is not a folder" if not there.is_dir() else "may not be written to"
+            raise UserError(f"the run directory {self.path} cannot be used: {there} {kind}")
 
 
 def to_json(value: Any) -> Any:
@@ -143,16 +165,29 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """The inverse of `to_json`: a value of type `kind`. UserError for a field that is unknown."""
+    """The inverse of `to_json`: a value of type `kind`. ValueError for whatever does not fit it."""
     if _is_union(kind):
         (kind,) = [k for k in typing.get_args(kind) if k.__name__ == value["type"]]
         value = {key: v for key, v in value.items() if key != "type"}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if unknown := value.keys() - hints.keys():
-            raise UserError(f"config.json has unknown fields: {', '.join(sorted(unknown))}")
+            raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
         return kind(**{name: from_json(hints[name], v) for name, v in value.items()})
-    return tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    if not _fits(kind, value):
+        raise ValueError(f"{value!r} where {getattr(kind, '__name__', kind)} is expected")
+    return value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(typing.get_args(kind)[0], v) for v in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _is_union(kind: Any) -> bool:
@@ -160,10 +195,11 @@ def _is_union(kind: Any) -> bool:
 
 
 def _differences(saved: Any, ours: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(name as the command line spells it, value there, value here) of every field that differs."""
     if isinstance(saved, dict) and isinstance(ours, dict):
         return [
             row
             for key in sorted(saved.keys() | ours.keys())
             for row in _differences(saved.get(key), ours.get(key), f"{path}.{key}".lstrip("."))
         ]
-    return [] if saved == ours else [(path, saved, ours)]
+    return [] if saved == ours else [(path.replace("_", "-"), saved, ours)]

@@ -118,7 +118,7 @@ def smoke() -> Experiment:
                 channels=16,
                 channel_mult=(1, 2),
                 num_res_blocks=1,
-                attention_factors=(2,),
+                attention_factors=(),  # the middle attends always
                 head_channels=8,
                 groups=8,
             ),

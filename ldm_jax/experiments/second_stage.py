@@ -14,11 +14,11 @@ from ldm_jax.experiments.latents import latent_loader
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.stages import Trained, train_stage
+from ldm_jax.training.sharding import batch_sharding
 from ldm_jax.training.state import TrainState
 
 NAME = "diffusion"
-PREVIEWS = 16  # pictures in a preview
-PREVIEW_STEPS = 20
+PREVIEWS = 16  # pictures in a preview, and drawn at a time at the end: one program for both
 
 
 def train_diffusion(
@@ -37,7 +37,7 @@ def train_diffusion(
     asked, labels = held_out_conditions(data, second, PREVIEWS)
 
     def preview(state: TrainState, step: int) -> None:
-        images = draw(experiment, second, state, asked, len(labels), steps=PREVIEW_STEPS)
+        images = draw(experiment, second, mesh, state, asked, len(labels))
         if jax.process_index() == 0:
             file = run.sample_file(f"diffusion_{step:07d}")
             plots.save_png(file, plots.labelled_grid(images, labels))
@@ -74,11 +74,10 @@ def held_out_conditions(
 def draw(
     experiment: Experiment,
     second: SecondStage,
+    mesh: jax.sharding.Mesh,
     state: TrainState,
     asked: np.ndarray | None,
     n: int,
-    *,
-    steps: int | None = None,
     progress: str | None = None,
 ) -> np.ndarray:
     """Pictures for these conditions by the experiment's own sampling settings: bytes `[n, ...]`."""
@@ -89,9 +88,11 @@ def draw(
         asked,
         num_images=n,
         sampler=settings.sampler,
-        steps=min(steps or settings.steps, experiment.diffusion.schedule.timesteps),
+        steps=settings.steps,
         guidance=1.0 if asked is None else settings.guidance,
         eta=settings.eta,
         seed=experiment.seed,
+        batch_size=PREVIEWS,
+        sharding=batch_sharding(mesh),
         progress=progress,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +86,6 @@ def train_stage(
             if lines:
                 plots.save_png(run.path / "curves.png", plots.curves(lines))
 
-    first, start = int(state.step), time.perf_counter()
     state = fit(
         step,
         state,
@@ -99,24 +97,33 @@ def train_stage(
         batch_size=config.batch_size,
         log_every=progress.log_every,
         save_every=progress.save_every,
-        callbacks=[(progress.preview_every, preview), (progress.preview_every, draw_curves)],
+        callbacks=[
+            (progress.preview_every, preview),
+            (progress.preview_every, draw_curves),
+            (progress.save_every, lambda _state, _step: run.record()),
+        ],
     )
-    seconds = time.perf_counter() - start
     checkpoints.close()
-    summary = dict(run.summary().get(name, {}))
-    summary |= {"parameters": step.parameters, "peak_bytes": step.peak_bytes, "flops": step.flops}
-    if first < config.steps:
-        summary["steps"] = config.steps
-        summary["seconds"] = round(summary.get("seconds", 0.0) * (first > 0) + seconds, 1)
-        summary["images_per_s"] = _pace(run, name)
-        summary["compile_seconds"] = round(step.compile_s, 1)
+    summary = {
+        "parameters": step.parameters,
+        "peak_bytes": step.peak_bytes,
+        "flops": step.flops,
+        "compile_seconds": round(step.compile_s, 1),
+        "steps": config.steps,
+        **_pace(run, name, config.batch_size),
+    }
     return Trained(state, summary)
 
 
-def _pace(run: RunDir, name: str) -> float | None:
-    """Median images a second over the stage, without previews and checkpoints."""
+def _pace(run: RunDir, name: str, batch_size: int) -> dict[str, float]:
+    """How long the steps took, without previews and checkpoints, in however many starts."""
     lines = [line for line in metrics_file.read(run.metrics.path) if line["stage"] == name]
-    return round(float(np.median([line["images_per_s"] for line in lines])), 1) if lines else None
+    images_per_s = np.array([line["images_per_s"] for line in lines])
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return {
+        "seconds": round(float(np.sum(batch_size * steps / images_per_s)), 1),
+        "images_per_s": round(float(np.median(images_per_s)), 1),
+    }
 
 
 def _global_shapes(loader: Loader) -> dict[str, jax.ShapeDtypeStruct]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.oracle import oracle_report
+from ldm_jax.evaluation import oracle
 from ldm_jax.experiments.check import check
 from ldm_jax.experiments.config import Experiment, ScenesData
 from ldm_jax.experiments.data import OpenData, open_data
@@ -34,19 +33,20 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
       UserError: bad configuration, data or directory, before any compute; or a failed run.
       training.interruption.Interrupted: asked to stop, and saved.
     """
-    start = time.perf_counter()
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
     check(experiment, mesh)
     run.check(name, experiment)
     summary = run.summary()
     wanted = (AUTOENCODER, DIFFUSION) if stage == "both" else (stage,)
     if all(summary.get(s, {}).get("finished") for s in wanted):
-        log.info(
-            "%s is finished; to draw pictures from it: python sample.py %s", run.path, run.path
-        )
+        log.info("%s is finished; %s", run.path, _what_next(run, summary))
         return summary_line(summary)
-    if stage == DIFFUSION and run.checkpoints(AUTOENCODER).latest_step() is None:
-        raise UserError(f"{run.path} has no trained autoencoder yet; leave out --stage diffusion")
+    steps = experiment.autoencoder.steps
+    if stage == DIFFUSION and (at := run.checkpoints(AUTOENCODER).latest_step() or 0) < steps:
+        raise UserError(
+            f"{run.path} has no trained autoencoder (step {at} of {steps}); "
+            "leave out --stage diffusion"
+        )
 
     data = open_data(experiment)
     run.begin(name, experiment, data.facts)
@@ -57,25 +57,44 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
         len(data.validation),
         data.facts.condition,
     )
-    key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
-    autoencoder = train_autoencoder(experiment, data, run, mesh, key_autoencoder)
-    _finish(run, AUTOENCODER, autoencoder.summary, start)
-    if stage != AUTOENCODER:
-        weights = autoencoder.weights["autoencoder"]
-        trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
-        results = _final_pictures(experiment, data, run, trained, second)
-        _finish(run, DIFFUSION, trained.summary | results, start)
+    try:
+        _train(experiment, data, run, mesh, stage)
+    finally:
+        run.record()  # also the time of a start that was stopped
     return summary_line(run.summary())
 
 
-def _final_pictures(experiment: Experiment, data: OpenData, run: RunDir, trained, second) -> dict:
+def _train(
+    experiment: Experiment, data: OpenData, run: RunDir, mesh: jax.sharding.Mesh, stage: StageName
+) -> None:
+    key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
+    autoencoder = train_autoencoder(experiment, data, run, mesh, key_autoencoder)
+    _finish(run, AUTOENCODER, autoencoder.summary)
+    if stage == AUTOENCODER:
+        return
+    weights = autoencoder.weights["autoencoder"]
+    trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
+    results = _final_pictures(experiment, data, run, mesh, trained, second)
+    _finish(run, DIFFUSION, trained.summary | results)
+
+
+def _what_next(run: RunDir, summary: dict[str, Any]) -> str:
+    if summary.get(DIFFUSION, {}).get("finished"):
+        return f"to draw pictures from it: python sample.py {run.path}"
+    return "its second stage is trained without --stage autoencoder"
+
+
+def _final_pictures(
+    experiment: Experiment, data: OpenData, run: RunDir, mesh, trained, second
+) -> dict:
     """The labelled grid at the end, and what the oracle reads in the samples of single scenes."""
     settings = experiment.sampling
     reads = isinstance(experiment.data, ScenesData) and experiment.data.level == "single"
+    reads = reads and experiment.data.size % oracle.SIZE == 0
     reads = reads and data.facts.condition != "none" and settings.oracle_images > 0
     n = max(settings.num_images, settings.oracle_images if reads else 0)
     asked, labels = held_out_conditions(data, second, n)
-    images = draw(experiment, second, trained.state, asked, n, progress="sampling")
+    images = draw(experiment, second, mesh, trained.state, asked, n, progress="sampling")
     if jax.process_index() == 0:
         shown = settings.num_images
         grid = plots.labelled_grid(images[:shown], labels[:shown])
@@ -85,19 +104,19 @@ def _final_pictures(experiment: Experiment, data: OpenData, run: RunDir, trained
         return {}
     n = settings.oracle_images
     truth = data.validation.read(np.arange(n) % len(data.validation))
-    report = oracle_report(images[:n], truth["class_label"], truth["image"], truth["class_label"])
+    asked = truth["class_label"]
+    report = oracle.oracle_report(images[:n], asked, truth["image"], asked)
     return {"oracle": report | {"pictures": n, "guidance": settings.guidance}}
 
 
-def _finish(run: RunDir, stage: str, results: dict[str, Any], start: float) -> None:
+def _finish(run: RunDir, stage: str, results: dict[str, Any]) -> None:
     device = jax.devices()[0]
-    summary = run.summary()
-    summary[stage] = results | {"finished": True}
-    summary["wall_seconds_of_last_start"] = round(time.perf_counter() - start, 1)
-    summary["device"] = f"{jax.device_count()} x {device.device_kind}"
-    packages = ("ldm_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    summary["versions"] = {package: version(package) for package in packages}
-    run.write_json("summary.json", summary)
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    run.record(
+        **{stage: results | {"finished": True}},
+        device=f"{jax.device_count()} x {device.device_kind}",
+        versions={package: version(package) for package in packages},
+    )
 
 
 def summary_line(summary: dict[str, Any]) -> str:

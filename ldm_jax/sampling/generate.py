@@ -67,6 +67,7 @@ class Generator:
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = 16,
+        sharding: jax.sharding.NamedSharding | None = None,
         progress: str | None = None,
     ) -> np.ndarray:
         """Pictures uint8 `[n, H, W, C]`; picture i depends on its condition, the seed and i alone.
@@ -75,35 +76,54 @@ class Generator:
           params, constants: of the diffusion stage's state (its running average, if it has one).
           conditions: int32 `[n, ...]`, or None with `num_images` for an unconditional model.
           steps: S, 1 to T. guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
+          sharding: how the rows of a batch are split over the devices that hold `params`.
           progress: title of the bar, None for none.
 
         Raises:
-          UserError: a sampler, number of steps, eta or number of pictures that cannot be.
+          UserError: a sampler, number of steps, eta, seed or number of pictures that cannot be.
         """
         n = num_images if conditions is None else len(conditions)
         if not n or n < 1:
             raise UserError(f"the number of pictures is {n}; it must be at least 1")
         conditional = conditions is not None
         self.check(
-            conditional=conditional, sampler=sampler, steps=steps, guidance=guidance, eta=eta
+            conditional=conditional,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            eta=eta,
+            seed=seed,
         )
         tau = uniform_timesteps(steps, self.schedule.timesteps)
         run = partial(self._program, sampler=sampler, is_guided=guidance != 1.0)
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
-        batch_size = min(batch_size, n)
+        ways = 1
+        if sharding is not None:
+            ways = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+        batch_size = -(-min(batch_size, n) // ways) * ways
         pictures = []
         with tqdm(total=n, desc=progress, unit="picture", disable=progress is None) as bar:
             for start in range(0, n, batch_size):
                 # The last batch is filled up, so that it needs no program of its own.
                 rows = np.minimum(np.arange(start, start + batch_size), n - 1)
                 y = None if conditions is None else conditions[rows]
+                if sharding is not None:
+                    rows, y = jax.device_put((rows, y), sharding)
                 batch = run(params, constants, y, tau, jnp.uint32(seed), rows, scalars)
                 pictures.append(np.asarray(batch)[: n - start])
                 bar.update(len(pictures[-1]))
         return np.concatenate(pictures)
 
     def check(
-        self, *, conditional: bool, sampler: str, steps: int, guidance: float, eta: float, **_
+        self,
+        *,
+        conditional: bool,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        eta: float,
+        seed: int = 0,
+        **_,
     ) -> None:
         """Raises UserError for settings that cannot be; takes no time."""
         if sampler not in SOLVERS:
@@ -112,6 +132,8 @@ class Generator:
             raise UserError(f"eta is {eta}; it lies between 0 (deterministic) and 1 (as DDPM)")
         if not conditional and guidance != 1.0:
             raise UserError("this model has no condition, so there is nothing to guide by")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed}; it lies between 0 and 4294967295")
         uniform_timesteps(steps, self.schedule.timesteps)
 
     def _draw(self, params, constants, y, tau, seed, rows, scalars, *, sampler, is_guided):

@@ -143,7 +143,8 @@ class _Meter:
                 f"{self._last_good()}. A lower learning rate or a clip_norm may help."
             )
         self._rows.append(row)
-        self.loss = f"{losses[0]} {row[losses[0]]:.4g}" if losses else ""
+        shown = "loss" if "loss" in row else next(iter(losses), None)
+        self.loss = f"{shown} {row[shown]:.4g}" if shown else ""
 
     def _last_good(self) -> str:
         if self._checkpoints:

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import ldm_jax
 from ldm_jax.data.scenes.source import ScenesSource

@@ -1,0 +1,81 @@
+"""The patch discriminator: the reference's numbers, its sizes, its batch statistics, its losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ldm_jax.autoencoder.discriminator import (
+    BatchNorm,
+    Discriminator,
+    DiscriminatorConfig,
+    hinge_discriminator,
+    hinge_generator,
+)
+
+NAMES = [
+    (r"^conv_in$", "main.0"),
+    (r"^convs\.(\d)$", lambda m: f"main.{3 * int(m[1]) + 2}"),
+    (r"^norms\.(\d)$", lambda m: f"main.{3 * int(m[1]) + 3}"),
+    (r"^conv_out$", "main.11"),
+]
+
+
+def shapes(config, channels=3):
+    return nnx.eval_shape(lambda: Discriminator(config, channels, rngs=nnx.Rngs(0)))
+
+
+def logits_shape(config, side, channels=3):
+    x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    return nnx.eval_shape(lambda x: Discriminator(config, channels, rngs=nnx.Rngs(0))(x), x).shape
+
+
+def test_logits_equal_the_reference(golden, drawn, fill):
+    """In training mode: batch statistics, as every judgement of the discriminator is."""
+    graph, params = drawn(Discriminator, DiscriminatorConfig(channels=16), 3)
+    params = fill(params, NAMES)
+    x = golden["disc/in_x"].transpose(0, 2, 3, 1)
+    logits = jax.jit(lambda params, x: nnx.merge(graph, params)(x))(params, x)
+    expected = golden["disc/out_train"].transpose(0, 2, 3, 1)
+    assert np.linalg.norm(logits - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("layers, parameters", [(2, 663_361), (3, 2_765_633)])
+def test_published_sizes_have_their_number_of_parameters(layers, parameters):
+    state = nnx.state(shapes(DiscriminatorConfig(layers=layers)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == parameters
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_smallest_picture_gives_one_logit_and_a_smaller_one_none(layers):
+    config = DiscriminatorConfig(channels=4, layers=layers)
+    assert logits_shape(config, config.smallest_size) == (2, 1, 1, 1)
+    assert 0 in logits_shape(config, config.smallest_size - 1)
+    assert logits_shape(config, 64, channels=1) == (2, 64 // 2**layers - 2, 64 // 2**layers - 2, 1)
+
+
+def test_batch_norm_normalises_over_the_batch_and_all_positions(drawn):
+    graph, params = drawn(BatchNorm, 4)
+    x = 5.0 + 2.0 * np.random.default_rng(0).normal(size=(3, 4, 5, 4)).astype(np.float32)
+    exact = x.astype(np.float64)
+    normal = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
+    expected = normal * params["scale"] + params["bias"]
+    np.testing.assert_allclose(nnx.merge(graph, params)(x), expected, atol=1e-5)
+
+
+def test_bfloat16_gives_float32_logits():
+    config = DiscriminatorConfig(channels=4, layers=1)
+    x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    logits = nnx.eval_shape(
+        lambda x: Discriminator(config, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x), x
+    )
+    assert logits.dtype == jnp.float32
+
+
+def test_hinge_losses_equal_the_reference_and_the_formula(golden):
+    real, fake = golden["gan/logits_real"], golden["gan/logits_fake"]
+    np.testing.assert_allclose(hinge_discriminator(real, fake), golden["gan/hinge"], rtol=1e-6)
+    assert hinge_discriminator(jnp.zeros(3), jnp.zeros(3)) == 1.0  # it cannot tell
+    assert hinge_discriminator(jnp.full(3, 1.5), jnp.full(3, -1.5)) == 0.0  # beyond the margin
+    np.testing.assert_allclose(hinge_generator(fake), -fake.mean(), rtol=1e-6)

@@ -1,0 +1,179 @@
+"""The encoder and decoder: the reference's numbers, the published sizes, every f and channel."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ldm_jax.autoencoder.kl import split_moments
+from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
+from ldm_jax.layers import Downsample
+
+# The reference's names of our flat lists, for channel_mult (1, 2, 2) with attention at f = 2.
+LAYERS = {
+    "encoder.down": (
+        "0.block.0 0.block.1 0.downsample "
+        "1.block.0 1.attn.0 1.block.1 1.attn.1 1.downsample 2.block.0 2.block.1"
+    ).split(),
+    "decoder.up": (
+        "2.block.0 2.block.1 2.block.2 2.upsample 1.block.0 1.attn.0 1.block.1 1.attn.1 "
+        "1.block.2 1.attn.2 1.upsample 0.block.0 0.block.1 0.block.2"
+    ).split(),
+}
+NAMES = [
+    (r"^(encoder\.down|decoder\.up)\.(\d+)", lambda m: f"{m[1]}.{LAYERS[m[1]][int(m[2])]}"),
+    (r"middle\.0", "mid.block_1"),
+    (r"middle\.1", "mid.attn_1"),
+    (r"middle\.2", "mid.block_2"),
+    (r"attention\.out$", "proj_out"),
+    (r"attention\.([qkv])$", r"\1"),
+    (r"skip$", "nin_shortcut"),
+]
+GOLDEN = AutoencoderConfig(
+    channels=32, channel_mult=(1, 2, 2), attention_factors=(2,), z_channels=4
+)
+TINY = AutoencoderConfig(channels=8, channel_mult=(1, 2), num_res_blocks=1, z_channels=2, groups=4)
+
+
+def shapes(config, channels=3, dtype=jnp.float32):
+    """The model with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: Autoencoder(config, channels, dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def count(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+def forward(model, x, rngs=None):
+    """(moments, reconstruction from the mean)."""
+    moments = model.encode(x, rngs)
+    return moments, model.decode(split_moments(moments)[0], rngs)
+
+
+def nhwc(a):
+    return a.transpose(0, 2, 3, 1)
+
+
+def picture(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny(drawn):
+    """(parameters, jitted forward in float32, the same in bfloat16) of the smallest autoencoder."""
+    params, runs = None, []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        graph, params = drawn(Autoencoder, TINY, 3, dtype=dtype)
+        runs.append(jax.jit(lambda params, x, graph=graph: forward(nnx.merge(graph, params), x)))
+    return params, *runs
+
+
+def test_moments_and_reconstruction_equal_the_reference(golden, fill):
+    # In float64: with these weights the decoder amplifies rounding 40 times, so that two float32
+    # programs, ours and the reference's, would differ by as much as the tolerance.
+    with jax.enable_x64(True):
+        model = shapes(GOLDEN, dtype=jnp.float64)
+        assert count(model) == 1_372_103
+        graph, state = nnx.split(model)
+        params = fill(nnx.to_pure_dict(state), NAMES)
+        run = jax.jit(lambda params, x: forward(nnx.merge(graph, params), x))
+        moments, x_hat = run(params, nhwc(golden["ae_kl/in_x"]))
+    for ours, theirs in ((moments, "out_moments"), (x_hat, "out_rec_from_mean")):
+        theirs = nhwc(golden[f"ae_kl/{theirs}"])
+        assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(
+    "f, config, parameters",
+    [
+        (4, AutoencoderConfig(), 55_312_063),
+        (8, AutoencoderConfig(channel_mult=(1, 2, 4, 4), z_channels=4), 83_653_863),
+        (
+            16,
+            AutoencoderConfig(channel_mult=(1, 1, 2, 2, 4), z_channels=16, attention_factors=(16,)),
+            69_610_963,
+        ),
+    ],
+    ids=["kl-f4", "kl-f8", "kl-f16"],
+)
+def test_published_models_have_their_number_of_parameters(f, config, parameters):
+    assert config.f == f
+    assert count(shapes(config)) == parameters
+
+
+@pytest.mark.parametrize("levels", range(6))
+@pytest.mark.parametrize("channels", [1, 4])
+def test_every_f_and_any_channels_give_the_right_shapes(levels, channels):
+    config = AutoencoderConfig(
+        channels=4, channel_mult=(1,) * (levels + 1), num_res_blocks=1, z_channels=5, groups=2
+    )
+    f = 2**levels
+    assert config.f == f
+
+    def run(x):
+        return forward(Autoencoder(config, channels, rngs=nnx.Rngs(0)), x)
+
+    x = jax.ShapeDtypeStruct((2, 64, 96, channels), jnp.float32)  # not square
+    moments, x_hat = nnx.eval_shape(run, x)
+    assert moments.shape == (2, 64 // f, 96 // f, 10)
+    assert x_hat.shape == x.shape
+
+
+def test_downsampling_pads_below_and_right_only(drawn):
+    """The UNet pads on all sides: `test_unet`."""
+    model = nnx.merge(*drawn(Autoencoder, TINY, 3))
+    (down,) = (layer for layer in model.encoder.down if isinstance(layer, Downsample))
+    down.conv.kernel[...] = jnp.zeros((3, 3, 8, 8)).at[0, 0].set(jnp.eye(8))
+    down.conv.bias[...] = jnp.zeros(8)
+    x = picture(1, 4, 6, 8)
+    np.testing.assert_array_equal(down(x), x[:, ::2, ::2])
+
+
+def test_every_norm_has_epsilon_1e_6():
+    """The UNet's ResBlocks have 1e-5: `test_unet`."""
+    norms = [m for _, m in nnx.iter_modules(shapes(TINY)) if isinstance(m, nnx.GroupNorm)]
+    res_blocks = (2 + 2) + (4 + 2)  # encoder and decoder, the two of the middle included
+    assert len(norms) == 2 * res_blocks + 2 + 2  # attention in the middle, norm_out
+    assert {norm.epsilon for norm in norms} == {1e-6}
+
+
+def test_bfloat16_computes_float32_pictures_and_moments(tiny):
+    params, f32, bf16 = tiny
+    x = picture(2, 8, 12, 3)
+    for exact, rounded in zip(f32(params, x), bf16(params, x), strict=True):
+        assert exact.dtype == rounded.dtype == jnp.float32
+        error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+        assert 0 < error < 0.05
+
+
+def test_a_picture_does_not_depend_on_its_batch(tiny):
+    params, run, _ = tiny
+    x = picture(3, 8, 8, 3)
+    for batch, single in zip(run(params, x), run(params, x[1:2]), strict=True):
+        np.testing.assert_allclose(batch[1:2], single, atol=1e-5)
+
+
+def test_dropout_acts_in_both_halves_and_only_with_rngs(drawn):
+    config = AutoencoderConfig(
+        channels=4,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        mid_attention=False,
+        z_channels=1,
+        groups=2,
+        dropout=0.5,
+    )
+    graph, params = drawn(Autoencoder, config, 1)
+
+    @jax.jit
+    def run(key):
+        model, x = nnx.merge(graph, params), jnp.ones((1, 4, 4, 1))
+        rngs = nnx.Rngs(dropout=key)
+        return (model.encode(x), model.decode(x)), (model.encode(x, rngs), model.decode(x, rngs))
+
+    (without, masked), (again, other) = run(jax.random.key(0)), run(jax.random.key(1))
+    for half in (0, 1):
+        np.testing.assert_array_equal(without[half], again[half])
+        assert not np.allclose(without[half], masked[half])
+        assert not np.allclose(other[half], masked[half])

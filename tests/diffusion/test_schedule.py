@@ -1,0 +1,90 @@
+"""The noise schedules: the reference's betas, alpha and sigma, clean data at step -1."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
+from ldm_jax.errors import UserError
+
+CONFIGS = {
+    "linear_0.0015_0.0195": ScheduleConfig(),  # the original's "linear" is our sqrt-linear
+    "linear_0.0015_0.0155": ScheduleConfig(beta_end=0.0155),
+    "linear_0.0015_0.0205": ScheduleConfig(beta_end=0.0205),
+    "linear_0.0015_0.015": ScheduleConfig(beta_end=0.015),
+    "linear_0.00085_0.012": ScheduleConfig(beta_start=0.00085, beta_end=0.012),
+    "cosine": ScheduleConfig("cosine"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_betas_equal_the_reference(name, golden):
+    schedule = make_schedule(CONFIGS[name])
+    assert schedule.beta.dtype == schedule.alpha_bar.dtype == np.float64
+    np.testing.assert_allclose(schedule.beta, golden[f"schedule/{name}/betas"], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name, middle, last",
+    [
+        ("linear_0.0015_0.0195", 0.1158444908, 0.0001423039752),
+        ("linear_0.0015_0.0155", 0.1510774233, 0.0006686651737),
+        ("linear_0.00085_0.012", 0.2776696505, 0.004660098513),
+    ],
+)
+def test_alpha_bar_equals_the_reference(name, middle, last):
+    alpha_bar = make_schedule(CONFIGS[name]).alpha_bar
+    np.testing.assert_allclose(alpha_bar[[499, 999]], [middle, last], rtol=1e-9)
+
+
+def test_linear_is_linear_in_beta_itself():
+    """DDPM's schedule (Ho et al., Sec. 4), whose alpha_bar_T is known."""
+    schedule = make_schedule(ScheduleConfig("linear", 1000, 1e-4, 0.02))
+    np.testing.assert_allclose(np.diff(schedule.beta), 0.0199 / 999, rtol=1e-9)
+    np.testing.assert_allclose(
+        schedule.alpha_bar[[499, 999]], [0.078587242881, 4.035829765e-05], rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("kind", ["sqrt-linear", "linear", "cosine"])
+@pytest.mark.parametrize("T", [1, 7, 1000])
+def test_signal_falls_noise_rises_and_their_squares_add_up_to_one(kind, T):
+    schedule = make_schedule(ScheduleConfig(kind, T))
+    assert schedule.timesteps == T
+    t = jnp.arange(-1, T)
+    alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+    assert alpha.dtype == sigma.dtype == np.float32
+    assert (alpha[0], sigma[0]) == (1.0, 0.0)  # step -1 is clean data
+    assert (np.diff(alpha) < 0).all() and (np.diff(sigma) >= 0).all()
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
+    np.testing.assert_allclose(alpha[1:] ** 2, np.cumprod(1 - schedule.beta), rtol=1e-5)
+    snr = np.asarray(schedule.snr(t[1:]))
+    np.testing.assert_allclose(snr, schedule.alpha_bar / (1 - schedule.alpha_bar), rtol=1e-5)
+
+
+def test_tables_are_looked_up_in_the_shape_of_t():
+    schedule = make_schedule(ScheduleConfig())
+    t = jnp.array([[0, 5], [-1, 999]])
+    assert schedule.alpha(t).shape == (2, 2)
+    assert schedule.sigma(t)[1, 0] == 0.0
+    assert schedule.alpha(jnp.int32(5)) == schedule.alpha(t)[0, 1]
+
+
+def test_bcast_lines_up_examples():
+    z = jnp.ones((3, 2, 4, 1))
+    assert (bcast(jnp.arange(3.0), z) * z)[:, 1, 3, 0].tolist() == [0.0, 1.0, 2.0]
+    assert bcast(jnp.float32(2.0), z).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        (ScheduleConfig(timesteps=0), "timesteps is 0"),
+        (ScheduleConfig(beta_start=0.0), "0.0, 0.0195"),
+        (ScheduleConfig(beta_start=0.03), "0.03, 0.0195"),
+        (ScheduleConfig(beta_end=1.0), "0.0015, 1.0"),
+    ],
+)
+def test_an_impossible_schedule_is_refused_with_its_values(config, said):
+    with pytest.raises(UserError, match=said):
+        make_schedule(config)

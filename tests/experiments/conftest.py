@@ -1,0 +1,142 @@
+"""Command lines run inside the test process or as real ones, tiny experiments, tiny real data."""
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import pytest
+
+from ldm_jax.experiments import train as train_module
+from ldm_jax.experiments.command import sample_main, train_main
+from ldm_jax.training.sharding import make_mesh
+
+REPOSITORY = Path(__file__).parents[2]
+
+# The smallest networks that have all parts, on 16x16 pictures: for runs on other data than scenes.
+TINY = """
+    --data.size 16
+    --autoencoder.network.channels 4 --autoencoder.network.groups 2
+    --autoencoder.loss.disc-weight 0
+    --autoencoder.network.channel-mult 1 1 --autoencoder.network.num-res-blocks 1
+    --autoencoder.network.z-channels 2 --autoencoder.network.mid-attention False
+    --autoencoder.optimiser.warmup-steps 0 --autoencoder.optimiser.schedule constant
+    --autoencoder.batch-size 4 --autoencoder.steps 4
+    --autoencoder.progress.log-every 2 --autoencoder.progress.save-every 2
+    --diffusion.unet.channels 8 --diffusion.unet.groups 4 --diffusion.unet.head-channels 4
+    --diffusion.unet.channel-mult 1 --diffusion.unet.num-res-blocks 1
+    --diffusion.unet.attention-factors
+    --diffusion.text.dim 8 --diffusion.text.heads 1 --diffusion.class-dim 8
+    --diffusion.optimiser.warmup-steps 0 --diffusion.optimiser.schedule constant
+    --diffusion.batch-size 4 --diffusion.steps 4
+    --diffusion.progress.log-every 2 --diffusion.progress.save-every 2
+    --sampling.steps 2 --sampling.num-images 16
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of a refusal, after `error: `; anything else fails the test."""
+        lines = self.err.splitlines()
+        assert (self.code, len(lines)) == (2, 1) and lines[0].startswith("error: "), self
+        return lines[0].removeprefix("error: ")
+
+
+def called(main, words) -> Ended:
+    """A command line run in this process, which it leaves as it was."""
+    root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []  # pytest's own would be closed
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(word) for word in words])
+    finally:
+        root.handlers, root.level = handlers, level
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """The scenes that are drawn go where they are forgotten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LDM_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`train('smoke', '--seed', 1)` is `python train.py smoke --seed 1` on all eight devices."""
+    return lambda *words: called(train_main, words)
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    return make_mesh(1, 1, 1, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def train_tiny(one_device):
+    """`train_tiny('folder', '--data.path', p)` trains the smallest networks, on one device."""
+
+    def run(experiment, *words):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_module, "make_mesh", lambda *_: one_device)
+            return called(train_main, [experiment, *TINY.split(), *words])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """`sample(run, '--caption', 'a cube')` is `python sample.py run --caption 'a cube'`."""
+    return lambda *words: called(sample_main, words)
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Starts `python SCRIPT words...` as a real process that sees one device."""
+    started = []
+
+    def start(script, *words):
+        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        command = [sys.executable, str(REPOSITORY / script), *map(str, words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, env=environment, **pipes))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.poll() is None:
+            one.kill()
+            one.communicate()
+
+
+@pytest.fixture(scope="session")
+def ended():
+    """Waits for a process."""
+
+    def wait(one):
+        out, err = one.communicate(timeout=1200)
+        return Ended(one.returncode, out, err)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def smoke(process, ended, tmp_path_factory):
+    """(`python train.py smoke`, how it ended; its run directory): the run that nothing disturbs."""
+    path = tmp_path_factory.mktemp("runs") / "smoke"
+    return ended(process("train.py", "smoke", "--run-dir", path)), path

@@ -1,0 +1,132 @@
+"""The command lines: what they list, what they mean by default, and one line for bad input."""
+
+import pytest
+from PIL import Image
+
+from ldm_jax.experiments import EXPERIMENTS, command
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_lists_the_experiments_with_a_line_each(word, train):
+    shown = train(word)
+    assert shown.code == 0 and not shown.err
+    for name, make in EXPERIMENTS.items():
+        [line] = [line for line in shown.out.splitlines() if line.split()[:1] == [name]]
+        assert make.__doc__.splitlines()[0] in line
+
+
+@pytest.mark.parametrize(
+    "words, name",
+    [([], "scenes"), (["--seed", "7"], "scenes"), (["scenes-large"], "scenes-large")],
+)
+def test_scenes_is_what_is_trained_by_default(words, name, train, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "train", lambda *arguments: seen.append(arguments) or "done")
+    assert train(*words).out == "done\n"
+    [(trained, experiment, run, stage)] = seen
+    assert (trained, str(run.path), stage) == (name, f"runs/{name}", "both")
+    assert experiment.data == EXPERIMENTS[name]().data and experiment.seed == (
+        7 if words[1:] else 0
+    )
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A folder with a file that is no picture."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    return tmp_path / "broken"
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """A folder of pictures, without classes or captions."""
+    (tmp_path / "flat").mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(tmp_path / "flat" / f"{i}.png")
+    return tmp_path / "flat"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["sceens"], ["unknown experiment 'sceens'", "scenes-large", "you meant scenes"]),
+        (["zebra"], ["unknown experiment 'zebra'", "scenes, scenes-large, smoke, tfds, folder"]),
+        (
+            ["smoke", "--autoencoder.batchsize", 8],
+            ["--autoencoder.batchsize", "perhaps you meant --autoencoder.batch-size"],
+        ),
+        (["smoke", "--zebra", 8], ["--zebra", "train.py smoke --help"]),
+        (["smoke", "zebra"], ["zebra"]),
+        (["smoke", "--data.path", "x"], ["--data.path"]),
+        (["smoke", "--autoencoder.steps", "many"], ["--autoencoder.steps", "int", "'many'"]),
+        (["smoke", "--autoencoder.steps", 1.5], ["--autoencoder.steps", "int", "'1.5'"]),
+        (["smoke", "--autoencoder.steps"], ["Missing value", "--autoencoder.steps"]),
+        (["smoke", "--data.flip", "maybe"], ["--data.flip", "'maybe'", "'True', 'False'"]),
+        (["smoke", "--diffusion.condition", "x"], ["'x'", "('auto', 'none', 'class', 'text')"]),
+        (["smoke", "--stage", "third"], ["--stage", "'third'", "autoencoder"]),
+        (
+            ["smoke", "--autoencoder.optimiser.learning-rate", -1],
+            ["autoencoder.optimiser", "learning_rate must be positive; it is -1.0"],
+        ),
+        (["smoke", "--data.size", 30], ["--data.size 30", "28 or 32"]),
+        (["smoke", "--sampling.steps", 0], ["--sampling.steps is 0; it must be at least 1"]),
+        (
+            ["smoke", "--mesh.data", 8, "--autoencoder.batch-size", 12],
+            ["--autoencoder.batch-size", "12", "= 8 devices", "8 or 16"],
+        ),
+        (["smoke", "--mesh.data", 3], ["data=3", "takes 3 devices; there are 8"]),
+        (["smoke", "--mesh.data", 0], ["data=0", "sizes are positive"]),
+        (["smoke", "--mesh.fsdp", 16], ["fsdp=16", "there are 8"]),
+        (["smoke", "--stage", "diffusion"], ["no trained autoencoder", "step 0 of 40"]),
+        (
+            ["smoke", "--data.level", "full", "--diffusion.condition", "class"],
+            ["--diffusion.condition is class, but this data has only: text"],
+        ),
+        (["folder"], ["--data.path FOLDER"]),
+        (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),
+        (["folder", "--data.path", "."], ["no image in ."]),
+        (["folder", "--data.path", "x", "--data.fit", "pad"], ["crop 'random' needs fit 'crop'"]),
+        (
+            ["tfds", "--data.dir", "."],
+            ["no prepared data set 'mnist'", "to prepare it: pip install", "download_and_prepare"],
+        ),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if len(str(value)) < 60 else "",
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = train(*words).error
+    assert all(part in error for part in said), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_broken_pictures_is_an_error(train, broken, tmp_path):
+    refused = train("folder", "--data.path", broken, "--run-dir", tmp_path / "run")
+    *reports, last = refused.err.splitlines()
+    assert refused.code == 2 and last.startswith(f"error: no image in {broken} can be read; a.png")
+    assert all(f"cannot read the image {broken}/a.png" in line for line in reports)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("condition", ["class", "text"])
+def test_a_condition_that_a_folder_lacks_is_refused(train, flat, tmp_path, condition):
+    words = ["--data.path", flat, "--run-dir", tmp_path / "run", "--diffusion.condition", condition]
+    assert "neither captions nor classes" in train("folder", *words).error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_run_directory_that_cannot_be_written_is_refused(train, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    error = train("smoke", "--run-dir", tmp_path / place).error
+    assert f"{tmp_path / place} cannot be used: {tmp_path / 'file'} is not a folder" in error
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(train, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "curves.png"))
+
+    monkeypatch.setattr(command, "train", full)
+    assert "No space left on device" in train("smoke").error

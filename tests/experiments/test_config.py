@@ -1,0 +1,154 @@
+"""Every field of every experiment is documented, typed and checked before anything is computed."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import typing
+
+import pytest
+
+from ldm_jax.errors import UserError
+from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.experiments.check import check
+from ldm_jax.experiments.command import TrainCommand
+from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.draw import DrawCommand
+from ldm_jax.experiments.run_dir import from_json, to_json
+
+
+def nested(kind):
+    """`kind` and the dataclasses in its fields."""
+    yield kind
+    for hint in typing.get_type_hints(kind).values():
+        for choice in typing.get_args(hint) or (hint,):
+            if dataclasses.is_dataclass(choice):
+                yield from nested(choice)
+
+
+def documented(kind) -> set[str]:
+    """The fields that a string follows in the source, as tyro reads it."""
+    [body] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    pairs = zip(body.body, body.body[1:], strict=False)
+    return {
+        one.target.id
+        for one, then in pairs
+        if isinstance(one, ast.AnnAssign)
+        and isinstance(then, ast.Expr)
+        and isinstance(then.value, ast.Constant)
+        and len(str(then.value.value)) >= 7
+    }
+
+
+def leaves(value, path=""):
+    for field in dataclasses.fields(value):
+        inner, name = getattr(value, field.name), f"{path}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(inner):
+            yield from leaves(inner, f"{name}.")
+        else:
+            yield name
+
+
+@pytest.mark.parametrize(
+    "kind", {*nested(TrainCommand), DrawCommand}, ids=lambda kind: kind.__name__
+)
+def test_no_field_is_without_a_help_text(kind):
+    plain = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if not dataclasses.is_dataclass(typing.get_type_hints(kind)[field.name])
+        and field.name != "data"  # a choice between three dataclasses
+    }
+    assert plain <= documented(kind)
+    assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_shows_every_field(name, train):
+    shown = train(name, "--help")
+    assert shown.code == 0 and not shown.err
+    options = set(re.findall(r"--([a-z0-9.-]+)", shown.out))
+    assert set(leaves(EXPERIMENTS[name]())) | {"run-dir", "stage"} <= options
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_passes_its_own_check(name, one_device):
+    check(EXPERIMENTS[name](), one_device)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_survives_json(name):
+    experiment = EXPERIMENTS[name]()
+    assert from_json(Experiment, to_json(experiment)) == experiment
+
+
+@pytest.mark.parametrize("data", [ScenesData(size=40), TfdsData(name="x"), FolderData(path="y")])
+def test_json_says_which_kind_of_data_it_is(data):
+    experiment = Experiment(data=data)
+    assert from_json(Experiment, to_json(experiment)) == experiment
+
+
+def changed(path, value):
+    """smoke with one field changed; the path as on the command line."""
+
+    def replace(config, names):
+        first, rest = names[0], names[1:]
+        new = replace(getattr(config, first), rest) if rest else value
+        return dataclasses.replace(config, **{first: new})
+
+    return replace(EXPERIMENTS["smoke"](), path.replace("-", "_").split("."))
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("autoencoder.steps", 0, "{} is 0; it must be at least 1"),
+        ("autoencoder.progress.log-every", -1, "{} is -1; it must be at least 1"),
+        ("diffusion.ema-decay", 1.0, "{} is 1.0; it must be less than 1"),
+        ("diffusion.ema-decay", float("nan"), "{} is nan; it must be at least 0"),
+        ("autoencoder.network.groups", 0, "{} is 0; it must be at least 1"),
+        ("autoencoder.network.channel-mult", (), "{} takes one or more numbers"),
+        ("diffusion.unet.channel-mult", (1, 0), "{} is (1, 0); it must be at least 1"),
+        ("diffusion.text.heads", 0, "{} is 0; it must be at least 1"),
+        ("sampling.num-images", 0, "{} is 0; it must be at least 1"),
+        ("sampling.eta", 1.5, "{} is 1.5; it lies between 0 and 1"),
+        ("seed", -1, "{} is -1; it must be at least 0"),
+        ("seed", 2**32, "{} is 4294967296; it must be less than 4294967296"),
+        ("data", FolderData(path="x", size=32, validation=0.0), "held-out pictures"),
+        (
+            "data.size",
+            30,
+            "{} 30 is not divisible by 4 (the autoencoder reduces by f = 2, the UNet by 2)",
+        ),
+        ("data.size", 30, "the nearest that are: 28 or 32"),
+        ("data.size", 3, "the nearest that are: 4"),
+        (
+            "autoencoder.network.groups",
+            3,
+            "{} 3 does not divide the 8 channels of a level: 8 x (1, 2)",
+        ),
+        ("diffusion.unet.groups", 32, "{} 32 does not divide the 16 channels"),
+        ("diffusion.unet.head-channels", 24, "{} 24 does not divide the 32 channels of level 1"),
+        ("autoencoder.discriminator.layers", 4, "needs pictures of 48 pixels or more, not 32"),
+        ("sampling.steps", 1001, "{}: steps is 1001; this model takes 1 to 1000"),
+        (
+            "diffusion.schedule.beta-end",
+            2.0,
+            "schedule betas 0.0015, 2.0 must satisfy 0 < start <= end < 1",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_what_would_be_right(
+    path, value, message, one_device
+):
+    with pytest.raises(UserError) as refusal:
+        check(changed(path, value), one_device)
+    assert message.format(f"--{path}") in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(one_device):
+    experiment = changed("data.size", 30)
+    stage = dataclasses.replace(experiment.diffusion, batch_size=0, steps=0)
+    with pytest.raises(UserError, match="diffusion.batch-size is 0.*; --diffusion.steps is 0"):
+        check(dataclasses.replace(experiment, diffusion=stage), one_device)

@@ -1,0 +1,71 @@
+"""Stopped and killed in the middle of either stage, a run ends as the one that was let alone."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.training.metrics import read
+
+pytestmark = pytest.mark.slow
+
+
+def parts(run, stage):
+    """All that the newest checkpoint of a stage holds, as bytes by name."""
+    names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        RunDir(run).checkpoints(stage).restore_part(names)
+    )
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def wait_for(process, run, stage, step):
+    """Returns when metrics.jsonl has this step."""
+    while process.poll() is None:
+        if any((r["stage"], r["step"]) == (stage, step) for r in read(run / "metrics.jsonl")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[1])
+
+
+def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(smoke, process, ended, tmp_path):
+    run = tmp_path / "run"
+
+    def start():
+        return process("train.py", "smoke", "--run-dir", run)
+
+    one = start()
+    wait_for(one, run, "autoencoder", 15)
+    one.kill()
+    one.communicate()
+    assert one.returncode == -signal.SIGKILL
+
+    one = start()
+    wait_for(one, run, "autoencoder", 25)
+    one.send_signal(signal.SIGTERM)
+    stopped = ended(one)
+    saved = RunDir(run).checkpoints("autoencoder").latest_step()
+    assert stopped.code == 143 and "Traceback" not in stopped.err
+    said = f"autoencoder: stopped by SIGTERM after step {saved} of 40; saved in {run}"
+    assert said in stopped.err.splitlines()[-1]
+
+    one = start()
+    wait_for(one, run, "diffusion", 25)
+    one.kill()
+    rest = ended(one)
+    assert f"autoencoder: goes on from step {saved} of 40" in rest.err
+
+    finished = ended(start())
+    assert finished.code == 0, finished.err
+    assert "diffusion: goes on from step 20 of 40" in finished.err
+    for stage in ("autoencoder", "diffusion"):
+        assert parts(run, stage) == parts(smoke[1], stage)
+    assert (run / "samples.png").read_bytes() == (smoke[1] / "samples.png").read_bytes()
+    lines, undisturbed = read(run / "metrics.jsonl"), read(smoke[1] / "metrics.jsonl")
+    for kept, line in zip(lines, undisturbed, strict=True):
+        assert (kept["stage"], kept["step"]) == (line["stage"], line["step"])
+    summary = RunDir(run).summary()
+    assert summary["wall_seconds"] > summary["diffusion"]["seconds"] > 0

@@ -1,0 +1,109 @@
+"""`python train.py smoke`, the real command: what it leaves, and what a second start does."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.experiments import train as train_module
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.training.metrics import read
+
+pytestmark = pytest.mark.slow
+
+
+def parts(run, stage):
+    """All that the newest checkpoint of a stage holds, as bytes by name."""
+    names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        RunDir(run).checkpoints(stage).restore_part(names)
+    )
+    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+
+def test_smoke_leaves_everything(smoke):
+    ended, run = smoke
+    assert ended.code == 0, ended.err
+    [line] = ended.out.splitlines()
+    assert line.startswith("autoencoder: ") and " | diffusion: " in line
+    for fact in ("parameters", "images/s", "peak", "PSNR", "shape and colour as asked"):
+        assert fact in line
+    names = {path.name for path in run.iterdir()}
+    files = {"config.json", "metrics.jsonl", "curves.png", "samples.png", "summary.json"}
+    assert names == files | {"samples", "checkpoints"}
+    previews = {path.name for path in (run / "samples").iterdir()}
+    stages = ("autoencoder", "diffusion")
+    assert previews == {f"{s}_{step:07d}.png" for s in stages for step in (20, 40)}
+    for picture in [*run.glob("*.png"), *run.glob("samples/*.png")]:
+        assert np.asarray(Image.open(picture)).std() > 5
+    for stage in stages:
+        assert RunDir(run).checkpoints(stage).latest_step() == 40
+
+
+def test_metrics_have_a_line_every_few_steps_of_each_stage(smoke):
+    _, run = smoke
+    lines = read(run / "metrics.jsonl")
+    steps = [(line["stage"], line["step"]) for line in lines]
+    assert steps == [(s, step) for s in ("autoencoder", "diffusion") for step in range(5, 41, 5)]
+    assert {"loss", "psnr", "kl_per_element", "adaptive_weight", "disc_loss"} <= lines[0].keys()
+    assert {"loss", "loss_least_noise", "grad_norm", "images_per_s"} <= lines[-1].keys()
+    losses = [line["loss"] for line in lines]
+    assert losses[7] < losses[0] and losses[15] < losses[8]
+
+
+def test_the_summary_says_how_large_how_fast_and_how_good(smoke):
+    _, run = smoke
+    summary = json.loads((run / "summary.json").read_text())
+    for stage in ("autoencoder", "diffusion"):
+        part = summary[stage]
+        assert part["finished"] and part["steps"] == 40
+        for number in ("parameters", "peak_bytes", "flops", "seconds", "images_per_s"):
+            assert part[number] > 0
+    assert summary["autoencoder"]["psnr"] > 10 and summary["diffusion"]["scale_factor"] > 0
+    oracle = summary["diffusion"]["oracle"]
+    assert oracle["ceiling"]["both"] > 0.9 and oracle["pictures"] == 32
+    assert {"samples", "floor"} <= oracle.keys()
+    assert summary["wall_seconds"] > summary["autoencoder"]["seconds"]
+    assert summary["device"] == "1 x cpu" and "jax" in summary["versions"]
+
+
+def test_the_final_samples_carry_their_settings(smoke):
+    _, run = smoke
+    assert Image.open(run / "samples.png").text["guidance"] == "3.0"
+
+
+def test_a_finished_run_says_so_at_once(smoke, train, monkeypatch):
+    ended, run = smoke
+    monkeypatch.setattr(train_module, "open_data", None)  # neither drawn nor read
+    monkeypatch.setattr(train_module, "train_autoencoder", None)  # nor compiled
+    before = (run / "summary.json").read_text()
+    for words in ([], ["--stage", "autoencoder"], ["--stage", "diffusion"]):
+        again = train("smoke", "--run-dir", run, *words)
+        assert again.code == 0 and again.out == ended.out
+        assert f"{run} is finished; to draw pictures from it: python sample.py {run}" in again.err
+    assert (run / "summary.json").read_text() == before
+
+
+def test_one_stage_after_the_other_is_both_bit_for_bit(smoke, process, ended, tmp_path):
+    _, both = smoke
+    run = tmp_path / "run"
+    first = ended(process("train.py", "smoke", "--run-dir", run, "--stage", "autoencoder"))
+    assert first.code == 0 and "diffusion" not in first.out, first.err
+    assert not (run / "checkpoints" / "diffusion").exists()
+    second = ended(process("train.py", "smoke", "--run-dir", run, "--stage", "diffusion"))
+    assert second.code == 0, second.err
+    for stage in ("autoencoder", "diffusion"):
+        assert parts(run, stage) == parts(both, stage)
+    assert (run / "samples.png").read_bytes() == (both / "samples.png").read_bytes()
+
+
+def test_stage_diffusion_on_half_an_autoencoder_is_refused(smoke, train, tmp_path):
+    run = shutil.copytree(smoke[1], tmp_path / "run")
+    (run / "summary.json").unlink()
+    for step in (40, 30):
+        shutil.rmtree(run / "checkpoints" / "autoencoder" / str(step))
+    error = train("smoke", "--run-dir", run, "--stage", "diffusion").error
+    assert "has no trained autoencoder (step 20 of 40); leave out --stage diffusion" in error
