@@ -25,8 +25,8 @@ class AutoencoderLossConfig:
     """Weight of mean |x - x_hat|."""
     l2_weight: float = 0.0
     """Weight of mean (x - x_hat)^2; the paper has none, short runs gain from it."""
-    perceptual_weight: float = 1.0
-    """Weight of the perceptual distance, where the experiment has a feature network."""
+    perceptual_weight: float = 0.0
+    """Weight of the perceptual distance; no feature network is there yet, so it must be 0."""
     kl_weight: float = 1e-6
     """Weight of the KL term, summed over the latent and divided by the number of pixel values."""
     disc_weight: float = 0.5

@@ -45,6 +45,11 @@ def _ranges(experiment: Experiment) -> Iterator[str]:
         yield "--data.validation is 0; both stages are judged by held-out pictures"
     if experiment.seed >= 2**32:
         yield f"--seed is {experiment.seed}; it must be less than {2**32}"
+    if (weight := experiment.autoencoder.loss.perceptual_weight) > 0:
+        yield (
+            f"--autoencoder.loss.perceptual-weight is {weight}, but there is no feature network "
+            "for a perceptual distance yet; it must be 0"
+        )
     if experiment.sampling.eta > 1:
         yield f"--sampling.eta is {experiment.sampling.eta}; it lies between 0 and 1 (as DDPM)"
 

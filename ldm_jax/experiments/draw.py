@@ -12,8 +12,9 @@ from etils import epath
 from ldm_jax import plots
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.run_dir import RunDir, check_writable
 from ldm_jax.experiments.second_stage import NAME
 
 
@@ -58,6 +59,8 @@ def draw_from_run(command: DrawCommand) -> str:
     _, experiment, facts = run.load()
     if not command.out.lower().endswith(".png"):
         raise UserError(f"--out is {command.out!r}; the grid is a .png")
+    out = epath.Path(command.out).expanduser()
+    check_writable(out.parent)
     if command.num_images < 1 or command.batch_size < 1:
         raise UserError("--num-images and --batch-size must be at least 1")
     second = SecondStage(experiment, facts)
@@ -73,25 +76,31 @@ def draw_from_run(command: DrawCommand) -> str:
         "seed": command.seed,
     }
     second.generator.check(conditional=asked is not None, **settings)
-    fields = ["ema" if experiment.diffusion.ema_decay else "params", "constants"]
-    saved = run.checkpoints(NAME).restore_part(fields)
-    if saved is None:
-        raise UserError(f"{run.path} has no checkpoint of its diffusion model yet; train it first")
     images = second.generator(
-        saved[fields[0]],
-        saved["constants"],
+        *load_weights(run, experiment),
         asked,
         num_images=len(labels),
         batch_size=command.batch_size,
         progress="sampling",
         **settings,
     )
-    out = epath.Path(command.out).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     columns = min(8, command.num_images if len(labels) > command.num_images else 8)
     grid = plots.labelled_grid(images, labels, columns)
     plots.save_png(out, grid, {"run": command.run, **settings, "conditions": "\n".join(labels)})
     return f"{len(images)} pictures in {out}"
+
+
+def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
+    """(parameters, constants) of the newest checkpoint of a run's second stage, for `Generator`.
+
+    The parameters are the running average where the run keeps one. UserError without a checkpoint.
+    """
+    name = "ema" if experiment.diffusion.ema_decay else "params"
+    saved = run.checkpoints(NAME).restore_part([name, "constants"])
+    if saved is None:
+        raise UserError(f"{run.path} has no checkpoint of its diffusion model yet; train it first")
+    return saved[name], saved["constants"]
 
 
 def _given(value, default):

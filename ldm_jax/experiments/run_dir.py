@@ -64,7 +64,7 @@ class RunDir:
 
         Also when it is some other folder, or cannot be written to. Changes nothing.
         """
-        self._check_writable()
+        check_writable(self.path)
         if not (self.path / "config.json").exists():
             if self.path.exists() and any(p.suffix != PART for p in self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no config.json of a run")
@@ -141,14 +141,17 @@ class RunDir:
             raise UserError(f"{file} is damaged: it holds no JSON object")
         return content
 
-    def _check_writable(self) -> None:
-        if "://" in str(self.path):  # a bucket says no only when it is written to
-            return
-        path = self.path.absolute()
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            kind = "is not a folder" if not there.is_dir() else "may not be written to"
-            raise UserError(f"the run directory {self.path} cannot be used: {there} {kind}")
+
+def check_writable(folder: epath.Path) -> None:
+    """Raises UserError when files cannot be written into a folder, which need not exist yet."""
+    if "://" in str(folder):  # a bucket says so only when it is written to
+        return
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{folder} cannot be written to: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written to: permission denied in {there}")
 
 
 def to_json(value: Any) -> Any:

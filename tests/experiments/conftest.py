@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_jax.experiments import train as train_module
 from ldm_jax.experiments.command import sample_main, train_main
+from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.training.sharding import make_mesh
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,3 +143,57 @@ def smoke(process, ended, tmp_path_factory):
     """(`python train.py smoke`, how it ended; its run directory): the run that nothing disturbs."""
     path = tmp_path_factory.mktemp("runs") / "smoke"
     return ended(process("train.py", "smoke", "--run-dir", path)), path
+
+
+@pytest.fixture(scope="session")
+def parts():
+    """All that the newest checkpoint of a stage holds, as bytes by name."""
+
+    def read(run, stage):
+        names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
+        state = RunDir(run).checkpoints(stage).restore_part(names)
+        leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+        return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
+
+    return read
+
+
+COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
+
+
+def picture(i):
+    """(A square at a place of its own on a grey ground, 20x18; the name of its colour)."""
+    colour = list(COLOURS)[i % 2]
+    pixels = np.full((18, 20, 3), 20 * i, np.uint8)
+    pixels[4 : 12 + i % 3, 3 + i % 4 : 14] = COLOURS[colour]
+    return Image.fromarray(pixels), colour
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory):
+    """Folders of ten pictures: `flat`, `classes` (a sub-folder each), `captions` (a .txt each)."""
+    root = tmp_path_factory.mktemp("photographs")
+    for i in range(10):
+        image, colour = picture(i)
+        for folder in ("flat", f"classes/{colour}", "captions"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            image.save(root / folder / f"{i}.png")
+        (root / "captions" / f"{i}.txt").write_text(f"a {colour} square\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(train_tiny, photographs, tmp_path_factory):
+    """`trained('flat')` etc.: (how training on that folder ended, its run directory), done once."""
+    views = {"flat": ("random", True), "classes": ("centre", True), "captions": ("centre", False)}
+    runs = {}
+
+    def run(layout):
+        if layout not in runs:
+            path = tmp_path_factory.mktemp("runs") / layout
+            crop, flip = views[layout]
+            words = ["--data.path", photographs / layout, "--data.crop", crop, "--data.flip", flip]
+            runs[layout] = train_tiny("folder", *words, "--run-dir", path), path
+        return runs[layout]
+
+    return run

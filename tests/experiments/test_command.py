@@ -120,7 +120,7 @@ def test_a_condition_that_a_folder_lacks_is_refused(train, flat, tmp_path, condi
 def test_a_run_directory_that_cannot_be_written_is_refused(train, tmp_path, place):
     (tmp_path / "file").write_text("mine")
     error = train("smoke", "--run-dir", tmp_path / place).error
-    assert f"{tmp_path / place} cannot be used: {tmp_path / 'file'} is not a folder" in error
+    assert f"{tmp_path / place} cannot be written to: {tmp_path / 'file'} is not a folder" in error
     assert (tmp_path / "file").read_text() == "mine"
 
 

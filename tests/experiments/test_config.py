@@ -51,7 +51,7 @@ def leaves(value, path=""):
 
 
 @pytest.mark.parametrize(
-    "kind", {*nested(TrainCommand), DrawCommand}, ids=lambda kind: kind.__name__
+    "kind", dict.fromkeys([*nested(TrainCommand), DrawCommand]), ids=lambda kind: kind.__name__
 )
 def test_no_field_is_without_a_help_text(kind):
     plain = {

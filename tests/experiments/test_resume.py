@@ -3,23 +3,12 @@
 import signal
 import time
 
-import jax
-import numpy as np
 import pytest
 
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow
-
-
-def parts(run, stage):
-    """All that the newest checkpoint of a stage holds, as bytes by name."""
-    names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(
-        RunDir(run).checkpoints(stage).restore_part(names)
-    )
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
 def wait_for(process, run, stage, step):
@@ -31,7 +20,9 @@ def wait_for(process, run, stage, step):
     raise AssertionError(process.communicate()[1])
 
 
-def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(smoke, process, ended, tmp_path):
+def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
+    smoke, process, ended, parts, tmp_path
+):
     run = tmp_path / "run"
 
     def start():

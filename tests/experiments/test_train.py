@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,15 +12,6 @@ from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow
-
-
-def parts(run, stage):
-    """All that the newest checkpoint of a stage holds, as bytes by name."""
-    names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
-    leaves, _ = jax.tree_util.tree_flatten_with_path(
-        RunDir(run).checkpoints(stage).restore_part(names)
-    )
-    return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
 def test_smoke_leaves_everything(smoke):
@@ -87,7 +77,7 @@ def test_a_finished_run_says_so_at_once(smoke, train, monkeypatch):
     assert (run / "summary.json").read_text() == before
 
 
-def test_one_stage_after_the_other_is_both_bit_for_bit(smoke, process, ended, tmp_path):
+def test_one_stage_after_the_other_is_both_bit_for_bit(smoke, process, ended, parts, tmp_path):
     _, both = smoke
     run = tmp_path / "run"
     first = ended(process("train.py", "smoke", "--run-dir", run, "--stage", "autoencoder"))

@@ -1,0 +1,167 @@
+"""The formats people have: folders of pictures and TFDS sets, trained on and sampled from."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data.source import ArraySource
+from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.experiments.config import Experiment, FolderData, ScenesData
+from ldm_jax.experiments.data import open_data
+from ldm_jax.experiments.run_dir import RunDir
+
+
+def checked(ended, path, condition):
+    """Asserts that a tiny run is complete; returns the facts of its data."""
+    assert ended.code == 0, ended.err
+    assert f"condition: {condition}" in ended.err
+    summary = RunDir(path).summary()
+    assert summary["autoencoder"]["finished"] and summary["diffusion"]["finished"]
+    assert (path / "samples.png").exists()
+    return RunDir(path).load()[2]
+
+
+def grid(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.slow
+def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
+    """Random crops and mirror images: the encoder runs in every step."""
+    ended, run = trained("flat")
+    facts = checked(ended, run, "none")
+    assert (facts.channels, facts.class_names, facts.vocabulary) == (3, (), ())
+    assert "encoding pictures" not in ended.err
+    out = tmp_path / "a.png"
+    drawn = sample(run, "--num-images", 3, "--out", out)
+    assert drawn.code == 0 and drawn.out == f"3 pictures in {out}\n", drawn.err
+    for words in (["--caption", "a square"], ["--class-label", "red"]):
+        assert "this run is unconditional" in sample(run, *words).error
+    assert "nothing to guide by" in sample(run, "--guidance", 2).error
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sample, tmp_path):
+    """Centre crops and mirror images: the latents of both are computed once."""
+    ended, run = trained("classes")
+    facts = checked(ended, run, "class")
+    assert facts.class_names == ("blue", "red")
+    assert "encoding pictures" in ended.err
+    pictures = []
+    for i, words in enumerate((["red", 0], ["red", "--class-label", "blue"], [1, "blue"])):
+        out = tmp_path / f"{i}.png"
+        drawn = sample(run, "--class-label", *words, "--num-images", 2, "--out", out)
+        assert drawn.out == f"4 pictures in {out}\n", drawn.err
+        pictures.append(grid(out))
+    assert (pictures[0] != pictures[1]).any()  # the labels under them: '0' and 'blue'
+    for wrong in ("green", 2, -1, "²"):
+        error = sample(run, "--class-label", wrong).error
+        assert f"unknown class '{wrong}'; this run knows 0 to 1: blue, red" in error
+    assert "trained on classes: use --class-label" in sample(run, "--caption", "a square").error
+    assert "--class-label NAME or --from-file" in sample(run).error
+
+
+@pytest.mark.slow
+def test_a_folder_with_captions_trains_a_model_of_texts(trained, sample, tmp_path):
+    """Centre crops, nothing mirrored: the latents are computed once."""
+    ended, run = trained("captions")
+    facts = checked(ended, run, "text")
+    assert facts.vocabulary == ("a", "blue", "red", "square") and facts.caption_length == 3
+    assert "encoding pictures" in ended.err
+    drawn = sample(run, "--caption", "A red square!", "--out", tmp_path / "a.png")
+    assert drawn.out == f"4 pictures in {tmp_path / 'a.png'}\n", drawn.err
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """A TFDS set of ten squares, prepared as array_record: labels, captions, no test split."""
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+
+    class Squares(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": of.Image(shape=(None, None, 3)),
+                "label": of.ClassLabel(names=["blue", "red"]),
+                "captions": of.Sequence({"text": of.Text()}),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=of.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(10):
+                pixels = np.full((18, 20, 3), 20 * i, np.uint8)
+                pixels[4:12, 3:14, 2 * (i % 2)] = 220
+                file = io.BytesIO()
+                Image.fromarray(pixels).save(file, "PNG")
+                colour = ("red", "blue")[i % 2]
+                texts = [{"text": f"a {colour} square"}, {"text": f"{colour} square"}]
+                yield i, {"image": file.getvalue(), "label": colour, "captions": texts}
+
+    root = tmp_path_factory.mktemp("tfds")
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder = Squares(data_dir=root, file_format="array_record")
+    builder.download_and_prepare(download_config=offline)
+    return root
+
+
+@pytest.mark.slow
+def test_a_tfds_set_trains_with_cached_latents(train_tiny, sample, tfds_dir, tmp_path):
+    run = tmp_path / "run"
+    words = ["--data.name", "squares", "--data.dir", tfds_dir, "--data.fit", "crop"]
+    ended = train_tiny("tfds", *words, "--data.flip", True, "--run-dir", run)
+    facts = checked(ended, run, "class")
+    assert facts.class_names == ("blue", "red") and "encoding pictures" in ended.err
+    drawn = sample(run, "--class-label", "red", "--num-images", 3, "--out", tmp_path / "a.png")
+    assert drawn.code == 0, drawn.err
+
+
+@pytest.mark.slow
+def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds_dir, tmp_path):
+    run = tmp_path / "run"
+    words = ["--data.name", "squares", "--data.dir", tfds_dir, "--data.fit", "crop"]
+    words += ["--data.crop", "random", "--data.flip", True, "--data.caption-key", "captions/text"]
+    ended = train_tiny("tfds", *words, "--run-dir", run)
+    facts = checked(ended, run, "text")
+    assert facts.vocabulary == ("a", "blue", "red", "square")
+    assert "encoding pictures" not in ended.err
+    drawn = sample(run, "--caption", "a blue square", "--out", tmp_path / "a.png")
+    assert drawn.code == 0, drawn.err
+
+
+def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):
+    words = ["--data.name", "squares", "--data.dir", tfds_dir, "--run-dir", tmp_path / "run"]
+    error = train("tfds", *words, "--data.caption-key", "title").error
+    assert "has no caption feature 'title'; it has: captions/text" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_scenes_have_captions_and_at_level_single_classes():
+    data = open_data(Experiment(data=ScenesData(size=16, count=64, validation_count=8)))
+    assert isinstance(data.train, ArraySource) and data.facts.condition == "text"
+    assert (len(data.train), len(data.validation), data.facts.channels) == (64, 8, 3)
+    assert {"red", "cube"} <= set(data.facts.vocabulary) and data.fixed_views
+
+
+def test_no_picture_is_both_trained_on_and_held_out(photographs):
+    experiment = Experiment(data=FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
+    data = open_data(experiment)
+    train, held_out = (
+        {image.tobytes() for image in source.read(range(len(source)))["image"]}
+        for source in (data.train, data.validation)
+    )
+    assert len(train) + len(held_out) == 10 and not train & held_out
+
+
+@pytest.mark.parametrize("name", ["folder", "tfds"])
+def test_the_experiments_on_own_data_are_those_of_scenes(name):
+    """What was tuned there is what people start from."""
+    ours, scenes = EXPERIMENTS[name](), EXPERIMENTS["scenes"]()
+    assert (ours.autoencoder, ours.diffusion) == (scenes.autoencoder, scenes.diffusion)

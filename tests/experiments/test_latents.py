@@ -1,0 +1,91 @@
+"""Cached latents are the same training as encoding in every step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.experiments.config import FolderData
+from ldm_jax.experiments.data import open_data
+from ldm_jax.experiments.latents import latent_loader, one_view
+from ldm_jax.experiments.models import SecondStage, scale_factor
+
+
+class Drawn:
+    """A source that says its views are random, though they are not: it is not cached."""
+
+    drawn = True
+
+    def __init__(self, source):
+        self.source, self.channels, self.class_names = source, source.channels, source.class_names
+
+    def __len__(self):
+        return len(self.source)
+
+    def read(self, indices, rngs=None):
+        return self.source.read(indices, rngs)
+
+
+@pytest.fixture(scope="module")
+def problem(photographs):
+    """(experiment, data, second stage, autoencoder parameters) on the folder with captions."""
+    smoke = EXPERIMENTS["smoke"]()
+    unet = UNetConfig(8, (1,), 1, attention_factors=(), head_channels=4, groups=4)
+    experiment = dataclasses.replace(
+        smoke,
+        data=FolderData(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
+        diffusion=dataclasses.replace(smoke.diffusion, unet=unet, batch_size=4),
+    )
+    data = open_data(experiment)
+    second = SecondStage(experiment, data.facts)
+    return experiment, data, second, second.first.problem.init(jax.random.key(0))["autoencoder"]
+
+
+def test_the_loss_is_the_same_for_the_same_key(problem):
+    experiment, data, second, autoencoder = problem
+    params = second.problem.init(jax.random.key(1))
+    # A UNet starts out predicting zero: perturbed, it looks at its input.
+    params = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    losses = []
+    for source in (data.train, Drawn(data.train)):
+        views = dataclasses.replace(data, train=source)
+        loader, scale = latent_loader(experiment, second.first, autoencoder, views, second.encoder)
+        batch = loader.batch(3)
+        assert ("image" in batch) == views.train.drawn
+        constants = {"autoencoder": autoencoder, "scale_factor": scale}
+        loss, t = jax.jit(second.problem.loss)(params, constants, batch, jax.random.key(2))
+        losses.append((loss, t, batch["condition"], scale))
+    for cached, online in zip(*losses, strict=True):
+        np.testing.assert_allclose(cached, online, rtol=1e-5)
+    assert np.std(losses[0][0]) > 0
+
+
+def test_the_mirror_image_is_cached_beside_the_picture(problem):
+    experiment, data, second, autoencoder = problem
+    flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
+    loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.encoder)
+    images = data.train.read(range(len(data.train)))["image"]
+    moments = loader.source.arrays["moments"]
+    for view, pictures in enumerate((images, images[:, :, ::-1])):
+        expected = second.first.encode(autoencoder, pictures)
+        np.testing.assert_allclose(moments[:, view], expected, atol=1e-5)
+
+
+def test_a_view_is_drawn_for_each_example_at_each_reading():
+    batch = {"moments": np.arange(400).reshape(200, 2, 1, 1, 1), "condition": np.arange(200)}
+    out = one_view(batch, [np.random.default_rng([7, i]) for i in range(200)])
+    assert out["moments"].shape == (200, 1, 1, 1)
+    taken = out["moments"].ravel() - 2 * out["condition"]
+    assert set(taken) == {0, 1} and 70 < taken.sum() < 130
+
+
+def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation():
+    rng = np.random.default_rng(0)
+    mean, logvar = rng.normal(0.3, 2.0, (2, 50, 4, 4, 3)) * [[[[[1.0]]]], [[[[0.1]]]]]
+    moments = np.concatenate([mean, logvar], axis=-1).astype(np.float32)
+    z = mean + np.exp(0.5 * logvar) * rng.standard_normal((400, *mean.shape))
+    assert abs(scale_factor(moments) * z.std() - 1) < 5e-3

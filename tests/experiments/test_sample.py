@@ -1,0 +1,165 @@
+"""`python sample.py RUN`: what it draws, and one line for what it cannot draw."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.experiments.run_dir import RunDir
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    """A finished run that was trained on captions."""
+    return trained("captions")[1]
+
+
+@pytest.fixture
+def drawn(sample, run, tmp_path):
+    """`drawn('--seed', 1)`: the bytes of the PNG that `sample.py RUN --seed 1` writes."""
+
+    def draw(*words, out="out.png"):
+        words = words if {"--caption", "--from-file"} & {*words} else ["--caption", RED, *words]
+        ended = sample(run, "--num-images", 3, *words, "--out", tmp_path / out)
+        assert ended.code == 0, ended.err
+        return (tmp_path / out).read_bytes()
+
+    return draw
+
+
+RED, BLUE = "a red square", "a blue square"
+
+
+def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
+    out = tmp_path / "new" / "cubes.png"
+    words = ["--caption", "a red cube", "--num-images", 2, "--out", out]
+    finished = ended(process("sample.py", smoke[1], *words))
+    assert finished.code == 0 and finished.out == f"2 pictures in {out}\n", finished.err
+    assert "sampling: 100%" in finished.err and "Traceback" not in finished.err
+    picture = Image.open(out)
+    assert np.asarray(picture).std() > 5
+    assert picture.text == {
+        "run": str(smoke[1]),
+        "sampler": "ddim",
+        "steps": "5",
+        "guidance": "3.0",
+        "eta": "0.0",
+        "temperature": "1.0",
+        "seed": "0",
+        "conditions": "a red cube\na red cube",
+    }
+
+
+def test_captions_may_follow_one_option_or_several_or_lie_in_a_file(drawn, tmp_path):
+    (tmp_path / "captions.txt").write_text(f"{RED}\n\n  {BLUE}\n")
+    one = drawn("--caption", RED, BLUE)
+    assert one == drawn("--caption", RED, "--caption", BLUE)
+    assert one == drawn("--from-file", tmp_path / "captions.txt")
+    assert one != drawn("--caption", BLUE, RED)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn):
+    assert drawn("--seed", 5) == drawn("--seed", 5) != drawn("--seed", 6)
+
+
+def test_a_picture_does_not_depend_on_the_batch_size(drawn):
+    assert drawn("--batch-size", 3) == drawn("--batch-size", 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--sampler", "ddpm"], ["--steps", 3], ["--guidance", 1], ["--guidance", 9], ["--eta", 1]],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_every_setting_changes_the_pictures_and_is_written_down(words, drawn, tmp_path):
+    plain, other = drawn(), drawn(*words, out="other.png")
+    pixels = [np.asarray(Image.open(tmp_path / name)) for name in ("out.png", "other.png")]
+    assert plain != other and (pixels[0] != pixels[1]).any()
+    written = Image.open(tmp_path / "other.png").text[words[0].removeprefix("--")]
+    assert written in (str(words[1]), f"{words[1]}.0")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], ['this run draws captions: give --caption "..." or --from-file FILE']),
+        (["--caption"], ["give --caption"]),
+        (["--caption", "a puce square"], ["unknown words: puce", "a blue red square"]),
+        (["--caption", "a a a a"], ["4 words; this run takes 3"]),
+        (["--class-label", "red"], ["trained on captions: use --caption"]),
+        (["--caption", RED, "--steps", 0], ["steps is 0; this model takes 1 to 1000"]),
+        (["--caption", RED, "--steps", 1001], ["steps is 1001; this model takes 1 to 1000"]),
+        (["--caption", RED, "--eta", 2], ["eta is 2.0; it lies between 0"]),
+        (["--caption", RED, "--seed", -1], ["seed is -1"]),
+        (["--caption", RED, "--sampler", "plms"], ["'plms'", "'ddim'"]),
+        (["--caption", RED, "--num-images", 0], ["--num-images", "at least 1"]),
+        (["--caption", RED, "--batch-size", 0], ["--batch-size", "at least 1"]),
+        (["--caption", RED, "--out", "x.jpg"], ["--out is 'x.jpg'", ".png"]),
+        (["--caption", RED, "--out", "file/x.png"], ["file is not a folder"]),
+        (["--from-file", "nowhere.txt"], ["--from-file nowhere.txt cannot be read"]),
+        (["--from-file", "file"], ["--from-file file has no line"]),
+        (["--zebra"], ["--zebra", "sample.py --help"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_bad_input_is_one_line_and_draws_nothing(words, said, run, sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("\n")
+    error = sample(run, *words).error
+    assert all(part in error for part in said), error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file"])
+def test_what_is_no_run_is_refused(place, sample, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "is no run directory" in sample(tmp_path / place, "--caption", RED).error
+    assert "RUN" in sample("--caption", RED).error
+
+
+def test_a_run_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints" / "diffusion")
+    (copy / "summary.json").write_text(json.dumps({"wall_seconds": 1.0}))
+    error = sample(copy, "--caption", RED).error
+    assert "has no checkpoint of its diffusion model yet" in error
+
+
+def damage(run, stage, step):
+    file = next(
+        path
+        for path in (run / "checkpoints" / stage / str(step)).rglob("d/*")
+        if path.stat().st_size > 200
+    )
+    file.write_bytes(file.read_bytes()[:-9] + b"different")
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(run, sample, train_tiny, parts, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    damage(copy, "diffusion", 4)
+    drawn = sample(copy, "--caption", RED, "--out", tmp_path / "a.png")
+    assert drawn.code == 0, drawn.err
+    assert f"Checkpoint {copy}/checkpoints/diffusion/4 is damaged" in drawn.err
+
+    # Training makes it anew, from the one before.
+    (copy / "summary.json").unlink()
+    folder = json.loads((copy / "config.json").read_text())["config"]["data"]["path"]
+    words = ["--data.path", folder, "--data.crop", "centre", "--data.flip", False]
+    again = train_tiny("folder", *words, "--run-dir", copy)
+    assert again.code == 0, again.err
+    assert "diffusion/4 is damaged" in again.err and "goes on from step 2 of 4" in again.err
+    assert parts(copy, "diffusion") == parts(run, "diffusion")
+
+
+def test_only_damaged_checkpoints_are_an_error(run, sample, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    for step in RunDir(copy).checkpoints("diffusion").steps():
+        damage(copy, "diffusion", step)
+    refused = sample(copy, "--caption", RED)
+    assert refused.code == 2 and "Traceback" not in refused.err
+    last = refused.err.splitlines()[-1]
+    assert last.startswith("error: Every checkpoint in") and "Remove the folder" in last
