@@ -49,6 +49,9 @@ def save_png(
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, columns: int = 8) -> np.ndarray:
     """Rows of inputs, each above its reconstructions: uint8 `[H', W', 3]`."""
+    columns = min(columns, len(x))
+    blank = np.full((-len(x) % columns, *x.shape[1:]), 255, np.uint8)  # fills up the last row
+    x, x_hat = np.concatenate([x, blank]), np.concatenate([x_hat, blank])
     rows = []
     for start in range(0, len(x), columns):
         rows += [x[start : start + columns], x_hat[start : start + columns]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -100,7 +101,7 @@ def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
     saved = run.checkpoints(NAME).restore_part([name, "constants"])
     if saved is None:
         raise UserError(f"{run.path} has no checkpoint of its diffusion model yet; train it first")
-    return saved[name], saved["constants"]
+    return jax.device_put((saved[name], saved["constants"]))
 
 
 def _given(value, default):

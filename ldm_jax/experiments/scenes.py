@@ -65,7 +65,7 @@ def scenes() -> Experiment:
             steps=2500,
             ema_decay=0.995,  # remembers about 200 steps
         ),
-        sampling=SamplingDefaults(steps=25, guidance=3.0),
+        sampling=SamplingDefaults(steps=25, guidance=3.0, num_images=32),
     )
 
 

@@ -58,7 +58,7 @@ def make_problem(build=conditional, drop=0.0, latents=latents, **kwargs):
 
 @pytest.fixture(scope="module")
 def params(drawn):
-    return drawn(lambda rngs: conditional(rngs))[1]
+    return drawn(conditional)[1]
 
 
 @pytest.fixture(scope="module")

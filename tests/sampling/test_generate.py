@@ -1,0 +1,120 @@
+"""The generator: what compiles, what a picture depends on, what is refused."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
+from ldm_jax.errors import UserError
+from ldm_jax.sampling.generate import Generator
+
+NULL = np.int32(9)
+PARAMS, CONSTANTS = {"contrast": jnp.float32(0.8)}, {"scale_factor": jnp.float32(0.5)}
+
+
+def model(params):
+    """It believes in pictures of one colour, which the condition decides, with some structure."""
+
+    def predict(z_t, t, y=None):
+        colour = 0.0 if y is None else y[:, None, None, None] / 8 - 0.5
+        return colour + params["contrast"] * jnp.tanh(z_t)
+
+    return predict
+
+
+def decode(constants, z_0):
+    return jnp.uint8(jnp.clip(jnp.round(16 * z_0 / constants["scale_factor"] + 128), 0, 255))
+
+
+def make(null=NULL):
+    schedule = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
+    return Generator(model, decode, schedule, "z_0", (4, 4, 3), null)
+
+
+@pytest.fixture(scope="module")
+def draw():
+    """Five conditions, or those given, by four steps unless told otherwise."""
+    generator = make()
+
+    def run(conditions=(0, 1, 2, 3, 4), **settings):
+        settings = {"steps": 4, "batch_size": 2, "sampler": "ddpm"} | settings
+        return generator(PARAMS, CONSTANTS, np.array(conditions, np.int32), **settings)
+
+    run.generator = generator
+    return run
+
+
+def test_pictures_are_bytes_one_for_each_condition(draw):
+    images = draw()
+    assert images.shape == (5, 4, 4, 3) and images.dtype == np.uint8
+    assert images.std() > 10
+
+
+def test_a_picture_depends_on_seed_number_and_its_own_condition_alone(draw):
+    images = draw()
+    for batch_size in (1, 3, 16):
+        np.testing.assert_array_equal(draw(batch_size=batch_size), images)
+    np.testing.assert_array_equal(draw((0, 1, 2)), images[:3])
+    other = draw((0, 1, 4, 3, 4))
+    assert [np.array_equal(a, b) for a, b in zip(other, images, strict=True)] == [
+        True, True, False, True, True,
+    ]  # fmt: skip
+    assert not any(np.array_equal(a, b) for a, b in zip(draw(seed=1), images, strict=True))
+
+
+def test_numbers_change_the_pictures_and_compile_nothing(draw):
+    base = {"sampler": "ddim", "guidance": 2.0, "eta": 0.5}
+    images, programs = draw(**base), draw.generator.compiled_programs()
+    for change in ({"guidance": 3.0}, {"eta": 1.0}, {"temperature": 0.5}, {"seed": 2**32 - 1}):
+        assert not np.array_equal(draw(**base | change), images), change
+        assert draw.generator.compiled_programs() == programs, change
+
+
+@pytest.mark.parametrize("change", [{"steps": 5}, {"sampler": "ddim"}, {"guidance": 2.5}])
+def test_another_program_compiles_exactly_once(change):
+    generator = make()
+
+    def run(**settings):
+        settings = {"steps": 3, "sampler": "ddpm"} | settings
+        generator(PARAMS, CONSTANTS, np.arange(3, dtype=np.int32), batch_size=2, **settings)
+        return generator.compiled_programs()
+
+    assert [run(), run(), run(**change), run(**change), run()] == [1, 1, 2, 2, 2]
+
+
+def test_guidance_pushes_away_from_the_null_condition(draw):
+    """The null colour is brighter than all others: the more guidance, the darker."""
+    means = [draw(sampler="ddim", guidance=s).mean() for s in (1.0, 1.5, 2.0)]
+    assert means[0] > means[1] > means[2]
+
+
+def test_guidance_1_is_the_conditional_model(draw):
+    plain, guided = (draw(sampler="ddim", guidance=s) for s in (1.0, 1.0 + 1e-6))
+    np.testing.assert_allclose(plain.astype(int), guided.astype(int), atol=1)
+
+
+def test_an_unconditional_model_draws_a_number_of_pictures():
+    generator = make(null=None)
+    images = generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, batch_size=2)
+    assert images.shape == (3, 4, 4, 3)
+    with pytest.raises(UserError, match="no condition, so there is nothing to guide by"):
+        generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"sampler": "euler"}, "unknown sampler 'euler'; there are: ddim, ddpm"),
+        ({"steps": 0}, "steps is 0; this model takes 1 to 100"),
+        ({"steps": 101}, "steps is 101; this model takes 1 to 100"),
+        ({"eta": 1.5}, "eta is 1.5; it lies between 0"),
+        ({"eta": float("nan")}, "eta is nan"),
+        ({"seed": -1}, "seed is -1; it lies between 0 and 4294967295"),
+        ({"conditions": ()}, "number of pictures is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_computed(settings, said, draw):
+    programs = draw.generator.compiled_programs()
+    with pytest.raises(UserError, match=said):
+        draw(**settings)
+    assert draw.generator.compiled_programs() == programs

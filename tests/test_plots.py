@@ -1,0 +1,117 @@
+"""The pictures of what happens: geometry, what a PNG carries, curves with holes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax import plots
+
+
+def flat(*colours, size=(96, 96), channels=3):
+    """Pictures of one colour each."""
+    return np.stack([np.full((*size, channels), colour, np.uint8) for colour in colours])
+
+
+def test_grid_puts_pictures_in_rows_on_white():
+    canvas = plots.grid(flat(10, 20, 30), columns=2)
+    assert canvas.shape == (2 * 96 + 2, 2 * 96 + 2, 3) and canvas.dtype == np.uint8
+    for i, colour in enumerate((10, 20, 30)):
+        y, x = (i // 2) * 98, (i % 2) * 98
+        assert (canvas[y : y + 96, x : x + 96] == colour).all()
+    assert (canvas[98:, 98:] == 255).all()  # no fourth picture
+    assert (canvas[96:98] == 255).all() and (canvas[:, 96:98] == 255).all()
+
+
+@pytest.mark.parametrize("side, scale", [(32, 3), (33, 3), (96, 1), (200, 1)])
+def test_small_pictures_are_enlarged_pixel_by_pixel(side, scale):
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side + 1, 3), dtype=np.uint8)
+    canvas = plots.grid(image, columns=1)
+    assert canvas.shape == (side * scale, (side + 1) * scale, 3)
+    np.testing.assert_array_equal(canvas[::scale, ::scale], image[0])
+    np.testing.assert_array_equal(canvas[scale - 1 :: scale, scale - 1 :: scale], image[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_grid_is_rgb_whatever_the_pictures_are(channels):
+    canvas = plots.grid(flat(7, 9, channels=channels), columns=8)
+    assert canvas.shape == (96, 8 * 98 - 2, 3)
+    assert (canvas[:, :96] == 7).all() and (canvas[:, 98:194] == 9).all()
+
+
+@pytest.mark.parametrize("n, columns", [(3, 2), (4, 2), (2, 8)])
+def test_reconstructions_stand_under_their_inputs(n, columns):
+    colours = np.arange(1, n + 1)
+    canvas = plots.reconstructions(flat(*colours), flat(*colours + 100), columns)
+    width = min(n, columns)
+    assert canvas.shape[1] == width * 98 - 2
+    cells = canvas[::98, ::98, 0].astype(int)
+    assert (cells[1::2] - cells[::2])[cells[::2] < 255].tolist() == [100] * n
+    np.testing.assert_array_equal(cells[::2].ravel()[:n], colours)
+    assert (cells[1::2][cells[::2] == 255] == 255).all()  # nothing under nothing
+
+
+def test_a_png_carries_its_settings(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    settings = {"steps": 25, "guidance": 3.0, "conditions": "a red cube\nein grüner Würfel, 立方体"}
+    plots.save_png(tmp_path / "a.png", image, settings)
+    with Image.open(tmp_path / "a.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), image)
+        assert file.text == {key: str(value) for key, value in settings.items()}
+    plots.save_png(str(tmp_path / "b.png"), image)
+    with Image.open(tmp_path / "b.png") as file:
+        assert file.text == {}
+
+
+def test_labelled_grid_has_a_cell_for_each_picture():
+    canvas = plots.labelled_grid(flat(30, 60, 90, size=(8, 8)), ["a", "b", "c"], columns=2)
+    height, width, channels = canvas.shape
+    assert channels == 3 and canvas.dtype == np.uint8 and width == 320
+    cells = [
+        canvas[row * height // 2 + 60, column * 160 + 80] for row in (0, 1) for column in (0, 1)
+    ]
+    assert [cell[0] for cell in cells] == [30, 60, 90, 255]
+
+
+def test_labelled_grid_shows_grey_pictures_as_they_are():
+    canvas = plots.labelled_grid(flat(0, 100, 255, size=(8, 8), channels=1), [""] * 3)
+    assert [canvas[60, i * 160 + 80].tolist() for i in range(3)] == [[0] * 3, [100] * 3, [255] * 3]
+
+
+def test_labels_are_wrapped_and_make_room():
+    pictures = flat(50, size=(8, 8))
+    short, long = (plots.labelled_grid(pictures, [s]) for s in ("", "a long caption " * 30))
+    assert long.shape[0] > short.shape[0]
+    assert long.shape[0] < short.shape[0] + 60  # four lines at most
+    assert (long[short.shape[0] :] < 128).any()  # something is printed there
+
+
+LINES = [
+    {"stage": "autoencoder", "step": 1, "loss": 2.0, "psnr": 10.0},
+    {"stage": "autoencoder", "step": 2, "loss": 1.0},
+    {"stage": "diffusion", "step": 1, "loss": 1.0, "loss_least_noise": 0.9, "grad_norm": 3.0},
+    {"stage": "diffusion", "step": 2, "loss_least_noise": 0.8, "loss_most_noise": 0.1, "new": 5},
+]
+
+
+def test_curves_are_drawn_from_lines_with_holes(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_pixels", figures.append)
+    plots.curves(LINES)
+    panels = {axes.get_title(): axes for axes in figures[0].axes}
+    assert set(panels) == {
+        "autoencoder: loss", "autoencoder: PSNR [dB]",
+        "diffusion: loss", "diffusion: loss by noise level", "diffusion: gradient norm",
+    }  # fmt: skip
+    drawn = {
+        title: [line.get_xydata().tolist() for line in axes.lines] for title, axes in panels.items()
+    }
+    assert drawn["autoencoder: loss"] == [[[1, 2.0], [2, 1.0]]]
+    assert drawn["autoencoder: PSNR [dB]"] == [[[1, 10.0]]]
+    assert drawn["diffusion: loss by noise level"] == [[[1, 0.9], [2, 0.8]], [[2, 0.1]]]
+    assert panels["diffusion: loss"].get_yscale() == "log"
+
+
+def test_curves_are_rgb_pixels_even_of_nothing():
+    for lines in (LINES, LINES[:1], []):
+        image = plots.curves(lines)
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
