@@ -1,7 +1,6 @@
 """The notebooks: each runs from top to bottom, and is committed as it ran."""
 
 import ast
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-SHOWS = re.compile(r"Image\.fromarray\(|plt\.subplots\(|^curves\(", re.MULTILINE)
+SHOWS = re.compile(r"^(?:.* = )?(?:show\w*|plt\.subplots)\(", re.MULTILINE)
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -60,7 +60,8 @@ def terms(params):
         moments = model.encode(x)
         mean, logvar = moments[..., :2], moments[..., 2:]
         noise = jax.random.normal(jax.random.split(KEY)[0], mean.shape)
-        x_hat = model.decode(mean + jnp.exp(logvar / 2) * noise)
+        z = mean + jnp.exp(logvar / 2) * noise
+        x_hat = model.decode(z)
         rec = 0.9 * jnp.mean(jnp.abs(x - x_hat)) + 0.4 * jnp.mean((x - x_hat) ** 2)
         real, held = critic(x), critic(jax.lax.stop_gradient(x_hat))
         return {
@@ -68,19 +69,22 @@ def terms(params):
             "kl": 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar) / 3,
             "gan": -jnp.mean(critic(x_hat)),
             "disc_loss": (jnp.mean(nnx.relu(1 - real)) + jnp.mean(nnx.relu(1 + held))) / 2,
-        }, 10 * jnp.log10(4 / jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3)))
+        }, (10 * jnp.log10(4 / jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3))), z)
 
     names = ("rec", "kl", "gan", "disc_loss")
 
     @jax.jit
     def derive(params):
-        values, pull_back, psnr = jax.vjp(written_out, params, has_aux=True)
+        values, pull_back, others = jax.vjp(written_out, params, has_aux=True)
         one_hot = {name: jnp.eye(len(names))[i] for i, name in enumerate(names)}
-        return values, jax.vmap(pull_back)(one_hot)[0], psnr
+        return values, jax.vmap(pull_back)(one_hot)[0], others
 
-    values, gradients, psnr = jax.tree.map(np.asarray, derive(params))
+    values, gradients, (psnr, z) = jax.tree.map(np.asarray, derive(params))
     rows = {name: jax.tree.map(lambda g, i=i: g[i], gradients) for i, name in enumerate(names)}
-    return {name: (values[name], rows[name]) for name in names} | {"psnr": (psnr.mean(), None)}
+    scores = {"psnr": psnr.mean(), "latent_mean": z.mean(), "latent_std": z.std()}
+    return {name: (values[name], rows[name]) for name in names} | {
+        name: (value, None) for name, value in scores.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,9 @@ def test_metrics_are_what_they_are_called(terms, step):
     _, metrics = step(0)
     for name in ("rec", "gan", "disc_loss", "psnr"):
         np.testing.assert_allclose(metrics[name], terms[name][0], rtol=1e-4)
+    # Of the posterior, that is of all samples; these 576 are some.
+    np.testing.assert_allclose(metrics["latent_mean"], terms["latent_mean"][0], atol=0.2)
+    np.testing.assert_allclose(metrics["latent_std"], terms["latent_std"][0], rtol=0.1)
     kl = terms["kl"][0]
     np.testing.assert_allclose(metrics["kl_per_element"], kl / (8 * 12 * 2), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], terms["rec"][0] + KL_WEIGHT * kl, rtol=1e-5)
