@@ -191,8 +191,10 @@ def test_bfloat16_computes_a_float32_output(tiny, drawn):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("channel_mult", [(1,), (1, 2), (1, 1, 2, 2)])
-@pytest.mark.parametrize("channels", [(1, 1), (7, 3)])  # (7, 3): a condition is concatenated
+@pytest.mark.parametrize(
+    "channel_mult, channels",
+    [((1,), (1, 1)), ((1, 2), (7, 3)), ((1, 1, 2, 2), (4, 4))],  # (7, 3): z_t and a condition
+)
 def test_latents_of_any_shape_and_channels_work(channel_mult, channels):
     config = UNetConfig(
         channels=8, channel_mult=channel_mult, num_res_blocks=1, head_channels=8, groups=4

@@ -12,9 +12,11 @@ pytestmark = pytest.mark.slow
 
 
 def wait_for(process, run, stage, step):
-    """Returns when metrics.jsonl has this step."""
+    """Returns when metrics.jsonl has this step and there is a checkpoint to go on from."""
+    saved = RunDir(run).checkpoints(stage)
     while process.poll() is None:
-        if any((r["stage"], r["step"]) == (stage, step) for r in read(run / "metrics.jsonl")):
+        rows = ((r["stage"], r["step"]) for r in read(run / "metrics.jsonl"))
+        if (stage, step) in rows and saved.latest_step() is not None:
             return
         time.sleep(0.02)
     raise AssertionError(process.communicate()[1])

@@ -118,7 +118,7 @@ def test_bad_input_is_one_line_and_draws_nothing(words, said, run, sample, tmp_p
 def test_what_is_no_run_is_refused(place, sample, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "is no run directory" in sample(tmp_path / place, "--caption", RED).error
-    assert "RUN" in sample("--caption", RED).error
+    assert "RUN" in sample().error
 
 
 def test_a_run_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path):
