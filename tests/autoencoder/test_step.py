@@ -35,8 +35,8 @@ def perceptual(x, x_hat):
     return jnp.mean((jnp.diff(x, axis=1) - jnp.diff(x_hat, axis=1)) ** 2, axis=(1, 2, 3))
 
 
-def make_problem(network=NETWORK, **loss):
-    return AutoencoderProblem(network, replace(LOSS, **loss), CRITIC, 3, perceptual=perceptual)
+def make_problem(**loss):
+    return AutoencoderProblem(NETWORK, replace(LOSS, **loss), CRITIC, 3, perceptual=perceptual)
 
 
 @pytest.fixture(scope="module")
