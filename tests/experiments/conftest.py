@@ -21,20 +21,21 @@ from ldm_jax.training.sharding import make_mesh
 
 REPOSITORY = Path(__file__).parents[2]
 
-# The smallest networks that have all parts, on 16x16 pictures: for runs on other data than scenes.
+# The smallest networks that have all parts, on 8x8 pictures: for runs on other data than scenes.
 TINY = """
-    --data.size 16
+    --data.size 8
     --autoencoder.network.channels 4 --autoencoder.network.groups 2
-    --autoencoder.loss.disc-weight 0
-    --autoencoder.network.channel-mult 1 1 --autoencoder.network.num-res-blocks 1
+    --autoencoder.network.channel-mult 1 --autoencoder.network.num-res-blocks 1
     --autoencoder.network.z-channels 2 --autoencoder.network.mid-attention False
+    --autoencoder.loss.disc-weight 0
     --autoencoder.optimiser.warmup-steps 0 --autoencoder.optimiser.schedule constant
     --autoencoder.batch-size 4 --autoencoder.steps 4
     --autoencoder.progress.log-every 2 --autoencoder.progress.save-every 2
     --diffusion.unet.channels 8 --diffusion.unet.groups 4 --diffusion.unet.head-channels 4
     --diffusion.unet.channel-mult 1 --diffusion.unet.num-res-blocks 1
     --diffusion.unet.attention-factors
-    --diffusion.text.dim 8 --diffusion.text.heads 1 --diffusion.class-dim 8
+    --diffusion.text.dim 8 --diffusion.text.depth 1 --diffusion.text.heads 1
+    --diffusion.class-dim 8
     --diffusion.optimiser.warmup-steps 0 --diffusion.optimiser.schedule constant
     --diffusion.batch-size 4 --diffusion.steps 4
     --diffusion.progress.log-every 2 --diffusion.progress.save-every 2
@@ -197,3 +198,15 @@ def trained(train_tiny, photographs, tmp_path_factory):
         return runs[layout]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def damage():
+    """Changes a few bytes of a checkpoint, as a bad disk would."""
+
+    def change(run, stage, step):
+        files = (run / "checkpoints" / stage / str(step)).rglob("d/*")
+        file = next(path for path in files if path.stat().st_size > 200)
+        file.write_bytes(file.read_bytes()[:-9] + b"different")
+
+    return change

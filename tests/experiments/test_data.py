@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldm_jax.data.source import ArraySource
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import Experiment, FolderData, ScenesData
+from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.run_dir import RunDir
 
@@ -113,17 +113,6 @@ def tfds_dir(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_tfds_set_trains_with_cached_latents(train_tiny, sample, tfds_dir, tmp_path):
-    run = tmp_path / "run"
-    words = ["--data.name", "squares", "--data.dir", tfds_dir, "--data.fit", "crop"]
-    ended = train_tiny("tfds", *words, "--data.flip", True, "--run-dir", run)
-    facts = checked(ended, run, "class")
-    assert facts.class_names == ("blue", "red") and "encoding pictures" in ended.err
-    drawn = sample(run, "--class-label", "red", "--num-images", 3, "--out", tmp_path / "a.png")
-    assert drawn.code == 0, drawn.err
-
-
-@pytest.mark.slow
 def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds_dir, tmp_path):
     run = tmp_path / "run"
     words = ["--data.name", "squares", "--data.dir", tfds_dir, "--data.fit", "crop"]
@@ -134,6 +123,24 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     assert "encoding pictures" not in ended.err
     drawn = sample(run, "--caption", "a blue square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
+
+
+@pytest.mark.parametrize(
+    "options, condition, fixed",
+    [
+        ({}, "class", True),
+        ({"label_key": ""}, "none", True),
+        ({"crop": "random"}, "class", False),
+        ({"caption_key": "captions/text"}, "text", False),  # one of two captions at each reading
+    ],
+)
+def test_a_tfds_set_is_what_its_features_are(options, condition, fixed, tfds_dir):
+    data = TfdsData(name="squares", dir=str(tfds_dir), size=8, **options)
+    opened = open_data(Experiment(data=data))
+    assert opened.facts.condition == condition and opened.fixed_views == fixed
+    assert len(opened.train) == 9 and len(opened.validation) == 1
+    if condition == "class":
+        assert opened.facts.class_names == ("blue", "red")
 
 
 def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):

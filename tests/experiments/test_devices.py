@@ -20,15 +20,15 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def experiment():
-    """smoke with one level less, and an adversary that is there from the start."""
+    """smoke with fewer levels, and an adversary that is there from the start."""
     smoke = EXPERIMENTS["smoke"]()
     first, second = smoke.autoencoder, smoke.diffusion
     return dataclasses.replace(
         smoke,
-        data=dataclasses.replace(smoke.data, size=16),
+        data=dataclasses.replace(smoke.data, size=8),
         autoencoder=dataclasses.replace(
             first,
-            network=dataclasses.replace(first.network, channel_mult=(1, 1)),
+            network=dataclasses.replace(first.network, channel_mult=(1,)),
             loss=dataclasses.replace(first.loss, disc_start=0),
         ),
         diffusion=dataclasses.replace(
@@ -46,7 +46,7 @@ def losses(experiment):
     def batch(stage):
         n = getattr(experiment, stage).batch_size
         if stage == "autoencoder":
-            return {"image": rng.integers(0, 256, (n, 16, 16, 3), np.uint8)}
+            return {"image": rng.integers(0, 256, (n, 8, 8, 3), np.uint8)}
         moments = rng.normal(size=(n, 8, 8, 4)).astype(np.float32)
         return {"moments": moments, "condition": rng.integers(0, 10, (n, 5), np.int32)}
 

@@ -23,12 +23,13 @@ def wait_for(process, run, stage, step):
 
 
 def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
-    smoke, process, ended, parts, tmp_path
+    smoke, process, ended, parts, damage, tmp_path
 ):
+    """Killed, stopped, one stage at a time, killed again, its newest checkpoint damaged."""
     run = tmp_path / "run"
 
-    def start():
-        return process("train.py", "smoke", "--run-dir", run)
+    def start(*words):
+        return process("train.py", "smoke", "--run-dir", run, *words)
 
     one = start()
     wait_for(one, run, "autoencoder", 15)
@@ -45,15 +46,22 @@ def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
     said = f"autoencoder: stopped by SIGTERM after step {saved} of 40; saved in {run}"
     assert said in stopped.err.splitlines()[-1]
 
-    one = start()
-    wait_for(one, run, "diffusion", 15)
-    one.kill()
-    assert f"autoencoder: goes on from step {saved} of 40" in ended(one).err
+    first = ended(start("--stage", "autoencoder"))
+    assert first.code == 0 and first.out.startswith("autoencoder: "), first.err
+    assert f"autoencoder: goes on from step {saved} of 40" in first.err
+    assert "diffusion" not in first.out and not (run / "checkpoints" / "diffusion").exists()
 
-    saved = RunDir(run).checkpoints("diffusion").latest_step()
+    one = start("--stage", "diffusion")
+    wait_for(one, run, "diffusion", 35)
+    one.kill()
+    one.communicate()
+    *_, before, newest = RunDir(run).checkpoints("diffusion").steps()
+    damage(run, "diffusion", newest)
+
     finished = ended(start())
     assert finished.code == 0, finished.err
-    assert f"diffusion: goes on from step {saved} of 40" in finished.err
+    assert f"checkpoints/diffusion/{newest} is damaged" in finished.err
+    assert f"diffusion: goes on from step {before} of 40" in finished.err
     for stage in ("autoencoder", "diffusion"):
         assert parts(run, stage) == parts(smoke[1], stage)
     assert (run / "samples.png").read_bytes() == (smoke[1] / "samples.png").read_bytes()
