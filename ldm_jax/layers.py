@@ -6,6 +6,8 @@ float32, and so are GroupNorm statistics and the softmax, whatever `dtype` is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -67,11 +69,31 @@ def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.R
     )
 
 
+def halve(x: Array) -> Array:
+    """Means of 2x2 squares: `[B, H, W, C]` -> `[B, H/2, W/2, C]`."""
+    return nnx.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def double(x: Array) -> Array:
+    """Every pixel twice along each axis: `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def layer_norm(dim: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm on the last axis, with the exact two-pass variance as in `group_norm`."""
+    return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
 class ResBlock(nnx.Module):
-    """GroupNorm, SiLU, conv, twice, around a skip; `emb` (the time step) is added in the middle.
+    """GroupNorm, SiLU, conv, twice, around a skip; `emb` (the time step) enters in the middle.
 
     The autoencoder has no `emb` (`emb_dim=0`) and starts its last convolution at random; the UNet
     starts it at zero. `[B, H, W, c_in]` -> `[B, H, W, c_out]`.
+
+    Args:
+      scale_shift: `emb` scales and shifts the second norm's output instead of being added before.
+      resample: `halve` or `double`, applied to both branches, the residual one just before its
+        first convolution: a change of resolution that needs no layer of its own.
     """
 
     def __init__(
@@ -80,6 +102,8 @@ class ResBlock(nnx.Module):
         c_out: int,
         *,
         emb_dim: int = 0,
+        scale_shift: bool = False,
+        resample: Callable[[Array], Array] | None = None,
         groups: int,
         epsilon: float,
         dropout: float = 0.0,
@@ -88,20 +112,29 @@ class ResBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
+        self.scale_shift, self.resample = scale_shift, resample
         self.norm1 = group_norm(c_in, groups, epsilon, **kw)
         self.conv1 = conv(c_in, c_out, **kw)
-        self.emb = nnx.data(linear(emb_dim, c_out, **kw) if emb_dim else None)
+        emb_out = 2 * c_out if scale_shift else c_out
+        self.emb = nnx.data(linear(emb_dim, emb_out, **kw) if emb_dim else None)
         self.norm2 = group_norm(c_out, groups, epsilon, **kw)
         self.dropout = nnx.Dropout(dropout)
         self.conv2 = conv(c_out, c_out, zero=zero_out, **kw)
         self.skip = nnx.data(conv(c_in, c_out, 1, **kw) if c_in != c_out else None)
 
     def __call__(self, x: Array, emb: Array | None = None, rngs: nnx.Rngs | None = None) -> Array:
-        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = nnx.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv1(h)
         if self.emb is not None:
-            h = h + self.emb(nnx.silu(emb))[:, None, None, :]
-        h = nnx.silu(self.norm2(h))
-        h = self.conv2(self.dropout(h, deterministic=rngs is None, rngs=rngs))
+            shift = self.emb(nnx.silu(emb))[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h if self.emb is None else h + shift)
+        h = self.conv2(self.dropout(nnx.silu(h), deterministic=rngs is None, rngs=rngs))
         return h + (x if self.skip is None else self.skip(x))
 
 
@@ -110,6 +143,7 @@ class Attention(nnx.Module):
 
     Softmax(Q K^T / sqrt(d)) V of Sec. 3.3, d the width of one head. The logits and the softmax are
     float32. `qkv_bias` and `zero_out` follow the caller: the UNet's transformer has no bias there.
+    With `causal` a token sees itself and those before it.
     """
 
     def __init__(
@@ -119,18 +153,20 @@ class Attention(nnx.Module):
         *,
         heads: int,
         head_dim: int,
+        out_dim: int | None = None,
         qkv_bias: bool = False,
         zero_out: bool = False,
+        causal: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         inner = heads * head_dim
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.q = linear(dim, inner, bias=qkv_bias, **kw)
         self.k = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
         self.v = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
-        self.out = linear(inner, dim, zero=zero_out, **kw)
+        self.out = linear(inner, out_dim or dim, zero=zero_out, **kw)
 
     def __call__(self, x_bnc: Array, context_bmd: Array | None = None) -> Array:
         context_bmd = x_bnc if context_bmd is None else context_bmd
@@ -140,7 +176,7 @@ class Attention(nnx.Module):
 
         q_bnhd = split(self.q(x_bnc))
         k_bmhd, v_bmhd = split(self.k(context_bmd)), split(self.v(context_bmd))
-        y_bnhd = jax.nn.dot_product_attention(q_bnhd, k_bmhd, v_bmhd)
+        y_bnhd = jax.nn.dot_product_attention(q_bnhd, k_bmhd, v_bmhd, is_causal=self.causal)
         return self.out(y_bnhd.reshape(*x_bnc.shape[:2], -1))
 
 
@@ -182,7 +218,7 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+        return self.conv(double(x))
 
 
 class Downsample(nnx.Module):

@@ -13,7 +13,9 @@ from ldm_jax.layers import (
     SpatialSelfAttention,
     Upsample,
     conv,
+    double,
     group_norm,
+    halve,
     linear,
 )
 
@@ -33,6 +35,28 @@ def softmax(a):
 def call(graph, params, *args):
     """The module's output, compiled as one program."""
     return jax.jit(lambda params, *args: nnx.merge(graph, params)(*args))(params, *args)
+
+
+def silu(a):
+    return a / (1 + np.exp(-a))
+
+
+def norm(params, x, groups=2, epsilon=1e-5):
+    """GroupNorm: neighbouring channels are a group."""
+    grouped = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    mean, var = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    y = ((grouped - mean) / np.sqrt(var + epsilon)).reshape(x.shape)
+    return y * params["scale"] + params["bias"]
+
+
+def same_conv(params, x):
+    """A convolution of stride 1, zeros around."""
+    kernel = params["kernel"]
+    reach = len(kernel) // 2
+    h, w = x.shape[1:3]
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    places = np.ndindex(kernel.shape[:2])
+    return params["bias"] + sum(padded[:, i : i + h, j : j + w] @ kernel[i, j] for i, j in places)
 
 
 def corner(size):
@@ -93,6 +117,43 @@ def test_res_block_adds_the_time_step_after_its_first_convolution(drawn):
         np.testing.assert_allclose(call(graph, params, x, emb)[i : i + 1], one, atol=1e-5)
 
 
+def mean_of_squares(x):
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
+def repeated(x):
+    return np.kron(x, np.ones((1, 2, 2, 1)))
+
+
+def test_halve_is_the_mean_of_squares_and_double_repeats():
+    x = normal(2, 6, 4, 3)
+    np.testing.assert_allclose(halve(x), mean_of_squares(x), atol=1e-6)
+    np.testing.assert_array_equal(double(x), repeated(x))
+    np.testing.assert_allclose(halve(double(x)), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("c_out", [4, 8])
+@pytest.mark.parametrize("scale_shift", [False, True])
+@pytest.mark.parametrize(
+    "resample, restated", [(None, lambda x: x), (halve, mean_of_squares), (double, repeated)]
+)
+def test_res_block_restated(resample, restated, scale_shift, c_out, drawn):
+    graph, params = drawn(
+        ResBlock, 4, c_out, emb_dim=6, scale_shift=scale_shift, resample=resample, **BLOCK
+    )
+    assert params["emb"]["kernel"].shape == (6, 2 * c_out if scale_shift else c_out)
+    x, emb = normal(2, 4, 6, 4), normal(2, 6)
+    h = same_conv(params["conv1"], restated(silu(norm(params["norm1"], x))))
+    shift = (silu(emb) @ params["emb"]["kernel"] + params["emb"]["bias"])[:, None, None]
+    if scale_shift:
+        h = norm(params["norm2"], h) * (1 + shift[..., :c_out]) + shift[..., c_out:]
+    else:
+        h = norm(params["norm2"], h + shift)
+    skip = same_conv(params["skip"], restated(x)) if c_out != 4 else restated(x)
+    expected = skip + same_conv(params["conv2"], silu(h))
+    np.testing.assert_allclose(call(graph, params, x, emb), expected, atol=2e-5)
+
+
 def test_dropout_needs_rngs_and_follows_them(drawn):
     graph, params = drawn(ResBlock, 4, 4, dropout=0.5, **BLOCK)
     x = normal(2, 4, 4, 4)
@@ -106,11 +167,15 @@ def test_dropout_needs_rngs_and_follows_them(drawn):
     assert not np.allclose(one, without) and not np.allclose(one, other)
 
 
-@pytest.mark.parametrize("context_dim", [None, 5])
-def test_attention_is_the_formula_of_section_3_3(context_dim, drawn):
+@pytest.mark.parametrize(
+    "context_dim, causal, out_dim",
+    [(None, False, None), (None, True, None), (5, False, None), (5, False, 2)],
+)
+def test_attention_is_the_formula_of_section_3_3(context_dim, causal, out_dim, drawn):
     """Softmax(Q K^T / sqrt(d)) V in every head, d the width of one."""
     heads, d = 3, 4
-    graph, params = drawn(Attention, 6, context_dim, heads=heads, head_dim=d, qkv_bias=True, **F32)
+    options = {"qkv_bias": True, "causal": causal, "out_dim": out_dim, **F32}
+    graph, params = drawn(Attention, 6, context_dim, heads=heads, head_dim=d, **options)
     x = 3 * normal(2, 7, 6)
     context = x if context_dim is None else 3 * normal(2, 9, 5, seed=1)
 
@@ -121,9 +186,22 @@ def test_attention_is_the_formula_of_section_3_3(context_dim, drawn):
     y = np.zeros_like(q)
     for i in range(heads):
         head = np.s_[..., i * d : (i + 1) * d]
-        y[head] = softmax(q[head] @ k[head].swapaxes(1, 2) / np.sqrt(d)) @ v[head]
+        logits = q[head] @ k[head].swapaxes(1, 2) / np.sqrt(d)
+        if causal:  # what comes after a token has no weight
+            logits = np.where(np.tri(7, dtype=bool), logits, -np.inf)
+        y[head] = softmax(logits) @ v[head]
     out = call(graph, params, x, *([] if context_dim is None else [context]))
+    assert out.shape == (2, 7, out_dim or 6)
     np.testing.assert_allclose(out, dense("out", y), atol=2e-5)
+
+
+def test_a_causal_token_does_not_see_those_after_it(drawn):
+    graph, params = drawn(Attention, 6, heads=2, head_dim=3, causal=True, **F32)
+    x, other = normal(1, 7, 6), normal(1, 7, 6, seed=1)
+    other[:, :4] = x[:, :4]
+    one, two = call(graph, params, x), call(graph, params, other)
+    np.testing.assert_array_equal(one[:, :4], two[:, :4])
+    assert not np.any(np.isclose(one[:, 4:], two[:, 4:]).all(-1))
 
 
 def test_attention_adds_up_in_float32_when_it_computes_in_bfloat16(drawn):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
+from ldm_jax.autoencoder.vq import codebook_init, quantise
 from ldm_jax.layers import (
     Array,
     Downsample,
@@ -36,6 +38,11 @@ class AutoencoderConfig:
     """Self-attention between the two ResBlocks at the lowest resolution."""
     z_channels: int = 3
     """Channels c of the latent."""
+    bottleneck: Literal["kl", "vq", "none"] = "kl"
+    """What keeps the latents in bounds: a slight pull to N(0, 1), or a codebook. none: there is no
+    first stage, and the diffusion model works on pixels (LDM-1)."""
+    codebook_size: int = 8192
+    """Codes |Z| of a VQ bottleneck."""
     groups: int = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: float = 0.0
@@ -44,7 +51,7 @@ class AutoencoderConfig:
     @property
     def f(self) -> int:
         """Downsampling factor f = H/h = W/w (Sec. 3.1)."""
-        return 2 ** (len(self.channel_mult) - 1)
+        return 1 if self.bottleneck == "none" else 2 ** (len(self.channel_mult) - 1)
 
 
 def _middle(c: int, config: AutoencoderConfig, block: dict, norm: dict) -> nnx.List:
@@ -130,12 +137,12 @@ class Decoder(nnx.Module):
 
 
 class Autoencoder(nnx.Module):
-    """E, D and the 1x1 convolutions on either side of the KL bottleneck.
+    """E, D, the 1x1 convolutions on either side of the bottleneck, and the codebook of a VQ one.
 
     Args:
       config: the sizes.
       channels: image channels C, any number.
-      dtype: computing type; moments and pictures come out in float32.
+      dtype: computing type; latents and pictures come out in float32.
     """
 
     def __init__(
@@ -143,19 +150,33 @@ class Autoencoder(nnx.Module):
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         c = config.z_channels
-        self.encoder = Encoder(config, channels, 2 * c, **kw)
-        self.quant_conv = conv(2 * c, 2 * c, 1, dtype=jnp.float32, rngs=rngs)
+        is_vq = config.bottleneck == "vq"
+        encoded = c if is_vq else 2 * c
+        self.encoder = Encoder(config, channels, encoded, **kw)
+        self.quant_conv = conv(encoded, encoded, 1, dtype=jnp.float32, rngs=rngs)
+        self.codebook = nnx.data(
+            nnx.Param(codebook_init(rngs.params(), (config.codebook_size, c))) if is_vq else None
+        )
         self.post_quant_conv = conv(c, c, 1, **kw)
         self.decoder = Decoder(config, channels, c, **kw)
 
     def encode(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        """x `[B, H, W, C]` in [-1, 1] -> moments `[B, h, w, 2c]` of q_E(z|x), h = H/f."""
+        """E(x) for x `[B, H, W, C]` in [-1, 1]; h = H/f.
+
+        Returns:
+          float32: the moments of q_E(z|x) `[B, h, w, 2c]` (KL), or z before it is quantised
+          `[B, h, w, c]` (VQ).
+        """
         return self.quant_conv(self.encoder(x, rngs))
 
     def decode_features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
-        """z `[B, h, w, c]` -> input of D's last convolution `[B, H, W, channels]`."""
+        """z `[B, h, w, c]`, quantised if it is VQ -> input of D's last convolution."""
         return self.decoder.features(self.post_quant_conv(z), rngs)
 
     def decode(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
-        """x_hat = D(z): `[B, h, w, c]` -> `[B, H, W, C]`, nominally in [-1, 1], not clipped."""
+        """x_hat = D(z): `[B, h, w, c]` -> `[B, H, W, C]`, nominally in [-1, 1], not clipped.
+
+        With a codebook z need not be quantised: that is D's first step (App. G).
+        """
+        z = z if self.codebook is None else quantise(z, self.codebook[...])
         return self.decoder.conv_out(self.decode_features(z, rngs))

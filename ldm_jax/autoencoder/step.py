@@ -7,6 +7,8 @@ descends its own hinge loss on the same reconstructions.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,7 +27,17 @@ from ldm_jax.autoencoder.loss import (
     reconstruction_loss,
 )
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
+from ldm_jax.autoencoder.perceptual import lpips
+from ldm_jax.autoencoder.vq import (
+    code_counts,
+    nearest_code,
+    perplexity,
+    straight_through,
+    usage,
+    vq_loss,
+)
 from ldm_jax.layers import Array
+from ldm_jax.parameters import fresh, graph_of
 
 
 def to_model_range(image: Array) -> Array:
@@ -46,7 +58,6 @@ class AutoencoderProblem:
         discriminator out of the model altogether.
       channels: image channels.
       dtype: computing type of the networks.
-      perceptual: (x, x_hat) -> `[B]`, or None.
     """
 
     def __init__(
@@ -57,9 +68,8 @@ class AutoencoderProblem:
         channels: int,
         *,
         dtype=jnp.float32,
-        perceptual: Perceptual | None = None,
     ):
-        self.network, self.loss, self.perceptual = network, loss, perceptual
+        self.network, self.loss = network, loss
         self._builders = {
             "autoencoder": lambda rngs: Autoencoder(network, channels, dtype=dtype, rngs=rngs)
         }
@@ -67,16 +77,13 @@ class AutoencoderProblem:
             self._builders["discriminator"] = lambda rngs: Discriminator(
                 discriminator, channels, dtype=dtype, rngs=rngs
             )
-        self.graphs = {
-            name: nnx.graphdef(nnx.eval_shape(lambda build=build: build(nnx.Rngs(0))))
-            for name, build in self._builders.items()
-        }
+        self.graphs = {name: graph_of(build) for name, build in self._builders.items()}
 
     def init(self, key: Array) -> dict:
         """Fresh parameters of the players."""
         keys = jax.random.split(key, len(self._builders))
         return {
-            name: nnx.to_pure_dict(nnx.state(build(nnx.Rngs(k)), nnx.Param))
+            name: fresh(build, k)
             for (name, build), k in zip(self._builders.items(), keys, strict=True)
         }
 
@@ -89,7 +96,7 @@ class AutoencoderProblem:
 
         Args:
           params: as from `init`.
-          constants: unused.
+          constants: `perceptual`, the weights of LPIPS, where it has a weight in the loss.
           batch: `image`, bytes `[B, H, W, C]`.
           key: of this step. step: number of steps done, int32.
 
@@ -103,39 +110,65 @@ class AutoencoderProblem:
         def forward(p):  # Sec. 3.1: x -> E(x) -> z -> D(z)
             model = self.autoencoder(p)
             rngs = nnx.Rngs(dropout=key_dropout) if self.network.dropout else None
-            moments = model.encode(x, rngs)
-            h = model.decode_features(sample_posterior(moments, key_z), rngs)
-            return model.decoder.conv_out(h), kl_to_standard_normal(moments).mean(), h, moments
+            z, regulariser, health = self._bottleneck(model, model.encode(x, rngs), key_z, x)
+            h = model.decode_features(z, rngs)
+            return (model.decoder.conv_out(h), regulariser), (h, health)
 
         # The gradient is assembled from its parts at x_hat, so that the weight of the adversary,
         # which depends on two of those parts, costs one convolution and no second backward pass.
-        (x_hat, kl, h, moments), pull_back = jax.vjp(forward, params["autoencoder"])
+        (x_hat, regulariser), pull_back, (h, health) = jax.vjp(
+            forward, params["autoencoder"], has_aux=True
+        )
         rec, rec_pull = jax.value_and_grad(
-            lambda y: reconstruction_loss(x, y, config, self.perceptual)
+            lambda y: reconstruction_loss(x, y, config, self._perceptual(constants))
         )(x_hat)
-        kl_weight = config.kl_weight / x[0].size
-        mean, logvar = split_moments(moments)
         metrics = {
-            "loss": rec + kl_weight * kl,
+            "loss": rec + regulariser,
             "rec": rec,
             "psnr": jnp.mean(-10.0 * jnp.log10(jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3)) / 4.0)),
-            "kl_per_element": kl / mean[0].size,
-            "latent_mean": jnp.mean(mean),
-            "latent_std": jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))),
+            **health,
         }
         grads, pull = {}, rec_pull
         if config.disc_weight > 0:
             adversary, gan_pull, disc_metrics = self._adversary(params, x, x_hat, step)
             last_layer = self._last_layer_grads(params["autoencoder"], h, rec_pull, gan_pull)
-            weight = adaptive_weight(*last_layer, config.disc_weight)
+            weight = adaptive_weight(*last_layer, config.disc_weight, config.disc_adapted_at_most)
             on = (step >= config.disc_start).astype(jnp.float32)
             pull = rec_pull + on * weight * gan_pull
             grads["discriminator"] = jax.tree.map(lambda g: on * g, adversary)
             metrics |= disc_metrics | {"adaptive_weight": weight}
-        (grads["autoencoder"],) = pull_back(
-            (pull, jnp.float32(kl_weight), jnp.zeros_like(h), jnp.zeros_like(moments))
-        )
+        (grads["autoencoder"],) = pull_back((pull, jnp.ones_like(regulariser)))
         return grads, metrics
+
+    def _bottleneck(self, model: Autoencoder, encoded: Array, key: Array, x: Array):
+        """(z for the decoder, L_reg of Eq. (25) with its weight, what tells of its health)."""
+        config = self.loss
+        if self.network.bottleneck == "vq":
+            indices = nearest_code(encoded, model.codebook[...])
+            z_q = model.codebook[...][indices]
+            counts = code_counts(indices, self.network.codebook_size)
+            loss = vq_loss(encoded, z_q, config.codebook_weight, config.commitment_weight)
+            health = {
+                "vq_loss": loss,
+                "codebook_usage": usage(counts),
+                "codebook_perplexity": perplexity(counts),
+                "latent_mean": jnp.mean(encoded),
+                "latent_std": jnp.std(encoded),
+            }
+            return straight_through(encoded, z_q), loss, health
+        mean, logvar = split_moments(encoded)
+        kl = kl_to_standard_normal(encoded).mean()
+        health = {
+            "kl_per_element": kl / mean[0].size,
+            "latent_mean": jnp.mean(mean),
+            "latent_std": jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))),
+        }
+        return sample_posterior(encoded, key), config.kl_weight / x[0].size * kl, health
+
+    def _perceptual(self, constants: dict) -> Perceptual | None:
+        if self.loss.perceptual_weight == 0:
+            return None
+        return partial(lpips, constants["perceptual"], self.loss.perceptual)
 
     def _adversary(self, params: dict, x: Array, x_hat: Array, step: Array):
         def judge(p, y):

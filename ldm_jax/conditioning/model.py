@@ -1,6 +1,8 @@
-"""How a condition y enters: tau_theta(y) to the UNet's cross-attention, trained as one model."""
+"""How a condition y enters the UNet (Sec. 3.3), as one model with its encoder tau_theta."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,24 +10,37 @@ from flax import nnx
 
 from ldm_jax.layers import Array
 
+Entry = Literal["cross-attention", "concatenation", "time"]
+
 
 class ConditionalModel(nnx.Module):
     """eps_theta(z_t, t, tau_theta(y)) of Eq. (3): both parts are trained jointly.
 
     Args:
-      unet: (z_t, t, context, rngs) -> prediction.
-      tau: y -> tokens `[B, M, d_tau]`, or None for an unconditional model (Eq. 2).
+      unet: (z_t, t, context, label, rngs) -> prediction.
+      tau: encodes y; None where there is none (Eq. 2), or y enters as it is.
+      entry: what becomes of tau_theta(y): tokens `[B, M, d_tau]` for the cross-attention, a map
+        `[B, h, w, n]` stacked with z_t, or a class, int `[B]`, whose embedding is added to the
+        time step's.
     """
 
-    def __init__(self, unet: nnx.Module, tau: nnx.Module | None):
+    def __init__(
+        self, unet: nnx.Module, tau: nnx.Module | None = None, entry: Entry = "cross-attention"
+    ):
         self.unet = unet
         self.tau = nnx.data(tau)
+        self.entry = entry
 
     def __call__(
         self, z_t: Array, t: Array, y: Array | None = None, rngs: nnx.Rngs | None = None
     ) -> Array:
         """z_t `[B, h, w, c]`, t int `[B]`, y as tau takes it -> prediction `[B, h, w, c]`."""
-        return self.unet(z_t, t, None if self.tau is None else self.tau(y), rngs)
+        c = y if self.tau is None else self.tau(y)
+        if self.entry == "concatenation":
+            return self.unet(jnp.concatenate([z_t, c], axis=-1), t, rngs=rngs)
+        if self.entry == "time":
+            return self.unet(z_t, t, label=c, rngs=rngs)
+        return self.unet(z_t, t, context=c, rngs=rngs)
 
 
 def drop_condition(key: Array, y: Array, null: Array, probability: float) -> Array:

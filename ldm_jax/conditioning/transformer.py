@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, linear
+from ldm_jax.layers import Array, Attention, layer_norm, linear
 
 HEAD_DIM = 64
 
@@ -30,9 +30,9 @@ class Layer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
-        self.norm1 = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+        self.norm1 = layer_norm(config.dim, **kw)
         self.attention = Attention(config.dim, heads=config.heads, head_dim=HEAD_DIM, **kw)
-        self.norm2 = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+        self.norm2 = layer_norm(config.dim, **kw)
         self.mlp_in = linear(config.dim, 4 * config.dim, **kw)
         self.mlp_out = linear(4 * config.dim, config.dim, **kw)
 
@@ -64,7 +64,7 @@ class TransformerEncoder(nnx.Module):
         self.tok_emb = nnx.Embed(vocabulary_size, config.dim, embedding_init=init, **kw)
         self.pos_emb = nnx.Embed(length, config.dim, embedding_init=init, **kw)
         self.layers = nnx.List([Layer(config, **kw) for _ in range(config.depth)])
-        self.norm_out = nnx.LayerNorm(config.dim, epsilon=1e-5, **kw)
+        self.norm_out = layer_norm(config.dim, **kw)
 
     def __call__(self, y: Array) -> Array:
         zeta = self.tok_emb(y) + self.pos_emb(jnp.arange(y.shape[1]))[None]  # Eq. (18)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from ldm_jax.diffusion.process import Prediction, q_sample, target
 from ldm_jax.diffusion.schedule import Schedule
 
 Array = jax.Array
+Norm = Literal["l2", "l1"]
 
 
 def ldm_loss(
@@ -19,10 +21,12 @@ def ldm_loss(
     prediction: Prediction,
     z_0: Array,
     key: Array,
+    norm: Norm = "l2",
 ) -> tuple[Array, Array]:
     """E || eps - eps_theta(z_t, t, tau_theta(y)) ||^2, t uniform: Eq. (3), or Eq. (2) without y.
 
-    With z_0 = x this is Eq. (1). The square is averaged over h, w, c instead of summed.
+    With z_0 = x this is Eq. (1). The square is averaged over h, w, c instead of summed. Some of the
+    published models were trained on the absolute error instead, `norm` l1.
 
     Args:
       model: (z_t, t) -> prediction `[B, h, w, c]`, closed over its condition.
@@ -38,4 +42,4 @@ def ldm_loss(
     eps = jax.random.normal(key_eps, z_0.shape)
     out = model(q_sample(schedule, z_0, t, eps), t)
     error = out - target(schedule, prediction, z_0, t, eps)
-    return jnp.mean(error**2, axis=(1, 2, 3)), t
+    return jnp.mean(error**2 if norm == "l2" else jnp.abs(error), axis=(1, 2, 3)), t

@@ -35,7 +35,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Tables over the T steps, NumPy float64; `alpha`, `sigma` look them up in float32."""
+    """Tables over the T steps, NumPy float64; the methods look them up in float32.
+
+    (In float64 under `jax.enable_x64`.) Timesteps t are whole, or fractional from -1 to T-1.
+    """
 
     beta: np.ndarray
     alpha_bar: np.ndarray
@@ -46,16 +49,39 @@ class Schedule:
         return len(self.beta)
 
     def alpha(self, t: Array) -> Array:
-        """alpha_t of App. B, Eq. (4): float32, the shape of `t`; 1 at t = -1."""
-        return jnp.asarray(np.sqrt(self._with_clean_data()), jnp.float32)[t + 1]
+        """alpha_t of App. B, Eq. (4): float32, the shape of `t`; 1 at t = -1.
+
+        Between whole steps log alpha is linear in t, as in DPM-Solver (arXiv:2206.00927).
+        """
+        if _is_whole(t):
+            return jnp.asarray(np.sqrt(self._with_clean_data()))[t + 1]
+        return jnp.exp(self._log_alpha(t))
 
     def sigma(self, t: Array) -> Array:
         """sigma_t of App. B, Eq. (4): float32, the shape of `t`; 0 at t = -1."""
-        return jnp.asarray(np.sqrt(1.0 - self._with_clean_data()), jnp.float32)[t + 1]
+        if _is_whole(t):
+            return jnp.asarray(np.sqrt(1.0 - self._with_clean_data()))[t + 1]
+        return jnp.sqrt(-jnp.expm1(2 * self._log_alpha(t)))
 
     def snr(self, t: Array) -> Array:
         """SNR(t) = alpha_t^2 / sigma_t^2 (App. B), t >= 0."""
         return (self.alpha(t) / self.sigma(t)) ** 2
+
+    def half_log_snr(self, t: Array) -> Array:
+        """log(alpha_t / sigma_t), DPM-Solver's lambda: the shape of `t`; infinite at t = -1."""
+        return jnp.log(self.alpha(t) / self.sigma(t))
+
+    def timestep(self, half_log_snr: Array) -> Array:
+        """The fractional t, -1 to T-1, whose `half_log_snr` this is: float32, the same shape."""
+        log_alpha = -0.5 * jnp.logaddexp(0.0, -2 * half_log_snr)
+        table = 0.5 * np.log(self._with_clean_data())
+        return jnp.interp(log_alpha, table[::-1], np.arange(-1.0, self.timesteps)[::-1])
+
+    def _log_alpha(self, t: Array) -> Array:
+        below = jnp.clip(jnp.floor(t).astype(int), -1, self.timesteps - 2)
+        table = 0.5 * np.log(self._with_clean_data())
+        slope = jnp.asarray(np.diff(table))[below + 1]
+        return jnp.asarray(table)[below + 1] + slope * (t - below)
 
     def _with_clean_data(self) -> np.ndarray:
         return np.concatenate([[1.0], self.alpha_bar])
@@ -81,6 +107,10 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
         alpha_bar = np.cos(u * np.pi / 2) ** 2
         beta = np.clip(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.0, 0.999)
     return Schedule(beta=beta, alpha_bar=np.cumprod(1.0 - beta))
+
+
+def _is_whole(t: Array) -> bool:
+    return jnp.issubdtype(jnp.result_type(t), jnp.integer)
 
 
 def bcast(per_sample: Array, like: Array) -> Array:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldm_jax.diffusion.loss import ldm_loss
+from ldm_jax.diffusion.loss import Norm, ldm_loss
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.parameters import Build, fresh, graph_of
 
 Array = jax.Array
 
@@ -25,30 +26,32 @@ class DiffusionProblem:
     """`init` and `grads` of the second stage, for the training engine.
 
     Args:
-      build: rngs -> module called as (z_t, t, y, rngs).
+      build: keys -> module called as (z_t, t, y, rngs).
       schedule, prediction: the forward process, and what is predicted about it.
       latents: (constants, batch, key) -> scaled latents z_0 `[B, h, w, c]`.
       drop: (key, y) -> y with some conditions nulled, or None for an unconditional model.
+      norm: of the error, squared or absolute.
       dropout: whether the module has dropout to draw.
     """
 
     def __init__(
         self,
-        build: Callable[[nnx.Rngs], nnx.Module],
+        build: Build,
         schedule: Schedule,
         prediction: Prediction,
         latents: Callable[[dict, dict, Array], Array],
         drop: Callable[[Array, Array], Array] | None = None,
         *,
+        norm: Norm = "l2",
         dropout: bool = False,
     ):
         self.build, self.schedule, self.prediction = build, schedule, prediction
-        self.latents, self.drop, self.dropout = latents, drop, dropout
-        self.graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+        self.latents, self.drop, self.norm, self.dropout = latents, drop, norm, dropout
+        self.graph = graph_of(build)
 
     def init(self, key: Array) -> dict:
         """Fresh parameters."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+        return fresh(self.build, key)
 
     def model(self, params: dict) -> nnx.Module:
         """The module from its parameters."""
@@ -66,7 +69,12 @@ class DiffusionProblem:
         rngs = nnx.Rngs(dropout=key_dropout) if self.dropout else None
         model = self.model(params)
         return ldm_loss(
-            lambda z_t, t: model(z_t, t, y, rngs), self.schedule, self.prediction, z_0, key_t
+            lambda z_t, t: model(z_t, t, y, rngs),
+            self.schedule,
+            self.prediction,
+            z_0,
+            key_t,
+            self.norm,
         )
 
     def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, conv, group_norm, linear
+from ldm_jax.layers import Array, Attention, conv, group_norm, layer_norm, linear
 
 
 class GatedFeedForward(nnx.Module):
@@ -30,12 +30,11 @@ class TransformerBlock(nnx.Module):
     def __init__(self, dim: int, context_dim: int, *, heads: int, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         head = {"heads": heads, "head_dim": dim // heads}
-        norm = {"epsilon": 1e-5, **kw}
-        self.norm1 = nnx.LayerNorm(dim, **norm)
+        self.norm1 = layer_norm(dim, **kw)
         self.self_attention = Attention(dim, **head, **kw)
-        self.norm2 = nnx.LayerNorm(dim, **norm)
+        self.norm2 = layer_norm(dim, **kw)
         self.cross_attention = Attention(dim, context_dim, **head, **kw)
-        self.norm3 = nnx.LayerNorm(dim, **norm)
+        self.norm3 = layer_norm(dim, **kw)
         self.feed_forward = GatedFeedForward(dim, **kw)
 
     def __call__(self, x: Array, context: Array) -> Array:

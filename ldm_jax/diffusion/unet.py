@@ -16,7 +16,9 @@ from ldm_jax.layers import (
     SpatialSelfAttention,
     Upsample,
     conv,
+    double,
     group_norm,
+    halve,
     linear,
 )
 
@@ -36,9 +38,15 @@ class UNetConfig:
     attention_factors: tuple[int, ...] = (2, 4, 8)
     """Downsampling factors of the levels that attend; the middle always does."""
     head_channels: int = 32
-    """Channels of one attention head; 0: a single head."""
+    """Channels of one attention head, where `heads` is 0."""
+    heads: int = 0
+    """Attention heads of every level; 0: as many as have `head_channels` channels each."""
     transformer_depth: int = 1
     """Transformer blocks in each spatial transformer (T of Table 16)."""
+    scale_shift: bool = False
+    """The time step scales and shifts the ResBlocks' second norm; otherwise it is added."""
+    resample_in_res_blocks: bool = False
+    """Resolution changes inside ResBlocks (as in BigGAN); otherwise by convolutions."""
     groups: int = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: float = 0.0
@@ -48,6 +56,10 @@ class UNetConfig:
     def factor(self) -> int:
         """By how much the UNet halves its input at most; h and w must be multiples of it."""
         return 2 ** (len(self.channel_mult) - 1)
+
+    def heads_of(self, channels: int) -> int:
+        """Attention heads of a level with so many channels."""
+        return self.heads or channels // self.head_channels
 
 
 def timestep_embedding(t: Array, dim: int) -> Array:
@@ -75,18 +87,131 @@ class Level(nnx.Module):
             h = self.attention(h, context)
         elif self.attention is not None:
             h = self.attention(h)
-        return h if self.resample is None else self.resample(h)
+        return h if self.resample is None else resampled(self.resample, h, emb, rngs)
 
 
-class UNet(nnx.Module):
-    """Encoder, middle and decoder of ResBlocks with skips between equal resolutions.
+def resampled(layer: nnx.Module, h: Array, emb: Array, rngs) -> Array:
+    """h after a change of resolution, by a convolution or inside a ResBlock."""
+    return layer(h, emb, rngs) if isinstance(layer, ResBlock) else layer(h)
+
+
+class Blocks:
+    """Makes the parts of which both halves of a UNet consist."""
+
+    def __init__(self, config: UNetConfig, context_dim: int, *, dtype, rngs: nnx.Rngs):
+        self.config, self.context_dim = config, context_dim
+        self.kw = {"dtype": dtype, "rngs": rngs}
+        self.norm = {"groups": config.groups, "epsilon": EPSILON, **self.kw}
+        self.emb_dim = 4 * config.channels
+
+    def res(self, c_in: int, c_out: int, resample=None) -> ResBlock:
+        return ResBlock(
+            c_in,
+            c_out,
+            emb_dim=self.emb_dim,
+            scale_shift=self.config.scale_shift,
+            resample=resample,
+            dropout=self.config.dropout,
+            zero_out=True,
+            **self.norm,
+        )
+
+    def attention(self, c: int) -> nnx.Module:
+        heads = self.config.heads_of(c)
+        if not self.context_dim:
+            return SpatialSelfAttention(c, heads=heads, zero_out=True, **self.norm)
+        depth, groups = self.config.transformer_depth, self.config.groups
+        return SpatialTransformer(
+            c, self.context_dim, heads=heads, depth=depth, groups=groups, **self.kw
+        )
+
+    def level(self, level: int, c_in: int, c_out: int, resample=None) -> Level:
+        attends = 2**level in self.config.attention_factors
+        return Level(self.res(c_in, c_out), self.attention(c_out) if attends else None, resample)
+
+    def down(self, c: int) -> nnx.Module:
+        if self.config.resample_in_res_blocks:
+            return self.res(c, c, halve)
+        return Downsample(c, (1, 1), **self.kw)
+
+    def up(self, c: int) -> nnx.Module:
+        if self.config.resample_in_res_blocks:
+            return self.res(c, c, double)
+        return Upsample(c, **self.kw)
+
+
+class ContractingPath(nnx.Module):
+    """Time embedding, the way down and the middle: the first half of a UNet.
 
     Args:
       config: the sizes.
       in_channels: of z_t, plus those of a concatenated condition.
-      out_channels: of the latent, c.
       context_dim: d_tau of the condition tokens. 0: no cross-attention, and plain self-attention
         in place of the transformers.
+      num_classes: classes whose embedding is added to that of the time step; 0: none.
+      dtype: computing type.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        context_dim: int = 0,
+        num_classes: int = 0,
+        *,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        make = Blocks(config, context_dim, **kw)
+        self.dtype, self.channels = dtype, config.channels
+        self.time_in = linear(config.channels, make.emb_dim, **kw)
+        self.time_out = linear(make.emb_dim, make.emb_dim, **kw)
+        self.label = nnx.data(
+            nnx.Embed(num_classes, make.emb_dim, embedding_init=nnx.initializers.normal(1.0), **kw)
+            if num_classes
+            else None
+        )
+        self.conv_in = conv(in_channels, config.channels, **kw)
+        c = config.channels
+        skips = [c]  # channels of what each block on the way up is given beside its input
+        down = []
+        for level, mult in enumerate(config.channel_mult):
+            if level > 0:
+                down.append(make.down(c))
+                skips.append(c)
+            for _ in range(config.num_res_blocks):
+                down.append(make.level(level, c, config.channels * mult))
+                c = config.channels * mult
+                skips.append(c)
+        self.down, self.skip_channels = nnx.List(down), tuple(skips)
+        self.middle = nnx.List([Level(make.res(c, c), make.attention(c), None), make.res(c, c)])
+
+    def contract(
+        self, z_t: Array, t: Array, context: Array | None, label: Array | None, rngs
+    ) -> tuple[Array, list[Array], Array]:
+        """(features at the lowest resolution, those of every block on the way down, embedding)."""
+        emb = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.channels))))
+        if self.label is not None:
+            emb = emb + self.label(label)
+        h = self.conv_in(z_t.astype(self.dtype))
+        skips = [h]
+        for layer in self.down:
+            if isinstance(layer, Level):
+                h = layer(h, emb, context, rngs)
+            else:
+                h = resampled(layer, h, emb, rngs)
+            skips.append(h)
+        attend, res = self.middle
+        return res(attend(h, emb, context, rngs), emb, rngs), skips, emb
+
+
+class UNet(ContractingPath):
+    """Way down, middle and way up of ResBlocks, with skips between equal resolutions.
+
+    Args:
+      config, in_channels, context_dim, num_classes: see ContractingPath.
+      out_channels: of the latent, c.
       dtype: computing type; the output is float32.
     """
 
@@ -96,75 +221,34 @@ class UNet(nnx.Module):
         in_channels: int,
         out_channels: int,
         context_dim: int = 0,
+        num_classes: int = 0,
         *,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        norm = {"groups": config.groups, "epsilon": EPSILON, **kw}
-        emb_dim = 4 * config.channels
-        self.dtype, self.channels = dtype, config.channels
-        self.time_in = linear(config.channels, emb_dim, **kw)
-        self.time_out = linear(emb_dim, emb_dim, **kw)
-        self.conv_in = conv(in_channels, config.channels, **kw)
-
-        def res_block(c_in, c_out):
-            return ResBlock(
-                c_in, c_out, emb_dim=emb_dim, dropout=config.dropout, zero_out=True, **norm
-            )
-
-        def attention(c):
-            heads = c // config.head_channels if config.head_channels else 1
-            if not context_dim:
-                return SpatialSelfAttention(c, heads=heads, zero_out=True, **norm)
-            return SpatialTransformer(
-                c,
-                context_dim,
-                heads=heads,
-                depth=config.transformer_depth,
-                groups=config.groups,
-                **kw,
-            )
-
-        def attends(level):
-            return 2**level in config.attention_factors
-
-        c = config.channels
-        skips = [c]  # channels of what each decoder block will be given beside its input
-        down = []
-        last = len(config.channel_mult) - 1
-        for level, mult in enumerate(config.channel_mult):
-            for _ in range(config.num_res_blocks):
-                c_out = config.channels * mult
-                block = res_block(c, c_out)
-                down.append(Level(block, attention(c_out) if attends(level) else None, None))
-                c = c_out
-                skips.append(c)
-            if level < last:
-                down.append(Downsample(c, (1, 1), **kw))
-                skips.append(c)
-        self.down = nnx.List(down)
-        self.middle = nnx.List([Level(res_block(c, c), attention(c), None), res_block(c, c)])
+        super().__init__(config, in_channels, context_dim, num_classes, **kw)
+        make = Blocks(config, context_dim, **kw)
+        skips = list(self.skip_channels)
+        c = config.channels * config.channel_mult[-1]
         up = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
+            c_out = config.channels * mult
             for i in range(config.num_res_blocks + 1):
-                c_out = config.channels * mult
-                block = res_block(c + skips.pop(), c_out)
-                grow = level > 0 and i == config.num_res_blocks
-                up.append(
-                    Level(
-                        block,
-                        attention(c_out) if attends(level) else None,
-                        Upsample(c_out, **kw) if grow else None,
-                    )
-                )
+                grow = make.up(c_out) if level > 0 and i == config.num_res_blocks else None
+                up.append(make.level(level, c + skips.pop(), c_out, grow))
                 c = c_out
         self.up = nnx.List(up)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
         self.conv_out = conv(c, out_channels, zero=True, dtype=jnp.float32, rngs=rngs)
 
     def __call__(
-        self, z_t: Array, t: Array, context: Array | None = None, rngs: nnx.Rngs | None = None
+        self,
+        z_t: Array,
+        t: Array,
+        context: Array | None = None,
+        label: Array | None = None,
+        rngs: nnx.Rngs | None = None,
     ) -> Array:
         """The prediction for z_t.
 
@@ -172,19 +256,13 @@ class UNet(nnx.Module):
           z_t: `[B, h, w, in_channels]`, h and w multiples of `config.factor`.
           t: int `[B]`, 0..T-1.
           context: condition tokens tau_theta(y) `[B, M, d_tau]`.
+          label: classes, int `[B]`, where there are `num_classes`.
           rngs: a source of dropout masks while training; None: no dropout.
 
         Returns:
           float32 `[B, h, w, out_channels]`: eps, z_0 or v, as it was trained.
         """
-        emb = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.channels))))
-        h = self.conv_in(z_t.astype(self.dtype))
-        skips = [h]
-        for layer in self.down:
-            h = layer(h, emb, context, rngs) if isinstance(layer, Level) else layer(h)
-            skips.append(h)
-        attend, res = self.middle
-        h = res(attend(h, emb, context, rngs), emb, rngs)
+        h, skips, emb = self.contract(z_t, t, context, label, rngs)
         for layer in self.up:
             h = layer(jnp.concatenate([h, skips.pop()], axis=-1), emb, context, rngs)
         return self.conv_out(nnx.silu(self.norm_out(h)).astype(jnp.float32))

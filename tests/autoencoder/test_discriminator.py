@@ -1,4 +1,4 @@
-"""The patch discriminator: the reference's numbers, its sizes, its batch statistics, its losses."""
+"""The patch discriminator: sizes, statistics, losses; numbers: `pretrained/test_golden`."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,6 @@ from ldm_jax.autoencoder.discriminator import (
     hinge_generator,
 )
 
-NAMES = [
-    (r"^conv_in$", "main.0"),
-    (r"^convs\.(\d)$", lambda m: f"main.{3 * int(m[1]) + 2}"),
-    (r"^norms\.(\d)$", lambda m: f"main.{3 * int(m[1]) + 3}"),
-    (r"^conv_out$", "main.11"),
-]
-
 
 def shapes(config, channels=3):
     return nnx.eval_shape(lambda: Discriminator(config, channels, rngs=nnx.Rngs(0)))
@@ -29,16 +22,6 @@ def shapes(config, channels=3):
 def logits_shape(config, side, channels=3):
     x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
     return nnx.eval_shape(lambda x: Discriminator(config, channels, rngs=nnx.Rngs(0))(x), x).shape
-
-
-def test_logits_equal_the_reference(golden, drawn, fill):
-    """In training mode: batch statistics, as every judgement of the discriminator is."""
-    graph, params = drawn(Discriminator, DiscriminatorConfig(channels=16), 3)
-    params = fill(params, NAMES)
-    x = golden["disc/in_x"].transpose(0, 2, 3, 1)
-    logits = jax.jit(lambda params, x: nnx.merge(graph, params)(x))(params, x)
-    expected = golden["disc/out_train"].transpose(0, 2, 3, 1)
-    assert np.linalg.norm(logits - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("layers, parameters", [(2, 663_361), (3, 2_765_633)])

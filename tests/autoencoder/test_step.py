@@ -1,6 +1,7 @@
 """The first stage's step: its assembled gradient is that of Eq. (25), written out and derived."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,85 +14,140 @@ from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
 from ldm_jax.autoencoder.step import AutoencoderProblem, to_bytes, to_model_range
 
-NETWORK = AutoencoderConfig(
+KL = AutoencoderConfig(
     channels=4, channel_mult=(1,), num_res_blocks=1, mid_attention=False, z_channels=2, groups=2
 )
-# The KL weight is large, so that its part of the gradient counts.
+NETWORKS = {"kl": KL, "vq": replace(KL, bottleneck="vq", codebook_size=9)}
+# The weights of the regulariser are large, so that its part of the gradient counts.
 LOSS = AutoencoderLossConfig(
     l1_weight=0.9,
     l2_weight=0.4,
+    perceptual="squeezenet",
     perceptual_weight=0.7,
     kl_weight=0.3,
+    codebook_weight=0.8,
+    commitment_weight=0.3,
     disc_weight=0.6,
     disc_start=100,
 )
 CRITIC = DiscriminatorConfig(channels=4, layers=1)
 BATCH = {"image": np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)}
+CONSTANTS = {"perceptual": {"strength": np.float32(2)}}
 KEY = jax.random.key(5)
+WEIGHT_OF_KL = 0.3 / (8 * 12 * 3)
+QUICKLY = {"xla_backend_optimization_level": 0}  # compiling takes longer than computing here
+HEALTH = {
+    "kl": {"kl_per_element"},
+    "vq": {"vq_loss", "codebook_usage", "codebook_perplexity"},
+}
 
 
-def perceptual(x, x_hat):
-    """Some distance of each picture: of the vertical differences."""
-    return jnp.mean((jnp.diff(x, axis=1) - jnp.diff(x_hat, axis=1)) ** 2, axis=(1, 2, 3))
+def distance(params, network, x, x_hat):
+    """In place of LPIPS, some distance of each picture: of the vertical differences."""
+    assert network == "squeezenet"
+    difference = jnp.diff(x, axis=1) - jnp.diff(x_hat, axis=1)
+    return params["strength"] * jnp.mean(difference**2, axis=(1, 2, 3))
 
 
-def make_problem(**loss):
-    return AutoencoderProblem(NETWORK, replace(LOSS, **loss), CRITIC, 3, perceptual=perceptual)
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_lpips():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ldm_jax.autoencoder.step.lpips", distance)
+        yield
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def bottleneck(request):
+    return request.param
+
+
+def make_problem(bottleneck="kl", **loss):
+    return AutoencoderProblem(NETWORKS[bottleneck], replace(LOSS, **loss), CRITIC, 3)
 
 
 @pytest.fixture(scope="module")
-def params(drawn):
+def params(bottleneck, drawn):
     """Both players' parameters."""
     return {
-        "autoencoder": drawn(Autoencoder, NETWORK, 3)[1],
+        "autoencoder": drawn(Autoencoder, NETWORKS[bottleneck], 3)[1],
         "discriminator": drawn(Discriminator, CRITIC, 3)[1],
     }
 
 
+def bottleneck_kl(model, moments):
+    """(z, L_reg, what the metrics should say) of a Gaussian posterior."""
+    mean, logvar = moments[..., :2], moments[..., 2:]
+    noise = jax.random.normal(jax.random.split(KEY)[0], mean.shape)
+    z = mean + jnp.exp(logvar / 2) * noise
+    kl = 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar) / 3
+    return z, WEIGHT_OF_KL * kl, {"kl_per_element": kl / (8 * 12 * 2), "z": z}
+
+
+def bottleneck_vq(model, z):
+    """The same of a codebook."""
+    codes = model.codebook[...]
+    distances = jnp.sum((z[..., None, :] - codes[None, None, None]) ** 2, axis=-1)
+    index = jnp.argmin(distances, axis=-1)
+    z_q, fixed = codes[index], jax.lax.stop_gradient
+    loss = 0.8 * jnp.mean((z_q - fixed(z)) ** 2) + 0.3 * jnp.mean((fixed(z_q) - z) ** 2)
+    p = jnp.mean(index.ravel()[:, None] == jnp.arange(9)[None], axis=0)
+    health = {
+        "vq_loss": loss,
+        "codebook_usage": jnp.mean(p > 0),
+        "codebook_perplexity": jnp.prod(jnp.where(p > 0, p, 1.0) ** -p),
+    }
+    return z + fixed(z_q - z), loss, health | {"z": z}
+
+
 @pytest.fixture(scope="module")
-def terms(params):
+def terms(bottleneck, params):
     """name -> (value, gradient for every parameter) of the terms of Eq. (25), written out."""
-    graphs = make_problem().graphs
+    graphs = make_problem(bottleneck).graphs
+    regularised = {"kl": bottleneck_kl, "vq": bottleneck_vq}[bottleneck]
 
     def written_out(params):
         model = nnx.merge(graphs["autoencoder"], params["autoencoder"])
         critic = nnx.merge(graphs["discriminator"], params["discriminator"])
         x = jnp.float32(BATCH["image"]) / 127.5 - 1
-        moments = model.encode(x)
-        mean, logvar = moments[..., :2], moments[..., 2:]
-        noise = jax.random.normal(jax.random.split(KEY)[0], mean.shape)
-        z = mean + jnp.exp(logvar / 2) * noise
-        x_hat = model.decode(z)
+        z, reg, health = regularised(model, model.encode(x))
+        x_hat = model.decoder(model.post_quant_conv(z))
         rec = 0.9 * jnp.mean(jnp.abs(x - x_hat)) + 0.4 * jnp.mean((x - x_hat) ** 2)
+        vertical = jnp.diff(x, axis=1) - jnp.diff(x_hat, axis=1)
         real, held = critic(x), critic(jax.lax.stop_gradient(x_hat))
         return {
-            "rec": rec + 0.7 * jnp.mean(perceptual(x, x_hat)),
-            "kl": 0.5 * jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar) / 3,
+            "rec": rec + 0.7 * 2 * jnp.mean(vertical**2),
+            "reg": reg,
             "gan": -jnp.mean(critic(x_hat)),
             "disc_loss": (jnp.mean(nnx.relu(1 - real)) + jnp.mean(nnx.relu(1 + held))) / 2,
-        }, (10 * jnp.log10(4 / jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3))), z)
+        }, (10 * jnp.log10(4 / jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3))), health)
 
-    names = ("rec", "kl", "gan", "disc_loss")
+    names = ("rec", "reg", "gan", "disc_loss")
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def derive(params):
         values, pull_back, others = jax.vjp(written_out, params, has_aux=True)
         one_hot = {name: jnp.eye(len(names))[i] for i, name in enumerate(names)}
         return values, jax.vmap(pull_back)(one_hot)[0], others
 
-    values, gradients, (psnr, z) = jax.tree.map(np.asarray, derive(params))
+    values, gradients, (psnr, health) = jax.tree.map(np.asarray, derive(params))
     rows = {name: jax.tree.map(lambda g, i=i: g[i], gradients) for i, name in enumerate(names)}
-    scores = {"psnr": psnr.mean(), "latent_mean": z.mean(), "latent_std": z.std()}
+    z = health.pop("z")
+    scores = {"psnr": psnr.mean(), "latent_mean": z.mean(), "latent_std": z.std(), **health}
     return {name: (values[name], rows[name]) for name in names} | {
         name: (value, None) for name, value in scores.items()
     }
 
 
 @pytest.fixture(scope="module")
-def step(params):
-    """(step, key) -> (grads, metrics) of the problem with an adversary."""
-    grads = jax.jit(make_problem().grads)
-    return lambda step, key=KEY: grads(params, {}, BATCH, key, jnp.int32(step))
+def grads(bottleneck):
+    """The problem's, with an adversary."""
+    return jax.jit(make_problem(bottleneck).grads, compiler_options=QUICKLY)
+
+
+@pytest.fixture(scope="module")
+def step(params, grads):
+    """(step, key) -> (grads, metrics)."""
+    return lambda step, key=KEY: grads(params, CONSTANTS, BATCH, key, jnp.int32(step))
 
 
 def weight_of(terms):
@@ -121,59 +177,82 @@ def assert_same(ours, expected, tolerance=1e-5):
         assert error <= tolerance * max(np.abs(leaf).max(), 0.1 * scale), path
 
 
-KL_WEIGHT = 0.3 / (8 * 12 * 3)
-
-
 def test_gradient_is_that_of_equation_25_once_the_adversary_is_in(terms, step):
     grads, metrics = step(100)
     weight = weight_of(terms)
     np.testing.assert_allclose(metrics["adaptive_weight"], weight, rtol=1e-4)
-    expected = combine(terms, "autoencoder", rec=1.0, kl=KL_WEIGHT, gan=weight)
+    expected = combine(terms, "autoencoder", rec=1.0, reg=1.0, gan=weight)
     assert_same(grads["autoencoder"], expected)
     assert_same(grads["discriminator"], combine(terms, "discriminator", disc_loss=1.0))
 
 
 def test_no_player_feels_the_other_before_disc_start(terms, step):
     grads, metrics = step(99)
-    assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, kl=KL_WEIGHT))
+    assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, reg=1.0))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["discriminator"]))
     np.testing.assert_allclose(metrics["adaptive_weight"], weight_of(terms), rtol=1e-4)
 
 
-def test_without_an_adversary_there_is_one_player(params, terms):
-    problem = make_problem(disc_weight=0.0)
+def test_the_codes_in_use_have_a_gradient_and_the_others_none(bottleneck, params, step):
+    gradient = step(0)[0]["autoencoder"].get("codebook")
+    if bottleneck == "kl":
+        assert gradient is None
+        return
+    moved = np.any(gradient, axis=-1).mean()
+    assert 0 < moved < 1 and moved == pytest.approx(float(step(0)[1]["codebook_usage"]))
+
+
+def test_without_an_adversary_there_is_one_player(bottleneck, params, terms):
+    problem = make_problem(bottleneck, disc_weight=0.0)
     alone = {"autoencoder": params["autoencoder"]}
-    grads, metrics = jax.jit(problem.grads)(alone, {}, BATCH, KEY, jnp.int32(1000))
+    alone_grads = jax.jit(problem.grads, compiler_options=QUICKLY)
+    grads, metrics = alone_grads(alone, CONSTANTS, BATCH, KEY, jnp.int32(1000))
     assert set(grads) == set(jax.eval_shape(problem.init, KEY)) == {"autoencoder"}
-    assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, kl=KL_WEIGHT))
+    assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, reg=1.0))
     assert not {"gan", "disc_loss", "adaptive_weight"} & set(metrics)
 
 
-def test_metrics_are_what_they_are_called(terms, step):
+def test_metrics_are_what_they_are_called(bottleneck, terms, step):
     _, metrics = step(0)
-    for name in ("rec", "gan", "disc_loss", "psnr"):
+    for name in ("rec", "gan", "disc_loss", "psnr", *HEALTH[bottleneck]):
         np.testing.assert_allclose(metrics[name], terms[name][0], rtol=1e-4)
-    # Of the posterior, that is of all samples; these 576 are some.
-    np.testing.assert_allclose(metrics["latent_mean"], terms["latent_mean"][0], atol=0.2)
-    np.testing.assert_allclose(metrics["latent_std"], terms["latent_std"][0], rtol=0.1)
-    kl = terms["kl"][0]
-    np.testing.assert_allclose(metrics["kl_per_element"], kl / (8 * 12 * 2), rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], terms["rec"][0] + KL_WEIGHT * kl, rtol=1e-5)
+    (other,) = HEALTH.keys() - {bottleneck}
+    assert not HEALTH[other] & set(metrics)
+    # With KL these are of the posterior, that is of all samples; the 576 are some.
+    mean, std = {"kl": (0.2, 0.1), "vq": (1e-6, 1e-5)}[bottleneck]
+    np.testing.assert_allclose(metrics["latent_mean"], terms["latent_mean"][0], atol=mean)
+    np.testing.assert_allclose(metrics["latent_std"], terms["latent_std"][0], rtol=std)
+    np.testing.assert_allclose(metrics["loss"], terms["rec"][0] + terms["reg"][0], rtol=1e-5)
     assert all(np.shape(value) == () for value in metrics.values())
 
 
-def test_the_posterior_is_sampled_anew_with_every_key(step):
+def test_the_posterior_is_sampled_anew_with_every_key_and_codes_are_not(bottleneck, step):
     losses = {float(step(0, jax.random.key(k))[1]["loss"]) for k in (1, 2, 1)}
-    assert len(losses) == 2
+    assert len(losses) == (2 if bottleneck == "kl" else 1)
 
 
-def test_grads_have_the_tree_of_fresh_parameters_with_dropout_and_in_bfloat16():
+def test_without_a_perceptual_weight_no_network_is_needed():
+    problem = make_problem(perceptual_weight=0.0)
+    fresh = jax.eval_shape(problem.init, KEY)
+    grads, _ = jax.eval_shape(problem.grads, fresh, {}, BATCH, KEY, jnp.int32(0))
+    assert jax.tree.structure(grads) == jax.tree.structure(fresh)
+
+
+def test_a_few_steps_reduce_the_loss(params, grads):
+    losses = []
+    for _ in range(20):
+        gradient, metrics = grads(params, CONSTANTS, BATCH, KEY, jnp.int32(0))
+        losses.append(float(metrics["loss"]))
+        params = jax.tree.map(lambda p, g: p - 0.01 * np.asarray(g), params, gradient)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_grads_have_the_tree_of_fresh_parameters_with_dropout_and_in_bfloat16(bottleneck):
     for dtype in (jnp.float32, jnp.bfloat16):
-        problem = AutoencoderProblem(
-            replace(NETWORK, dropout=0.1), LOSS, CRITIC, 3, dtype=dtype, perceptual=perceptual
-        )
+        network = replace(NETWORKS[bottleneck], dropout=0.1)
+        problem = AutoencoderProblem(network, LOSS, CRITIC, 3, dtype=dtype)
         fresh = jax.eval_shape(problem.init, KEY)
-        grads, _ = jax.eval_shape(problem.grads, fresh, {}, BATCH, KEY, jnp.int32(0))
+        grads, _ = jax.eval_shape(problem.grads, fresh, CONSTANTS, BATCH, KEY, jnp.int32(0))
         assert jax.tree.structure(grads) == jax.tree.structure(fresh)
         for gradient, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(fresh), strict=True):
             assert (gradient.shape, gradient.dtype) == (leaf.shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""How a condition enters: tau's tokens reach the UNet; dropped conditions become the null one."""
+"""How a condition enters the UNet, through tau or not; dropped ones become the null condition."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ ROWS = 10_000
 class Seen(nnx.Module):
     """A UNet that returns what it was given."""
 
-    def __call__(self, z_t, t, context, rngs):
-        return z_t, t, context, rngs
+    def __call__(self, z_t, t, context=None, label=None, rngs=None):
+        return {"z_t": z_t, "t": t, "context": context, "label": label, "rngs": rngs}
 
 
 class Tau(nnx.Module):
@@ -23,12 +23,48 @@ class Tau(nnx.Module):
         return y * 10
 
 
-def test_the_unet_gets_tau_of_y_or_nothing():
-    z_t, t, y = np.ones((2, 1, 1, 1)), np.arange(2), np.array([3, 4])
-    seen = ConditionalModel(Seen(), Tau())(z_t, t, y, "rngs")
-    assert seen[0] is z_t and seen[1] is t and seen[3] == "rngs"
-    np.testing.assert_array_equal(seen[2], [30, 40])
-    assert ConditionalModel(Seen(), None)(z_t, t) == (z_t, t, None, None)
+Z_T, T = np.ones((2, 4, 4, 3)), np.arange(2)
+NOTHING = {"z_t": Z_T, "t": T, "context": None, "label": None, "rngs": "rngs"}
+
+
+def assert_seen(model, y, **expected):
+    """Asserts what the UNet is given, which is nothing but z_t and t unless it is `expected`."""
+    seen = model(Z_T, T, y, "rngs")
+    for name, value in (NOTHING | expected).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(seen[name], value)
+        else:
+            assert seen[name] is value or seen[name] == value, name
+
+
+def test_without_a_condition_the_unet_gets_none():
+    assert_seen(ConditionalModel(Seen()), None)
+    seen = ConditionalModel(Seen())(Z_T, T)
+    assert seen["rngs"] is None and seen["z_t"] is Z_T
+
+
+@pytest.mark.parametrize("tau, factor", [(Tau(), 10), (None, 1)])
+def test_tokens_enter_by_cross_attention_and_classes_with_the_time(tau, factor):
+    """Each through tau, or as they are where there is none."""
+    tokens, classes = np.arange(24.0).reshape(2, 3, 4), np.array([3, 4])
+    assert_seen(ConditionalModel(Seen(), tau), tokens, context=factor * tokens)
+    assert_seen(ConditionalModel(Seen(), tau, "time"), classes, label=factor * classes)
+
+
+@pytest.mark.parametrize("tau, factor", [(Tau(), 10), (None, 1)])
+def test_a_map_is_stacked_behind_the_latent(tau, factor):
+    y = np.arange(64.0).reshape(2, 4, 4, 2)
+    stacked = np.concatenate([Z_T, factor * y], axis=-1)
+    assert_seen(ConditionalModel(Seen(), tau, "concatenation"), y, z_t=stacked)
+
+
+def test_tau_is_a_part_of_the_model_and_trained_with_it():
+    def names(tau):
+        state = nnx.state(ConditionalModel(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), tau), nnx.Param)
+        return set(nnx.to_pure_dict(state))
+
+    assert names(nnx.Linear(2, 2, rngs=nnx.Rngs(0))) == {"unet", "tau"}
+    assert names(None) == {"unet"}
 
 
 @pytest.mark.parametrize("shape, null", [((), 7), ((3,), (7, 8, 9))])

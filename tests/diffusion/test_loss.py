@@ -13,7 +13,7 @@ Z_0 = np.random.default_rng(0).normal(size=(64, 3, 2, 4)).astype(np.float32)
 KEY = jax.random.key(0)
 
 
-def watched(prediction, answer, key=KEY, schedule=SCHEDULE, z_0=Z_0):
+def watched(prediction, answer, key=KEY, schedule=SCHEDULE, z_0=Z_0, **norm):
     """The losses, and the z_t and t that the model was shown."""
     shown = []
 
@@ -21,7 +21,7 @@ def watched(prediction, answer, key=KEY, schedule=SCHEDULE, z_0=Z_0):
         shown.append((np.asarray(z_t), np.asarray(t)))
         return answer(z_t, t)
 
-    loss, t = ldm_loss(model, schedule, prediction, z_0, key)
+    loss, t = ldm_loss(model, schedule, prediction, z_0, key, **norm)
     ((z_t, t_shown),) = shown
     np.testing.assert_array_equal(t, t_shown)
     return np.asarray(loss), z_t, t_shown
@@ -32,14 +32,19 @@ def alpha_sigma(t):
     return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
 
 
+@pytest.mark.parametrize(
+    "norm, size", [({}, np.square), ({"norm": "l2"}, np.square), ({"norm": "l1"}, np.abs)]
+)
 @pytest.mark.parametrize("prediction", ["eps", "z_0", "v"])
-def test_loss_is_the_mean_square_of_the_error_about_what_is_predicted(prediction):
-    loss, z_t, t = watched(prediction, lambda z_t, t: 0.3 * z_t + t[:, None, None, None] / 1000)
+def test_loss_is_the_mean_size_of_the_error_about_what_is_predicted(prediction, norm, size):
+    loss, z_t, t = watched(
+        prediction, lambda z_t, t: 0.3 * z_t + t[:, None, None, None] / 1000, **norm
+    )
     alpha, sigma = alpha_sigma(t)
     eps = (z_t - alpha * Z_0) / sigma  # the noise that must have been drawn
     wanted = {"eps": eps, "z_0": Z_0, "v": alpha * eps - sigma * Z_0}[prediction]
     error = 0.3 * z_t + t.reshape(-1, 1, 1, 1) / 1000 - wanted
-    np.testing.assert_allclose(loss, (error**2).mean((1, 2, 3)), rtol=1e-3)
+    np.testing.assert_allclose(loss, size(error).mean((1, 2, 3)), rtol=1e-3)
 
 
 def test_the_noise_is_standard_normal_and_the_times_are_spread_evenly():

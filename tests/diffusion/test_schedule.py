@@ -1,5 +1,6 @@
 """The noise schedules: the reference's betas, alpha and sigma, clean data at step -1."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,6 +69,45 @@ def test_tables_are_looked_up_in_the_shape_of_t():
     assert schedule.alpha(t).shape == (2, 2)
     assert schedule.sigma(t)[1, 0] == 0.0
     assert schedule.alpha(jnp.int32(5)) == schedule.alpha(t)[0, 1]
+
+
+@pytest.mark.parametrize("kind", ["sqrt-linear", "cosine"])
+def test_fractional_steps_continue_the_whole_ones(kind):
+    schedule = make_schedule(ScheduleConfig(kind))
+    t = jnp.arange(-1, 1000)
+    for look_up in (schedule.alpha, schedule.sigma):
+        fractional = look_up(t.astype(jnp.float32))
+        assert fractional.dtype == jnp.float32 and fractional.shape == t.shape
+        np.testing.assert_allclose(fractional, look_up(t), rtol=1e-6)
+
+
+def test_log_alpha_is_linear_between_whole_steps():
+    schedule = make_schedule(ScheduleConfig())
+    t, w = np.array([[-1], [0], [499], [998]]), np.array([[0.25, 0.5, 0.9]])
+    log_alpha = 0.5 * np.log(np.append(1.0, schedule.alpha_bar))
+    expected = np.exp((1 - w) * log_alpha[t + 1] + w * log_alpha[t + 2])
+    np.testing.assert_allclose(schedule.alpha(jnp.asarray(t + w)), expected, rtol=1e-6)
+    np.testing.assert_allclose(schedule.sigma(jnp.asarray(t + w)), (1 - expected**2) ** 0.5, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sqrt-linear", "cosine"])
+def test_timestep_inverts_the_signal_to_noise_ratio(kind):
+    schedule = make_schedule(ScheduleConfig(kind))
+    t = jnp.asarray(np.random.default_rng(0).uniform(0, 999, 100), jnp.float32)
+    half_log_snr = schedule.half_log_snr(t)
+    np.testing.assert_allclose(2 * half_log_snr, np.log(schedule.snr(t)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(schedule.timestep(half_log_snr), t, atol=2e-3)
+    assert schedule.half_log_snr(jnp.int32(-1)) == jnp.inf and schedule.timestep(jnp.inf) == -1
+
+
+def test_tables_are_float64_where_jax_is():
+    schedule = make_schedule(ScheduleConfig())
+    with jax.enable_x64(True):
+        t = jnp.array([0, 500, 999])
+        for times in (t, t.astype(float)):
+            alpha_bar = schedule.alpha(times) ** 2
+            assert alpha_bar.dtype == jnp.float64
+            np.testing.assert_allclose(alpha_bar, schedule.alpha_bar[t], rtol=1e-12)
 
 
 def test_bcast_lines_up_examples():

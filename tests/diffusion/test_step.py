@@ -28,7 +28,7 @@ class PixelNet(nnx.Module):
         self.token = nnx.data(nnx.Linear(context_dim, 3, rngs=rngs) if context_dim else None)
         self.dropout = nnx.Dropout(rate)
 
-    def __call__(self, z_t, t, context=None, rngs=None):
+    def __call__(self, z_t, t, context=None, label=None, rngs=None):
         h = self.pixel(z_t) + self.time(t[:, None] / 20)[:, None, None]
         if context is not None:
             h = h + self.token(context.mean(1))[:, None, None]
@@ -95,6 +95,16 @@ def test_gradient_is_that_of_the_loss_for_unet_and_tau_alike(params, step):
     slope = (loss(1.0) - loss(-1.0)) / (2 * small)
     length = sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads))
     np.testing.assert_allclose(slope, length, rtol=1e-2)
+
+
+def test_the_error_may_be_absolute(params):
+    """By Jensen no mean of squares is below the square of the mean."""
+    square, absolute = (
+        np.asarray(make_problem(norm=norm).loss(params, CONSTANTS, BATCH, KEY)[0])
+        for norm in ("l2", "l1")
+    )
+    np.testing.assert_array_equal(make_problem().loss(params, CONSTANTS, BATCH, KEY)[0], square)
+    assert (absolute**2 < square).all() and (absolute > 0.5 * square**0.5).all()
 
 
 def test_a_condition_that_is_always_dropped_does_not_matter(params):

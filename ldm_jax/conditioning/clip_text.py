@@ -1,0 +1,73 @@
+"""The text encoder of CLIP ViT-L/14 (arXiv:2103.00020), which Stable Diffusion v1 has for tau."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ldm_jax.layers import Array, Attention, layer_norm, linear
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """Sizes of the encoder; the defaults are those of ViT-L/14."""
+
+    dim: int = 768
+    """Width of the tokens."""
+    depth: int = 12
+    """Number of layers."""
+    heads: int = 12
+    """Attention heads, of width dim / heads each."""
+    vocabulary: int = 49_408
+    """Number of different tokens."""
+    length: int = 77
+    """Longest caption in tokens, its first and last one included."""
+
+
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x), the approximation of GELU that CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+class Layer(nnx.Module):
+    """Causal self-attention and an MLP, each behind a norm and around a skip. `[B, M, dim]`."""
+
+    def __init__(self, config: ClipTextConfig, *, dtype, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        dim, heads = config.dim, config.heads
+        self.norm1 = layer_norm(dim, **kw)
+        self.attention = Attention(
+            dim, heads=heads, head_dim=dim // heads, qkv_bias=True, causal=True, **kw
+        )
+        self.norm2 = layer_norm(dim, **kw)
+        self.mlp_in = linear(dim, 4 * dim, **kw)
+        self.mlp_out = linear(4 * dim, dim, **kw)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp_out(quick_gelu(self.mlp_in(self.norm2(x))))
+
+
+class ClipTextTransformer(nnx.Module):
+    """tau_theta of Stable Diffusion v1: tokens y, int `[B, M]` -> `[B, M, dim]`.
+
+    The last hidden states behind the final norm, those of the padding too, as the published UNet
+    was trained on them. CLIP's pooling and projection do not take part.
+    """
+
+    def __init__(self, config: ClipTextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "rngs": rngs}
+        init = nnx.initializers.normal(0.02)
+        self.tok_emb = nnx.Embed(config.vocabulary, config.dim, embedding_init=init, **kw)
+        self.pos_emb = nnx.Embed(config.length, config.dim, embedding_init=init, **kw)
+        self.layers = nnx.List([Layer(config, **kw) for _ in range(config.depth)])
+        self.norm_out = layer_norm(config.dim, **kw)
+
+    def __call__(self, y: Array) -> Array:
+        x = self.tok_emb(y) + self.pos_emb(jnp.arange(y.shape[1]))[None]
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm_out(x)

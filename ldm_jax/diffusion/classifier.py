@@ -1,0 +1,81 @@
+"""The classifier of noisy latents, p_Phi(y|z_t) of App. C: the first half of a UNet and a head."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ldm_jax.diffusion.unet import EPSILON, ContractingPath, UNetConfig
+from ldm_jax.layers import Array, Attention, group_norm, linear
+
+
+class AttentionPool(nnx.Module):
+    """The mean of all positions attends to itself and to each of them: `[B, h, w, C]` -> `[B, n]`.
+
+    The positions have learned embeddings, so h and w are those it was made for.
+    """
+
+    def __init__(
+        self, positions: int, channels: int, outputs: int, *, heads: int, dtype, rngs: nnx.Rngs
+    ):
+        init = nnx.initializers.normal(channels**-0.5)
+        self.position = nnx.Param(init(rngs.params(), (positions + 1, channels)))
+        self.attention = Attention(
+            channels,
+            out_dim=outputs,
+            heads=heads,
+            head_dim=channels // heads,
+            qkv_bias=True,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, h: Array) -> Array:
+        tokens_bnc = h.reshape(h.shape[0], -1, h.shape[-1])
+        mean_b1c = jnp.mean(tokens_bnc, axis=1, keepdims=True)
+        tokens_bnc = jnp.concatenate([mean_b1c, tokens_bnc], axis=1) + self.position[...][None]
+        return self.attention(tokens_bnc[:, :1], tokens_bnc)[:, 0]
+
+
+class NoisyLatentClassifier(ContractingPath):
+    """log p_Phi(y|z_t) up to a constant, for classifier guidance (App. C, Table 10).
+
+    Args:
+      config: sizes, those of the diffusion model's UNet.
+      in_channels: of z_t. classes: their number.
+      pool: how positions become one vector: their mean, or attention (which the 506M of LDM-8-G in
+        Table 10 include).
+      latent_side: h = w of the latents, which attention needs to know.
+      dtype: computing type; the output is float32.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        in_channels: int,
+        classes: int,
+        pool: Literal["mean", "attention"],
+        latent_side: int,
+        *,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"dtype": dtype, "rngs": rngs}
+        super().__init__(config, in_channels, **kw)
+        c = config.channels * config.channel_mult[-1]
+        self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
+        if pool == "attention":
+            positions = (latent_side // config.factor) ** 2
+            self.head = AttentionPool(positions, c, classes, heads=config.heads_of(c), **kw)
+        else:
+            self.head = linear(c, classes, zero=True, **kw)
+        self.pool = pool
+
+    def __call__(self, z_t: Array, t: Array, rngs: nnx.Rngs | None = None) -> Array:
+        """Logits float32 `[B, classes]` for z_t `[B, h, w, c]` at steps t, int `[B]`."""
+        h, _, _ = self.contract(z_t, t, None, None, rngs)
+        h = nnx.silu(self.norm_out(h))
+        logits = self.head(h if self.pool == "attention" else jnp.mean(h, axis=(1, 2)))
+        return logits.astype(jnp.float32)
