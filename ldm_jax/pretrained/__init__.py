@@ -1,0 +1,1 @@
+"""Published weights in and out: files, downloads, names and layouts of other projects."""

@@ -1,0 +1,90 @@
+"""What became of each array of a published file, for people to read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ldm_jax.pretrained.layout import Shape
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every name of a file in one of five places, and what the file should have had."""
+
+    used: Mapping[str, tuple[str, ...]]
+    """Part -> the file's names that go into it; a part that the file lacks is not there."""
+    parameters: Mapping[str, int]
+    """Part -> number of parameters."""
+    missing: tuple[str, ...] = ()
+    """Names that the file should have."""
+    wrong: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    """Name -> (shape in the file, shape that is needed)."""
+    unknown: tuple[str, ...] = ()
+    """Names that nothing explains."""
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What they are -> names that are known and not needed."""
+    seems: str = ""
+    """What the file seems to hold."""
+    scale_factor: float | None = None
+    """What the latents are multiplied by, where the file says it."""
+
+    @property
+    def problem(self) -> str | None:
+        """One line that says why the file does not fit; None: it does."""
+        problems = self._problems(examples=2)
+        return f"the weights do not fit: {'; '.join(problems)}" if problems else None
+
+    def summary(self) -> str:
+        """Lines for people: what is used, what is not and why, what is wrong."""
+        lines = [
+            f"{part}: {self.parameters[part]:,} parameters in {_arrays(names)}"
+            for part, names in self.used.items()
+        ]
+        if self.scale_factor is not None:
+            lines.append(f"the latents are multiplied by {self.scale_factor:g}")
+        lines += [f"not needed: {_arrays(names)}: {what}" for what, names in self.unused.items()]
+        return "\n".join(lines + self._problems(examples=10))
+
+    def _problems(self, examples: int) -> list[str]:
+        wrong = [f"{name} is {_x(has)}, not {_x(need)}" for name, (has, need) in self.wrong.items()]
+        kinds = {"missing": self.missing, "of another shape": wrong, "unknown": self.unknown}
+        lines = [
+            f"{_arrays(names)} {kind} ({', '.join(names[:examples])}"
+            f"{', ...' if len(names) > examples else ''})"
+            for kind, names in kinds.items()
+            if names
+        ]
+        return lines + [f"the file seems to hold {self.seems}"] * bool(lines and self.seems)
+
+
+def _arrays(names: Sequence[str]) -> str:
+    return f"{len(names):,} array{'s' * (len(names) != 1)}"
+
+
+def _x(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def seems(shapes: Mapping[str, Shape]) -> str:
+    """What a file holds, going by a few telling names in it; '' if they tell nothing."""
+
+    def first(pattern: str, axes: int) -> Shape | None:
+        found = (s for name, s in shapes.items() if re.search(pattern, name) and len(s) == axes)
+        return next(found, None)
+
+    found = []
+    unet = first(r"input_blocks\.0\.0\.weight$", 4) or first(r"(^|unet/)conv_in\.weight$", 4)
+    if unet:
+        context = first(r"attn2\.to_k\.weight$", 2)
+        attends = f"cross-attention to {context[1]}" if context else "no cross-attention"
+        found.append(f"a UNet with {unet[1]} inputs, {unet[0]} channels and {attends}")
+    latent = first(r"decoder\.conv_in\.weight$", 4)
+    if latent:
+        levels = {m[1] for name in shapes if (m := re.search(r"encoder\.down\w*\.(\d+)\.", name))}
+        codebook = first(r"quantize\.embedding\.weight$", 2)
+        kind = f"VQ, {codebook[0]} codes" if codebook else "KL"
+        f = 2 ** max(len(levels) - 1, 0)
+        found.append(f"a first stage with f = {f}, {latent[1]} latent channels, {kind}")
+    return " and ".join(found)
