@@ -16,8 +16,8 @@ from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.guidance import guided
 from ldm_jax.sampling.sample import picture_keys, sample
-from ldm_jax.sampling.solvers import SOLVERS
-from ldm_jax.sampling.timesteps import uniform_timesteps
+from ldm_jax.sampling.solvers import SOLVERS, check_eta
+from ldm_jax.sampling.timesteps import check_steps, timestep_grid
 
 Array = jax.Array
 
@@ -25,7 +25,8 @@ Array = jax.Array
 class Generator:
     """Draws pictures from a trained model.
 
-    A program is compiled once for each (solver, number of steps, batch size, guided or not).
+    A program is compiled once for each (solver, number of steps, batch size, guided or not), and
+    once more where timesteps are fractional.
     Guidance scale, eta, temperature and seed are inputs of it: changing them compiles nothing.
 
     Args:
@@ -63,6 +64,7 @@ class Generator:
         sampler: str = "ddim",
         steps: int = 50,
         guidance: float = 1.0,
+        spacing: str = "uniform",
         eta: float = 0.0,
         temperature: float = 1.0,
         seed: int = 0,
@@ -75,12 +77,14 @@ class Generator:
         Args:
           params, constants: of the diffusion stage's state (its running average, if it has one).
           conditions: int32 `[n, ...]`, or None with `num_images` for an unconditional model.
-          steps: S, 1 to T. guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
+          steps: S, 1 to T. spacing: of the timesteps, see `timestep_grid`.
+          guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
           sharding: how the rows of a batch are split over the devices that hold `params`.
           progress: title of the bar, None for none.
 
         Raises:
-          UserError: a sampler, number of steps, eta, seed or number of pictures that cannot be.
+          UserError: a sampler, number of steps, spacing, eta, seed or number of pictures that
+            cannot be.
         """
         n = num_images if conditions is None else len(conditions)
         if not n or n < 1:
@@ -90,11 +94,12 @@ class Generator:
             conditional=conditional,
             sampler=sampler,
             steps=steps,
+            spacing=spacing,
             guidance=guidance,
             eta=eta,
             seed=seed,
         )
-        tau = uniform_timesteps(steps, self.schedule.timesteps)
+        grid = timestep_grid(spacing, steps, self.schedule)
         run = partial(self._program, sampler=sampler, is_guided=guidance != 1.0)
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
         ways = 1
@@ -109,7 +114,7 @@ class Generator:
                 y = None if conditions is None else conditions[rows]
                 if sharding is not None:
                     rows, y = jax.device_put((rows, y), sharding)
-                batch = run(params, constants, y, tau, jnp.uint32(seed), rows, scalars)
+                batch = run(params, constants, y, grid, jnp.uint32(seed), rows, scalars)
                 pictures.append(np.asarray(batch)[: n - start])
                 bar.update(len(pictures[-1]))
         return np.concatenate(pictures)
@@ -122,21 +127,21 @@ class Generator:
         steps: int,
         guidance: float,
         eta: float,
+        spacing: str = "uniform",
         seed: int = 0,
         **_,
     ) -> None:
         """Raises UserError for settings that cannot be; takes no time."""
-        if sampler not in SOLVERS:
-            raise UserError(f"unknown sampler {sampler!r}; there are: {', '.join(SOLVERS)}")
-        if not 0.0 <= eta <= 1.0:
-            raise UserError(f"eta is {eta}; it lies between 0 (deterministic) and 1 (as DDPM)")
+        check_eta(sampler, eta)
         if not conditional and guidance != 1.0:
             raise UserError("this model has no condition, so there is nothing to guide by")
+        if self.null is None and guidance != 1.0:
+            raise UserError("this model was never trained without its condition: guidance is 1")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; it lies between 0 and 4294967295")
-        uniform_timesteps(steps, self.schedule.timesteps)
+        check_steps(spacing, steps, self.schedule.timesteps)
 
-    def _draw(self, params, constants, y, tau, seed, rows, scalars, *, sampler, is_guided):
+    def _draw(self, params, constants, y, grid, seed, rows, scalars, *, sampler, is_guided):
         guidance, eta, temperature = scalars
         model = self.model(params)
         if is_guided:
@@ -151,7 +156,7 @@ class Generator:
             self.schedule,
             self.prediction,
             SOLVERS[sampler],
-            tau,
+            grid,
             picture_keys(seed, rows),
             self.shape,
             eta=eta,

@@ -1,54 +1,67 @@
-"""One reverse step z_t -> z_s, s < t, for each solver. s = -1 is clean data.
-
-A solver is a pure function (denoise, z_t, t, s, noise, eta) -> (z_s, z_0 estimate), where
-denoise(z_t, t) -> (eps, z_0) hides what the network predicts, its condition and the guidance.
-t and s are int scalars, everything else `[B, h, w, c]` in float32; all of them may be traced.
-"""
+"""The solvers by name, and what a solver is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
-from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.errors import UserError
+from ldm_jax.sampling.multistep import dpmpp_2m_memory, dpmpp_2m_step, plms_memory, plms_step
+from ldm_jax.sampling.single_step import (
+    ddim_step,
+    ddpm_step,
+    dpmpp_2s_step,
+    euler_step,
+    heun_step,
+)
 
 Array = jax.Array
-Denoise = Callable[[Array, Array], tuple[Array, Array]]
 
 
-def ddpm_step(
-    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
-) -> tuple[Array, Array]:
-    """Ancestral sampling, App. B, Eqs. (10)-(12): the posterior q(z_s | z_t, z_0), z_0 estimated.
+@dataclass(frozen=True)
+class Solver:
+    """How to get from z_t to z_s, and what has to be remembered on the way.
 
-    s = t - 1 is the paper's; any s < t is the same posterior on a sub-sequence. eta does nothing.
+    step: (schedule, denoise, z_t, t, s, noise, eta, memory) -> (z_s, z_0, memory), pure; see
+      `single_step` for the arguments.
+    memory: (z_T, grid) -> what is remembered before the first step.
+    has_eta: whether eta does anything.
     """
-    del eta
-    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-    alpha_ts = alpha_t / alpha_s  # Eq. (6)
-    var_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2  # Eq. (7)
-    _, z_0 = denoise(z_t, t)
-    mean = (alpha_ts * sigma_s**2 * z_t + alpha_s * var_ts * z_0) / sigma_t**2  # Eq. (12)
-    return mean + jnp.sqrt(jnp.maximum(var_ts, 0.0)) * sigma_s / sigma_t * noise, z_0  # Eq. (11)
+
+    step: Callable[..., tuple[Array, Array, Any]]
+    memory: Callable[[Array, Array], Any]
+    has_eta: bool = False
 
 
-def ddim_step(
-    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
-) -> tuple[Array, Array]:
-    """DDIM (Song et al., arXiv:2010.02502, Eqs. 12 and 16); that paper's alpha is our alpha^2.
-
-    eta 0 is deterministic, eta 1 has the variance of `ddpm_step`.
-    """
-    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-    eps, z_0 = denoise(z_t, t)
-    var_ts = jnp.maximum(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
-    std = eta * sigma_s / sigma_t * jnp.sqrt(var_ts)
-    direction = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0)) * eps
-    return alpha_s * z_0 + direction + std * noise, z_0
+def single_step(step: Callable[..., tuple[Array, Array]], has_eta: bool = False) -> Solver:
+    """The solver that has this step and remembers nothing."""
+    return Solver(
+        lambda *arguments: (*step(*arguments[:-1]), arguments[-1]), lambda z_T, grid: (), has_eta
+    )
 
 
-SOLVERS = {"ddim": ddim_step, "ddpm": ddpm_step}
+SOLVERS = {
+    "ddim": single_step(ddim_step, has_eta=True),
+    "ddpm": single_step(ddpm_step),
+    "plms": Solver(plms_step, plms_memory),
+    "dpmpp-2m": Solver(dpmpp_2m_step, dpmpp_2m_memory),
+    "dpmpp-2s": single_step(dpmpp_2s_step),
+    "dpmpp-1": single_step(euler_step),  # the same, derived in another way
+    "euler": single_step(euler_step),
+    "heun": single_step(heun_step),
+}
+Sampler = Literal[tuple(SOLVERS)]
+
+
+def check_eta(sampler: str, eta: float) -> None:
+    """Raises UserError for an unknown sampler, or an eta that it does not have."""
+    if sampler not in SOLVERS:
+        raise UserError(f"unknown sampler {sampler!r}; there are: {', '.join(SOLVERS)}")
+    if not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta is {eta}; it lies between 0 (deterministic) and 1 (as DDPM)")
+    if eta and not SOLVERS[sampler].has_eta:
+        takers = ", ".join(name for name, solver in SOLVERS.items() if solver.has_eta)
+        raise UserError(f"eta is {eta}, but sampler {sampler} has none: eta 0, or sampler {takers}")

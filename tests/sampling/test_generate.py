@@ -70,6 +70,17 @@ def test_numbers_change_the_pictures_and_compile_nothing(draw):
         assert draw.generator.compiled_programs() == programs, change
 
 
+def test_spacings_with_as_many_steps_share_a_program(draw):
+    images, programs = [], []
+    for spacing in ("uniform", "quadratic", "compvis", "compvis-quadratic"):
+        images.append(draw(sampler="heun", spacing=spacing))
+        programs.append(draw.generator.compiled_programs())
+    assert len({image.tobytes() for image in images}) == 4 and len(set(programs)) == 1
+    draw(sampler="heun", spacing="log-snr")
+    draw(sampler="heun", spacing="compvis-dpm")  # fractional like that
+    assert draw.generator.compiled_programs() == programs[0] + 1
+
+
 @pytest.mark.parametrize("change", [{"steps": 5}, {"sampler": "ddim"}, {"guidance": 2.5}])
 def test_another_program_compiles_exactly_once(change):
     generator = make()
@@ -104,11 +115,15 @@ def test_an_unconditional_model_draws_a_number_of_pictures():
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"sampler": "euler"}, "unknown sampler 'euler'; there are: ddim, ddpm"),
+        ({"sampler": "rk4"}, "unknown sampler 'rk4'; there are: ddim, ddpm, plms"),
+        ({"spacing": "cubic"}, "unknown spacing 'cubic'; there are: uniform, quadratic"),
+        ({"steps": 60, "spacing": "compvis"}, "nearest numbers that work: 50"),
         ({"steps": 0}, "steps is 0; this model takes 1 to 100"),
         ({"steps": 101}, "steps is 101; this model takes 1 to 100"),
         ({"eta": 1.5}, "eta is 1.5; it lies between 0"),
         ({"eta": float("nan")}, "eta is nan"),
+        ({"eta": 0.5}, "eta is 0.5, but sampler ddpm has none: eta 0, or sampler ddim"),
+        ({"eta": 0.5, "sampler": "plms"}, "eta is 0.5, but sampler plms has none"),
         ({"seed": -1}, "seed is -1; it lies between 0 and 4294967295"),
         ({"conditions": ()}, "number of pictures is 0"),
     ],

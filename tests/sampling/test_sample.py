@@ -10,19 +10,19 @@ import pytest
 from ldm_jax.diffusion.process import target
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.sampling.sample import noise_like, picture_keys, sample
-from ldm_jax.sampling.solvers import SOLVERS, ddim_step, ddpm_step
-from ldm_jax.sampling.timesteps import uniform_timesteps
+from ldm_jax.sampling.solvers import SOLVERS, ddpm_step, single_step
+from ldm_jax.sampling.timesteps import timestep_grid
 
 SCHEDULE = make_schedule(ScheduleConfig())
 SHAPE = (8, 8, 4)
 
 
-def draw(predict, step, S, n=3, prediction="eps", seed=0, **kwargs):
+def draw(predict, solver, S, n=3, prediction="eps", seed=0, spacing="uniform", **kwargs):
     """n latents by S steps."""
     keys = picture_keys(seed, jnp.arange(n))
-    tau = jnp.asarray(uniform_timesteps(S, 1000))
-    run = jax.jit(partial(sample, predict, SCHEDULE, prediction, step, shape=SHAPE, **kwargs))
-    return run(tau, keys)
+    grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
+    run = jax.jit(partial(sample, predict, SCHEDULE, prediction, solver, shape=SHAPE, **kwargs))
+    return run(grid, keys)
 
 
 def oracle(z_0, prediction):
@@ -36,18 +36,28 @@ def oracle(z_0, prediction):
 
 
 @pytest.mark.parametrize(
-    "prediction, S, solver, eta",
+    "prediction, S, sampler, eta, spacing",
     [
-        ("eps", 1, "ddim", 0.0),
-        ("v", 7, "ddpm", 0.0),
-        ("eps", 50, "ddim", 1.0),
-        ("z_0", 333, "ddim", 0),
+        ("eps", 1, "ddim", 0.0, "uniform"),
+        ("v", 7, "ddpm", 0.0, "quadratic"),
+        ("eps", 50, "ddim", 1.0, "uniform"),
+        ("z_0", 333, "ddim", 0.0, "log-snr"),
+        ("eps", 1, "plms", 0.0, "uniform"),
+        ("z_0", 9, "plms", 0.0, "uniform"),
+        ("v", 1, "heun", 0.0, "log-snr"),
+        ("eps", 9, "heun", 0.0, "quadratic"),
+        ("v", 2, "dpmpp-2m", 0.0, "uniform"),
+        ("eps", 20, "dpmpp-2m", 0.0, "log-snr"),
+        ("z_0", 1, "dpmpp-2s", 0.0, "log-snr"),
+        ("eps", 9, "dpmpp-2s", 0.0, "uniform"),
     ],
 )
-def test_a_model_that_knows_z_0_is_led_there_by_any_number_of_steps(prediction, S, solver, eta):
+def test_a_model_that_knows_z_0_is_led_there_by_any_number_of_steps(
+    prediction, S, sampler, eta, spacing
+):
     z_0 = jnp.asarray(np.random.default_rng(0).normal(size=(3, *SHAPE)), jnp.float32)
     predict = oracle(z_0, prediction)
-    out = draw(predict, SOLVERS[solver], S, prediction=prediction, eta=eta)
+    out = draw(predict, SOLVERS[sampler], S, prediction=prediction, eta=eta, spacing=spacing)
     np.testing.assert_allclose(out, z_0, atol=1e-3)
 
 
@@ -61,15 +71,38 @@ def gaussian(z_t, t):
 
 
 @pytest.mark.parametrize(
-    "solver, S, eta", [("ddim", 200, 0.0), ("ddim", 1000, 0.5), ("ddpm", 1000, 0.0)]
+    "sampler, spacing, S, eta",
+    [
+        ("ddim", "uniform", 200, 0.0),
+        ("ddim", "uniform", 1000, 0.5),
+        ("ddim", "uniform", 1000, 1.0),
+        ("ddpm", "uniform", 1000, 0.0),
+        ("plms", "quadratic", 30, 0.0),
+        ("heun", "log-snr", 30, 0.0),
+        ("dpmpp-2m", "log-snr", 30, 0.0),
+        ("dpmpp-2s", "log-snr", 15, 0.0),
+    ],
 )
-def test_gaussian_data_are_drawn_with_their_mean_and_variance(solver, S, eta):
-    z_0 = np.asarray(draw(gaussian, SOLVERS[solver], S, n=64, eta=eta))  # 16384 numbers
+def test_gaussian_data_are_drawn_with_their_mean_and_variance(sampler, spacing, S, eta):
+    solver = SOLVERS[sampler]
+    z_0 = np.asarray(draw(gaussian, solver, S, n=64, eta=eta, spacing=spacing))  # 16384 numbers
     assert z_0.mean() == pytest.approx(MEAN, abs=0.02)
     assert z_0.std() == pytest.approx(STD, rel=0.03)
-    if eta == 0.0 and solver == "ddim":  # the z_T that a z_0 comes from is no surprise either
+    if eta == 0.0 and sampler != "ddpm":  # the z_T that a z_0 comes from is no surprise either
         z_T = np.asarray(noise_like(picture_keys(0, jnp.arange(64)), SHAPE))
         assert np.corrcoef(z_T.ravel(), z_0.ravel())[0, 1] > 0.999
+
+
+def test_both_variances_of_ddpm_have_the_data_between_them():
+    """One is right for data that are one point, the other for standard normal ones. Half-way."""
+    keys, grid = picture_keys(0, jnp.arange(64)), jnp.linspace(999, 400, 31).astype(int)
+    stds = []
+    for v in (0.0, 1.0):
+        solver = single_step(partial(ddpm_step, v=v))
+        run = jax.jit(partial(sample, gaussian, SCHEDULE, "eps", solver, shape=SHAPE))
+        stds.append(np.asarray(run(grid, keys)).std())
+    alpha, sigma = SCHEDULE.alpha(jnp.int32(400)), SCHEDULE.sigma(jnp.int32(400))
+    assert stds[0] < jnp.hypot(alpha * STD, sigma) < stds[1]
 
 
 def test_a_picture_depends_on_seed_and_number_alone():
@@ -78,7 +111,7 @@ def test_a_picture_depends_on_seed_and_number_alone():
 
     run = jax.jit(
         lambda keys: sample(
-            predict, SCHEDULE, "eps", ddpm_step, jnp.array([999, 500, 20]), keys, SHAPE
+            predict, SCHEDULE, "eps", SOLVERS["ddpm"], jnp.array([999, 500, 20, -1]), keys, SHAPE
         )
     )
     together = run(picture_keys(7, jnp.arange(5)))
@@ -94,7 +127,7 @@ def test_the_noise_of_pictures_and_steps_is_independent():
     def keep(schedule, denoise, z_t, t, s, noise, eta):
         return noise, z_t  # so the trajectory is z_T, then the noise of each step
 
-    _, z_ts = draw(None, keep, 4, n=4, trajectory=True)
+    _, z_ts = draw(None, single_step(keep), 4, n=4, trajectory=True)
     noise = np.asarray(z_ts).reshape(16, -1)
     assert np.abs(np.corrcoef(noise) - np.eye(16)).max() < 0.3  # five standard deviations
     assert noise.std() == pytest.approx(1.0, abs=0.03)
@@ -105,10 +138,10 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
         return z_t + noise, z_t
 
     keys = picture_keys(0, jnp.arange(2))
-    tau = jnp.array([0])
+    grid = jnp.array([0, -1])
     run = jax.jit(
         lambda temperature: sample(
-            None, SCHEDULE, "eps", add, tau, keys, SHAPE, temperature=temperature
+            None, SCHEDULE, "eps", single_step(add), grid, keys, SHAPE, temperature=temperature
         )
     )
     z_T = np.asarray(noise_like(keys, SHAPE))
@@ -128,14 +161,96 @@ def test_the_loop_visits_every_step_and_ends_at_clean_data():
         assert t.shape == (3,) and t.dtype == jnp.int32
         return z_t
 
-    jax.block_until_ready(draw(predict, watch, 3))
+    jax.block_until_ready(draw(predict, single_step(watch), 3))
     jax.effects_barrier()
     assert visited == [(999, 665), (665, 332), (332, -1)]
 
 
-def test_a_trajectory_is_the_estimate_of_every_step_and_ends_in_z_0():
-    z_0, estimates = draw(gaussian, ddim_step, 5, trajectory=True)
+@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpmpp-2m", "heun"])
+def test_a_trajectory_is_the_estimate_of_every_step_and_ends_in_z_0(sampler):
+    z_0, estimates = draw(gaussian, SOLVERS[sampler], 5, trajectory=True)
     assert estimates.shape == (5, 3, *SHAPE)
     np.testing.assert_allclose(estimates[-1], z_0, atol=1e-6)
     spread = np.asarray(estimates).std((1, 2, 3, 4))
-    assert (np.diff(spread) > 0).all()  # from the mean of all data to one picture
+    assert spread[0] < 0.2 * spread[-1]  # from the mean of all data to one picture
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sampler):
+    traces = []
+
+    def predict(z_t, t):
+        traces.append(t)
+        return jnp.tanh(z_t)
+
+    @jax.jit
+    def run(grid, keys, eta, temperature):
+        how = SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE
+        return sample(predict, *how, eta=eta, temperature=temperature)
+
+    keys = picture_keys(0, jnp.arange(2))
+    for values in ([999, 500, 100, -1], 0.0, 1.0), ([800, 600, 400, 0], 0.5, 0.7):
+        run(*(jnp.array(value) for value in values[:1]), keys, *map(jnp.float32, values[1:]))
+    assert len(traces) == 1 and run._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "sampler, to_clean_data, to_0",
+    [("ddim", 4, 4), ("dpmpp-2m", 4, 4), ("plms", 5, 5), ("heun", 7, 8), ("dpmpp-2s", 7, 8)],
+)
+def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, to_0):
+    times = []
+
+    def predict(z_t, t):
+        jax.debug.callback(lambda t: times.append(float(t)), t[0], ordered=True)
+        return jnp.tanh(z_t)
+
+    @jax.jit
+    def run(grid):
+        keys = picture_keys(0, jnp.arange(2))
+        return sample(predict, SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE)
+
+    for end, count in ((-1, to_clean_data), (0, to_0)):
+        times.clear()
+        run(jnp.array([999, 700, 400, 100, end]))
+        jax.effects_barrier()
+        assert len(times) == count and min(times) >= 0
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_a_walk_may_start_in_the_middle(sampler):
+    grid = jnp.array([999, 800, 500, 100, -1])
+    run = partial(sample, gaussian, SCHEDULE, "eps", SOLVERS[sampler], shape=SHAPE)
+    keys = picture_keys(0, jnp.arange(2))
+    z_500 = run(grid[:3], keys)
+    np.testing.assert_allclose(run(grid[2:], keys, start=z_500), run(grid, keys), atol=1e-5)
+
+
+def test_what_is_known_is_blended_in_before_each_step_and_not_after_the_last():
+    seen = []
+
+    def add_one(schedule, denoise, z_t, t, s, noise, eta):
+        return z_t + 1, z_t
+
+    def blend(z_t, t, keys):
+        jax.debug.callback(lambda t: seen.append(int(t)), t, ordered=True)
+        return 10 * z_t
+
+    zeros = jnp.zeros((3, *SHAPE))
+    z_0, z_ts = draw(None, single_step(add_one), 3, start=zeros, blend=blend, trajectory=True)
+    jax.effects_barrier()
+    assert seen == [999, 665, 332]
+    assert z_ts[:, 0, 0, 0, 0].tolist() == [0, 10, 110] and (z_0 == 111).all()
+
+
+def test_the_noise_of_blending_is_new_in_each_step_and_no_other_noise():
+    def keep(schedule, denoise, z_t, t, s, noise, eta):
+        return noise, z_t
+
+    def blend(z_t, t, keys):
+        return noise_like(keys, SHAPE)
+
+    blended = draw(None, single_step(keep), 4, n=2, blend=blend, trajectory=True)[1]
+    plain = draw(None, single_step(keep), 4, n=2, trajectory=True)[1]
+    noise = np.concatenate([blended, plain]).reshape(16, -1)
+    assert np.abs(np.corrcoef(noise) - np.eye(16)).max() < 0.3

@@ -1,0 +1,154 @@
+"""Solvers whose step z_t -> z_s, s < t, needs nothing from the steps before. s = -1 is clean data.
+
+A step is a pure function (schedule, denoise, z_t, t, s, noise, eta) -> (z_s, z_0), where
+denoise(z_t, t) -> (eps, z_0) hides what the network predicts, its condition and the guidance, and
+the z_0 of the result is the estimate that the step moved towards. t and s are scalars, whole or
+fractional, everything else is `[B, h, w, c]` in float32; all of them may be traced.
+
+Without new noise, time runs backwards along the solution of an ordinary differential equation,
+d(z/alpha) / d(sigma/alpha) = eps(z, t) (DDIM, arXiv:2010.02502, Eq. 14). Its solvers differ only in
+the eps, or z_0, that they take for constant over a step; `hold` is the rest of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.diffusion.process import Prediction, eps_and_z0, q_sample
+from ldm_jax.diffusion.schedule import Schedule
+
+Array = jax.Array
+Denoise = Callable[[Array, Array], tuple[Array, Array]]
+
+
+def hold(
+    schedule: Schedule, what: Prediction, constant: Array, z_t: Array, t: Array, s: Array
+) -> tuple[Array, Array]:
+    """(z_s, z_0): where the ODE leads from z_t if eps, or z_0, is `constant` all the way.
+
+    If one of the two is, so is the other: z/alpha = z_0 + (sigma/alpha) eps is a straight line.
+    """
+    eps, z_0 = eps_and_z0(schedule, what, constant, z_t, t)
+    return q_sample(schedule, z_0, s, eps), z_0
+
+
+def twice(
+    denoise: Denoise,
+    z_t: Array,
+    t: Array,
+    then: Callable[[Array, Array], tuple[Array, Array]],
+    needed: Array,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """(eps, z_0) at (z_t, t), and at the point `then`(eps, z_0) -> (z_u, u) makes of them.
+
+    Where the second is not `needed`, a traced bool, it costs nothing and is the first once more.
+    A loop of one or two rounds has the network in the program once; with a `cond` around a second
+    call it would be traced, and compiled, twice.
+    """
+
+    def evaluate(i, carry):
+        z_u, u, first, _ = carry
+        latest = denoise(z_u, u)
+        first = jax.tree.map(partial(jnp.where, i == 0), latest, first)
+        return *then(*first), first, latest
+
+    nothing = (jnp.zeros_like(z_t), jnp.zeros_like(z_t))
+    rounds = jnp.where(needed, 2, 1)
+    return jax.lax.fori_loop(0, rounds, evaluate, (z_t, t, nothing, nothing))[2:]
+
+
+def ddpm_step(
+    schedule: Schedule,
+    denoise: Denoise,
+    z_t: Array,
+    t: Array,
+    s: Array,
+    noise: Array,
+    eta: Array,
+    v: Array | float = 0.0,
+) -> tuple[Array, Array]:
+    """Ancestral sampling, App. B, Eqs. (10)-(12): the posterior q(z_s | z_t, z_0), z_0 estimated.
+
+    s = t - 1 is the paper's; any s < t is the same posterior on a sub-sequence. eta does nothing.
+    v moves the variance from that of Eq. (11), exact where all data are one point, to that of
+    Eq. (7), exact where they are standard normal: DDPM's two choices (arXiv:2006.11239, Sec. 3.2).
+    """
+    del eta
+    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    alpha_ts = alpha_t / alpha_s  # Eq. (6)
+    var_ts = jnp.maximum(sigma_t**2 - alpha_ts**2 * sigma_s**2, 0.0)  # Eq. (7)
+    _, z_0 = denoise(z_t, t)
+    mean = (alpha_ts * sigma_s**2 * z_t + alpha_s * var_ts * z_0) / sigma_t**2  # Eq. (12)
+    var = var_ts * ((1 - v) * (sigma_s / sigma_t) ** 2 + v)  # Eq. (11) at v = 0
+    # Clean data have no noise, whatever v says.
+    return mean + jnp.where(s >= 0, jnp.sqrt(var), 0.0) * noise, z_0
+
+
+def ddim_step(
+    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
+) -> tuple[Array, Array]:
+    """DDIM (Song et al., arXiv:2010.02502, Eqs. 12 and 16); that paper's alpha is our alpha^2.
+
+    eta 0 is deterministic, eta 1 has the variance of `ddpm_step`.
+    """
+    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    eps, z_0 = denoise(z_t, t)
+    var_ts = jnp.maximum(sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2, 0.0)
+    std = eta * sigma_s / sigma_t * jnp.sqrt(var_ts)
+    direction = jnp.sqrt(jnp.maximum(sigma_s**2 - std**2, 0.0)) * eps
+    return alpha_s * z_0 + direction + std * noise, z_0
+
+
+def euler_step(
+    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
+) -> tuple[Array, Array]:
+    """Euler's method in the time sigma/alpha: the eps of t is held. First order.
+
+    It is DDIM with eta 0, and it is also first-order DPM-Solver++ (arXiv:2211.01095), which
+    holds the z_0 of t. noise and eta do nothing.
+    """
+    del noise, eta
+    eps, _ = denoise(z_t, t)
+    return hold(schedule, "eps", eps, z_t, t, s)
+
+
+def heun_step(
+    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
+) -> tuple[Array, Array]:
+    """Heun's method in the time sigma/alpha (Karras et al., arXiv:2206.00364, Algorithm 1).
+
+    The mean of the eps of both ends is held. Second order; the network is asked twice, except in
+    a step to clean data, where it knows no eps: that step is Euler's. noise and eta do nothing.
+    """
+    del noise, eta
+    (eps_t, _), (eps_s, _) = twice(
+        denoise, z_t, t, lambda eps, z_0: (q_sample(schedule, z_0, s, eps), s), needed=s >= 0
+    )
+    return hold(schedule, "eps", (eps_t + eps_s) / 2, z_t, t, s)
+
+
+def dpmpp_2s_step(
+    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
+) -> tuple[Array, Array]:
+    """DPM-Solver++(2S) (Lu et al., arXiv:2211.01095, Algorithm 1, r = 1/2).
+
+    The z_0 of the middle between t and s, in lambda = log(alpha/sigma), is held. Second order; the
+    network is asked twice, and at fractional timesteps, except in a step to clean data: lambda is
+    infinite there, has no middle, and the z_0 of t is held. noise and eta do nothing.
+    """
+    del noise, eta
+    middle = schedule.timestep((schedule.half_log_snr(t) + schedule.half_log_snr(s)) / 2)
+    _, (_, z_0) = twice(
+        denoise,
+        z_t,
+        jnp.asarray(t, middle.dtype),
+        lambda eps, z_0: (q_sample(schedule, z_0, middle, eps), middle),
+        needed=s >= 0,
+    )
+    return hold(schedule, "z_0", z_0, z_t, t, s)
