@@ -103,6 +103,8 @@ _PANELS = {
     "adaptive weight": (("adaptive_weight",), True),
     "latent": (("latent_mean", "latent_std"), False),
     "KL [nats/element]": (("kl_per_element",), True),
+    "share of codes in use": (("codebook_usage",), False),
+    "codebook perplexity": (("codebook_perplexity",), True),
     "gradient norm": (("grad_norm",), True),
     "images/s": (("images_per_s",), False),
 }

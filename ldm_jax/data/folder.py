@@ -50,18 +50,20 @@ class FolderSource:
         fit: Fit = "crop",
         crop: Crop = "centre",
         min_crop: float = 0.8,
+        max_crop: float = 1.0,
         memory_bytes: float = 2e9,
         progress: str | None = "reading images",
     ) -> None:
         """split: 'train' or 'validation'. validation: the fraction held out, 0 for none.
 
-        size, channels, fit, crop, min_crop: see `images.View`; channels 0 is 1 where every image is
-        grey, otherwise 3. progress: the title of a tqdm bar for long reading, None shows none.
+        size, channels, fit, crop, min_crop, max_crop: see `images.View`; channels 0 is 1 where
+        every image is grey, otherwise 3. progress: the title of a tqdm bar for long reading, None
+        shows none.
         UserError for a folder without a readable image and for captions that make no sense.
         """
         if split not in ("train", "validation"):
             raise UserError(f"the split of a folder is 'train' or 'validation', got {split!r}")
-        self._view = View(size, channels, fit, crop, min_crop)
+        self._view = View(size, channels, fit, crop, min_crop, max_crop)
         self._root = epath.Path(path).expanduser()
         self.unreadable: dict[str, str] = {}
         contents = _contents(self._root, split)

@@ -120,14 +120,18 @@ def fit(image: Image.Image, size: int, how: Fit = "crop") -> np.ndarray:
 
 
 def random_crop(
-    rng: np.random.Generator, image: Image.Image, size: int, min_crop: float = 0.8
+    rng: np.random.Generator,
+    image: Image.Image,
+    size: int,
+    min_crop: float = 0.8,
+    max_crop: float = 1.0,
 ) -> np.ndarray:
     """A square at a random place, resized: uint8 [size, size, C].
 
-    Its side is uniform in [min_crop, 1] of the picture's short side.
+    Its side is uniform in [min_crop, max_crop] of the picture's short side.
     """
     w, h = image.size
-    side = max(1, round(rng.uniform(min_crop, 1) * min(w, h)))
+    side = max(1, round(rng.uniform(min_crop, max_crop) * min(w, h)))
     left, top = int(rng.integers(w - side + 1)), int(rng.integers(h - side + 1))
     return _square(image, left, top, side, size)
 
@@ -145,6 +149,7 @@ class View:
     fit: Fit = "crop"
     crop: Crop = "centre"
     min_crop: float = 0.8
+    max_crop: float = 1.0
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -159,6 +164,8 @@ class View:
                 )
         if not 0 < self.min_crop <= 1:
             raise UserError(f"min_crop must be in (0, 1], got {self.min_crop}")
+        if not self.min_crop <= self.max_crop <= 1:
+            raise UserError(f"max_crop must be from min_crop to 1, got {self.max_crop}")
         if self.drawn and self.fit != "crop":
             raise UserError(f"crop 'random' needs fit 'crop', got fit {self.fit!r}")
 
@@ -175,7 +182,7 @@ class View:
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
         """The view of an 'L' or 'RGB' picture: uint8 [size, size, C]."""
         if self.drawn and rng is not None:
-            return random_crop(rng, image, self.size, self.min_crop)
+            return random_crop(rng, image, self.size, self.min_crop, self.max_crop)
         return fit(image, self.size, self.fit)
 
     def read(self, file: IO[bytes], rng: np.random.Generator | None = None) -> np.ndarray:

@@ -89,20 +89,22 @@ class TfdsSource:
         fit: Fit = "crop",
         crop: Crop = "centre",
         min_crop: float = 0.8,
+        max_crop: float = 1.0,
         image_key: str = "image",
         label_key: str = "label",
         caption_key: str = "caption",
     ) -> None:
         """name, dir: see `find`. split: TFDS' own words, slices too: 'train', 'train[:90%]'.
 
-        size, channels, fit, crop, min_crop: see `images.View`; channels 0 takes the data's own.
+        size, channels, fit, crop, min_crop, max_crop: see `images.View`; channels 0 takes what the
+        data has.
         image_key, label_key, caption_key: features; 'captions/text' is a feature in a sequence. The
         default label and caption may be missing, '' means none, any other must exist.
         UserError for whatever is missing, with what there is instead.
         """
         import tensorflow_datasets as tfds
 
-        view = View(size, channels, fit, crop, min_crop)
+        view = View(size, channels, fit, crop, min_crop, max_crop)
         folder = find(name, dir)
         builder = _open(folder)
         info = builder.info

@@ -8,14 +8,24 @@ from typing import Any
 
 import jax
 
+from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import Experiment, ScenesData
-from ldm_jax.sampling.timesteps import uniform_timesteps
+from ldm_jax.experiments.config import AutoencoderStage, Experiment, ScenesData
+from ldm_jax.sampling.solvers import check_eta
+from ldm_jax.sampling.timesteps import check_steps
 from ldm_jax.training.sharding import check_batch_size
 
 # Whole numbers are at least 1, and other numbers at least 0, except for these.
-FROM_ZERO = ("disc_start", "head_channels", "oracle_images", "seed", "warmup_steps")
+FROM_ZERO = (
+    "decay_steps",
+    "disc_start",
+    "oracle_images",
+    "revive_every",
+    "seed",
+    "unet.heads",
+    "warmup_steps",
+)
 ANY = ("data", "fsdp", "tensor", "guidance")  # make_mesh looks at the first three
 FRACTIONS = ("drop_probability", "dropout", "ema_decay", "validation")  # less than 1
 
@@ -34,7 +44,7 @@ def _ranges(experiment: Experiment) -> Iterator[str]:
         numbers = value if isinstance(value, tuple) else (value,)
         if isinstance(value, (bool, str)) or field in ANY:
             continue
-        least = 0 if isinstance(value, float) or field in FROM_ZERO else 1
+        least = 0 if isinstance(value, float) or path.endswith(FROM_ZERO) else 1
         if field == "channel_mult" and not value:
             yield f"--{_option(path)} takes one or more numbers"
         elif any(not n >= least for n in numbers):
@@ -45,11 +55,6 @@ def _ranges(experiment: Experiment) -> Iterator[str]:
         yield "--data.validation is 0; both stages are judged by held-out pictures"
     if experiment.seed >= 2**32:
         yield f"--seed is {experiment.seed}; it must be less than {2**32}"
-    if (weight := experiment.autoencoder.loss.perceptual_weight) > 0:
-        yield (
-            f"--autoencoder.loss.perceptual-weight is {weight}, but there is no feature network "
-            "for a perceptual distance yet; it must be 0"
-        )
     if experiment.sampling.eta > 1:
         yield f"--sampling.eta is {experiment.sampling.eta}; it lies between 0 and 1 (as DDPM)"
 
@@ -72,6 +77,7 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """What does not fit together."""
     first, second = experiment.autoencoder, experiment.diffusion
     network, unet, size = first.network, second.unet, experiment.data.size
+    sampling = experiment.sampling
     multiple = network.f * unet.factor
     if size % multiple:
         below = size // multiple * multiple
@@ -87,30 +93,43 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
                 f"--{prefix}.groups {sizes.groups} does not divide the {wrong[0]} channels of a "
                 f"level: {sizes.channels} x {sizes.channel_mult}"
             )
-    if unet.head_channels:
-        for level, mult in enumerate(unet.channel_mult):
-            attends = 2**level in unet.attention_factors or level == len(unet.channel_mult) - 1
-            if attends and unet.channels * mult % unet.head_channels:
-                yield (
-                    f"--diffusion.unet.head-channels {unet.head_channels} does not divide "
-                    f"the {unet.channels * mult} channels of level {level}"
-                )
-    if first.loss.disc_weight > 0 and size < first.discriminator.smallest_size:
-        yield (
-            f"the discriminator of {first.discriminator.layers} layers needs pictures of "
-            f"{first.discriminator.smallest_size} pixels or more, not {size}; "
-            "fewer --autoencoder.discriminator.layers will do"
-        )
+    heads = "heads" if unet.heads else "head_channels"
+    for level, mult in enumerate(unet.channel_mult):
+        attends = 2**level in unet.attention_factors or level == len(unet.channel_mult) - 1
+        if attends and unet.channels * mult % getattr(unet, heads):
+            yield (
+                f"--diffusion.unet.{_option(heads)} {getattr(unet, heads)} does not divide "
+                f"the {unet.channels * mult} channels of level {level}"
+            )
+    if network.bottleneck != "none":
+        yield from _first_stage_sizes(first, size)
+    elif first.from_run:
+        yield "--autoencoder.from-run is given, but bottleneck none has no first stage"
     for option, rule in (
         ("autoencoder.batch-size", lambda: check_batch_size(first.batch_size, mesh)),
         ("diffusion.batch-size", lambda: check_batch_size(second.batch_size, mesh)),
         ("diffusion.schedule", lambda: make_schedule(second.schedule)),
         (
             "sampling.steps",
-            lambda: uniform_timesteps(experiment.sampling.steps, second.schedule.timesteps),
+            lambda: check_steps(sampling.spacing, sampling.steps, second.schedule.timesteps),
         ),
+        ("sampling.eta", lambda: check_eta(sampling.sampler, sampling.eta)),
     ):
         try:
             rule()
         except UserError as error:
             yield f"--{option}: {error}"
+
+
+def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
+    loss = first.loss
+    if first.revive_every and first.network.bottleneck != "vq":
+        yield "--autoencoder.revive-every needs codes: --autoencoder.network.bottleneck vq"
+    if loss.perceptual_weight > 0 and size < (least := SMALLEST_SIZE[loss.perceptual]):
+        yield f"LPIPS with {loss.perceptual} needs pictures of {least} pixels or more, not {size}"
+    if loss.disc_weight > 0 and size < first.discriminator.smallest_size:
+        yield (
+            f"the discriminator of {first.discriminator.layers} layers needs pictures of "
+            f"{first.discriminator.smallest_size} pixels or more, not {size}; "
+            "fewer --autoencoder.discriminator.layers will do"
+        )

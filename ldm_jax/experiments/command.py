@@ -19,11 +19,19 @@ import jax
 import tyro
 
 from ldm_jax.errors import UserError
-from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.draw import DrawCommand, draw_from_run
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.train import StageName, train
+from ldm_jax.experiments.weights import (
+    CheckCommand,
+    ConvertCommand,
+    ExportCommand,
+    check_names,
+    convert,
+    export,
+)
 from ldm_jax.training.interruption import Interrupted
 
 DEFAULT = "scenes"
@@ -55,10 +63,11 @@ def train_main(words: Sequence[str]) -> int:
         if name not in EXPERIMENTS:
             meant = difflib.get_close_matches(name, EXPERIMENTS, n=1)
             raise UserError(
-                f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS)}"
+                f"unknown experiment {name!r}; python train.py --help lists them"
                 + (f"; perhaps you meant {meant[0]}" if meant else "")
             )
-        default = TrainCommand(EXPERIMENTS[name](), f"runs/{name}")
+        stage = "autoencoder" if name in FIRST_STAGES else "both"
+        default = TrainCommand(EXPERIMENTS[name](), f"runs/{name}", stage)
         command = _parse(TrainCommand, fields, f"train.py {name}", default)
         _one_device_a_core()
         print(train(name, command.experiment, RunDir(command.run_dir), command.stage))
@@ -69,6 +78,16 @@ def train_main(words: Sequence[str]) -> int:
 def sample_main(words: Sequence[str]) -> int:
     """`python sample.py RUN [...]`; returns the exit code."""
     return _guarded(lambda: print(draw_from_run(_parse(DrawCommand, list(words), "sample.py"))))
+
+
+def weights_main(words: Sequence[str]) -> int:
+    """`python -m ldm_jax.pretrained [check | export] ...`; returns the exit code."""
+    kinds = {"check": (CheckCommand, check_names), "export": (ExportCommand, export)}
+    kind, run = kinds.get(words[0] if words else "", (ConvertCommand, convert))
+    prog, rest = "-m ldm_jax.pretrained", list(words)
+    if kind is not ConvertCommand:
+        prog, rest = f"{prog} {words[0]}", rest[1:]
+    return _guarded(lambda: print(run(_parse(kind, rest, prog))))
 
 
 def _list_of_experiments() -> str:
@@ -98,7 +117,7 @@ def _parse(kind: type[T], words: list[str], prog: str, default: T | None = None)
     options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=words, prog=prog, config=_TYRO, **options)
+            return tyro.cli(kind, args=words, prog=f"python {prog}", config=_TYRO, **options)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

@@ -11,9 +11,12 @@ from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.diffusion.loss import Norm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.sampling.solvers import Sampler
+from ldm_jax.sampling.timesteps import Spacing
 from ldm_jax.training.optimiser import OptimiserConfig
 
 
@@ -47,6 +50,10 @@ class TfdsData:
     """How a picture becomes a square: central crop, border, or distortion."""
     crop: Literal["centre", "random"] = "centre"
     """Random crops while training; the encoder then runs in every step of stage 2."""
+    min_crop: float = 0.8
+    """Smallest side of a random crop, as a share of the picture's short side."""
+    max_crop: float = 1.0
+    """Largest side of a random crop, likewise."""
     flip: bool = False
     """Mirror pictures at random."""
     validation: float = 0.05
@@ -71,6 +78,10 @@ class FolderData:
     """How a picture becomes a square: central crop, border, or distortion."""
     crop: Literal["centre", "random"] = "random"
     """Random crops while training; the encoder then runs in every step of stage 2."""
+    min_crop: float = 0.8
+    """Smallest side of a random crop, as a share of the picture's short side."""
+    max_crop: float = 1.0
+    """Largest side of a random crop, likewise."""
     flip: bool = True
     """Mirror pictures at random."""
     validation: float = 0.05
@@ -78,6 +89,16 @@ class FolderData:
 
 
 Data = ScenesData | TfdsData | FolderData
+Condition = Literal[
+    "none",
+    "class",
+    "text",
+    "layout",
+    "semantic",
+    "super-resolution",
+    "inpainting",
+    "image-embedding",
+]
 
 
 @dataclass(frozen=True)
@@ -96,6 +117,8 @@ class Progress:
 class AutoencoderStage:
     """Stage 1, Sec. 3.1."""
 
+    from_run: str = ""
+    """Run directory whose autoencoder to use instead of training one; it has the same network."""
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -109,6 +132,9 @@ class AutoencoderStage:
     """Training steps."""
     ema_decay: float = 0.0
     """Decay of the running average of the weights, which stage 2 then uses; 0: none."""
+    revive_every: int = 0
+    """Steps after which codes that no training picture uses are moved to where latents are (VQ);
+    0: never, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +145,24 @@ class DiffusionStage:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prediction: Prediction = "eps"
     """What the UNet predicts: the noise (the paper), the latent, or v."""
-    condition: Literal["auto", "none", "class", "text"] = "auto"
+    norm: Norm = "l2"
+    """The error of the prediction is squared (Eq. 3), or absolute."""
+    condition: Literal["auto", Condition] = "auto"
     """What it is conditioned on; auto: captions if the data has them, else classes, else none."""
     text: TransformerConfig = field(default_factory=TransformerConfig)
-    class_dim: int = 512
-    """Width of the class embedding (App. E.2.1)."""
+    tokenizer: Literal["words", "bert", "clip"] = "words"
+    """What splits captions: the words of this data, or a published tokenizer. clip also has the
+    text encoder of CLIP in place of the transformer above (Stable Diffusion)."""
+    tokenizer_file: str = ""
+    """File tokenizer.json of a published tokenizer; '': downloaded once."""
     vocabulary: int = 10_000
     """Words of the captions that are kept, the most frequent ones."""
+    class_dim: int = 512
+    """Width of the class embedding (App. E.2.1)."""
+    class_entry: Literal["cross-attention", "time"] = "cross-attention"
+    """Where a class enters: as a token, or added to the embedding of the time step."""
     drop_probability: float = 0.1
-    """Probability with which a training example loses its condition, for guidance."""
+    """Probability with which a training example loses its condition; 0 rules out guidance."""
     scale_factor: float = 0.0
     """Factor on the latents; 0: measured, 1 / their standard deviation (App. G)."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -144,14 +179,16 @@ class DiffusionStage:
 class SamplingDefaults:
     """How pictures are drawn from the trained model unless told otherwise."""
 
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Solver."""
+    sampler: Sampler = "ddim"
+    """Solver; heun and dpmpp-2s ask the network twice a step."""
     steps: int = 50
     """Solver steps S, 1 to T."""
+    spacing: Spacing = "uniform"
+    """Which of the T timesteps those are; the compvis ones are the published code's."""
     guidance: float = 3.0
     """Guidance scale s; 1 is none."""
     eta: float = 0.0
-    """Stochasticity of DDIM: 0 deterministic, 1 as DDPM."""
+    """Stochasticity of ddim: 0 deterministic, 1 as ddpm; the other solvers have none."""
     num_images: int = 64
     """Pictures in the grid at the end of training."""
     oracle_images: int = 256

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldm_jax.conditioning.class_label import ClassLabels
+from ldm_jax.conditioning.subwords import SubwordTokenizer, fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.folder import FolderSource
 from ldm_jax.data.scenes import ScenesSource, draw
@@ -16,7 +17,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage, Experiment, FolderData, ScenesData, TfdsData
 from ldm_jax.experiments.run_dir import DataFacts
 
-Encoder = ClassLabels | Tokenizer
+Encoder = ClassLabels | Tokenizer | SubwordTokenizer
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,22 @@ def open_data(experiment: Experiment) -> OpenData:
     return OpenData(train, validation, _facts(condition, experiment.diffusion, train))
 
 
-def condition_encoder(facts: DataFacts) -> Encoder | None:
-    """What turns class names or captions into the model's condition; None: unconditional."""
+def condition_encoder(stage: DiffusionStage, facts: DataFacts) -> Encoder | None:
+    """What turns class names or captions into the model's condition; None: there are none."""
     if facts.condition == "class":
         return ClassLabels(facts.class_names)
+    if facts.condition == "text" and stage.tokenizer != "words":
+        return SubwordTokenizer(facts.tokenizer, stage.tokenizer)
     if facts.condition == "text":
         return Tokenizer(facts.vocabulary, facts.caption_length)
     return None
+
+
+def published_tokenizer(stage: DiffusionStage) -> str:
+    """The content of tokenizer.json, of the file that the configuration names or downloaded."""
+    if stage.tokenizer_file:
+        return read_tokenizer(stage.tokenizer_file)
+    return fetch_tokenizer(stage.tokenizer)
 
 
 def encode_condition(encoder: Encoder, batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -77,6 +87,8 @@ def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
             data.size,
             fit=data.fit,
             crop=crop,
+            min_crop=data.min_crop,
+            max_crop=data.max_crop,
             image_key=data.image_key,
             label_key=data.label_key,
             caption_key=data.caption_key,
@@ -95,7 +107,15 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
 
     def open_split(which: str, crop: str) -> FolderSource:
         return FolderSource(
-            data.path, data.size, which, data.validation, seed, fit=data.fit, crop=crop
+            data.path,
+            data.size,
+            which,
+            data.validation,
+            seed,
+            fit=data.fit,
+            crop=crop,
+            min_crop=data.min_crop,
+            max_crop=data.max_crop,
         )
 
     return open_split("train", data.crop), open_split("validation", "centre")
@@ -127,7 +147,9 @@ def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
     facts = {"channels": train.channels, "condition": condition}
     if condition == "class":
         facts["class_names"] = train.class_names
-    if condition == "text":
+    if condition == "text" and stage.tokenizer != "words":
+        facts["tokenizer"] = published_tokenizer(stage)
+    elif condition == "text":
         tokenizer = Tokenizer.of(_captions(train), stage.vocabulary)
         facts |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
     return DataFacts(**facts)

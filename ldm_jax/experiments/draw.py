@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -11,12 +11,15 @@ import tyro
 from etils import epath
 
 from ldm_jax import plots
-from ldm_jax.conditioning.tokenizer import Tokenizer
+from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.reconstruct import reconstruct_from_run
 from ldm_jax.experiments.run_dir import RunDir, check_writable
 from ldm_jax.experiments.second_stage import NAME
+from ldm_jax.sampling.solvers import SOLVERS, Sampler
+from ldm_jax.sampling.timesteps import Spacing
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,20 @@ class DrawCommand:
     """Names or numbers of classes to draw, for a model of classes."""
     from_file: str = ""
     """A text file with one caption or class a line."""
+    reconstruct: str = ""
+    """An image, or a folder of them: encodes and decodes these instead of drawing."""
     num_images: int = 4
     """Pictures for each caption or class; in all, for an unconditional model."""
     steps: int | None = None
     """Solver steps S, 1 to T."""
-    sampler: Literal["ddim", "ddpm"] | None = None
-    """Solver."""
+    sampler: Sampler | None = None
+    """Solver; heun and dpmpp-2s ask the network twice a step."""
+    spacing: Spacing | None = None
+    """Which of the T timesteps are visited; the compvis ones are the published code's."""
     guidance: float | None = None
     """Guidance scale s; 1 is none."""
     eta: float | None = None
-    """Stochasticity of DDIM, 0 to 1."""
+    """Stochasticity of ddim, 0 to 1; the other solvers have none."""
     temperature: float = 1.0
     """Factor on the noise that a stochastic solver adds."""
     seed: int = 0
@@ -64,15 +71,19 @@ def draw_from_run(command: DrawCommand) -> str:
     check_writable(out.parent)
     if command.num_images < 1 or command.batch_size < 1:
         raise UserError("--num-images and --batch-size must be at least 1")
+    if command.reconstruct:
+        return reconstruct_from_run(run, command.reconstruct, out, command.num_images)
     second = SecondStage(experiment, facts)
     asked, labels = _conditions(command, second)
     defaults = experiment.sampling
-    guidance = _given(command.guidance, defaults.guidance if asked is not None else 1.0)
+    guidance = _given(command.guidance, defaults.guidance if second.guidable else 1.0)
+    sampler = _given(command.sampler, defaults.sampler)
     settings = {
-        "sampler": _given(command.sampler, defaults.sampler),
+        "sampler": sampler,
         "steps": _given(command.steps, defaults.steps),
+        "spacing": _given(command.spacing, defaults.spacing),
         "guidance": guidance,
-        "eta": _given(command.eta, defaults.eta),
+        "eta": _given(command.eta, defaults.eta if SOLVERS[sampler].has_eta else 0.0),
         "temperature": command.temperature,
         "seed": command.seed,
     }
@@ -113,11 +124,13 @@ def _conditions(command: DrawCommand, second: SecondStage) -> tuple[np.ndarray |
     wanted = [w for words in command.caption + command.class_label for w in words]
     if command.from_file:
         wanted += _lines(command.from_file)
+    if second.encoder is None and second.conditional:
+        raise UserError("this run's condition is neither a caption nor a class: it cannot be drawn")
     if second.encoder is None:
         if wanted:
             raise UserError("this run is unconditional: it takes no captions and no classes")
         return None, [""] * command.num_images
-    takes = "captions" if isinstance(second.encoder, Tokenizer) else "classes"
+    takes = "classes" if isinstance(second.encoder, ClassLabels) else "captions"
     wrong = command.class_label if takes == "captions" else command.caption
     if wrong:
         option = "--caption" if takes == "captions" else "--class-label"

@@ -1,18 +1,27 @@
-"""Trains the autoencoder of an experiment (Sec. 3.1)."""
+"""Trains the autoencoder of an experiment (Sec. 3.1), or takes one that is trained."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.autoencoder import vq
+from ldm_jax.autoencoder.perceptual import lpips
 from ldm_jax.data.loader import Batch, Loader, flip
+from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.models import FirstStage
-from ldm_jax.experiments.run_dir import RunDir
-from ldm_jax.experiments.stages import Trained, train_stage
+from ldm_jax.experiments.run_dir import RunDir, differences, to_json
+from ldm_jax.experiments.stages import train_stage
+from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.training.sharding import batch_sharding
 from ldm_jax.training.state import TrainState
 
@@ -20,16 +29,66 @@ NAME = "autoencoder"
 PREVIEWS = 16  # held-out pictures in a preview
 SCORED = 512  # held-out pictures whose PSNR is reported, at most
 BATCH = 16  # pictures reconstructed at a time on each device
+REVIVED = 256  # training pictures whose codes count as used when the others are revived, at most
+
+
+def first_stage_constants(experiment: Experiment, run: RunDir) -> dict[str, Any]:
+    """What the first stage's step reads but does not train: the weights of LPIPS, if it has a say.
+
+    A run that goes on has them in its checkpoint, and needs their file no more.
+    """
+    loss = experiment.autoencoder.loss
+    trains = experiment.autoencoder.network.bottleneck != "none"
+    if experiment.autoencoder.from_run or not trains or loss.perceptual_weight == 0:
+        return {}
+    if saved := run.checkpoints(NAME).restore_part(["constants"]):
+        return saved["constants"]
+    return {"perceptual": load_lpips(loss.perceptual, loss.perceptual_file)}
+
+
+def borrowed_autoencoder(experiment: Experiment) -> dict:
+    """The parameters of the trained autoencoder in another run directory, NumPy arrays.
+
+    Raises:
+      UserError: if there is none, or its network is not the one configured here.
+    """
+    run, network = RunDir(experiment.autoencoder.from_run), experiment.autoencoder.network
+    _, theirs, _ = run.load()
+    if different := differences(to_json(theirs.autoencoder.network), to_json(network)):
+        raise UserError(
+            f"the autoencoder of {run.path} is another network: "
+            + "; ".join(f"{field} is {a} there, {b} here" for field, a, b in different)
+        )
+    return trained_autoencoder(run, theirs)
+
+
+def trained_autoencoder(run: RunDir, experiment: Experiment) -> dict:
+    """The parameters of a run's autoencoder, NumPy arrays; a UserError if there are none."""
+    name = "ema" if experiment.autoencoder.ema_decay else "params"
+    if saved := run.checkpoints(NAME).restore_part([name]):
+        return saved[name]["autoencoder"]
+    if saved := run.checkpoints("diffusion").restore_part(["constants"]):
+        return saved["constants"]["autoencoder"]
+    raise UserError(f"{run.path} has no trained autoencoder")
 
 
 def train_autoencoder(
-    experiment: Experiment, data: OpenData, run: RunDir, mesh: jax.sharding.Mesh, key: jax.Array
-) -> Trained:
-    """Stage 1 inside a run directory; the summary holds the PSNR on held-out pictures."""
+    experiment: Experiment,
+    data: OpenData,
+    run: RunDir,
+    mesh: jax.sharding.Mesh,
+    key: jax.Array,
+    constants: dict[str, Any],
+) -> tuple[dict, dict[str, Any]]:
+    """Stage 1 inside a run directory: (parameters of the autoencoder, summary).
+
+    Args:
+      constants: as from `first_stage_constants`.
+    """
     config = experiment.autoencoder
-    first = FirstStage(experiment, data.facts.channels)
+    first = FirstStage(experiment, data.facts)
     reconstruct = jax.jit(first.reconstruct)
-    held_out = data.validation.read(np.arange(min(SCORED, len(data.validation))))["image"]
+    held_out = data.validation.read(np.arange(min(PREVIEWS, len(data.validation))))["image"]
 
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = {"image": batch["image"]}
@@ -37,11 +96,10 @@ def train_autoencoder(
 
     def preview(state: TrainState, step: int) -> None:
         weights = state.params if state.ema is None else state.ema
-        x = held_out[:PREVIEWS]
-        x_hat = in_batches(reconstruct, weights["autoencoder"], x, mesh)
+        x_hat = in_batches(reconstruct, (weights["autoencoder"],), (held_out,), mesh)
         if jax.process_index() == 0:
             file = run.sample_file(f"autoencoder_{step:07d}")
-            plots.save_png(file, plots.reconstructions(x, x_hat))
+            plots.save_png(file, plots.reconstructions(held_out, x_hat))
 
     trained = train_stage(
         NAME,
@@ -58,20 +116,92 @@ def train_autoencoder(
         run,
         mesh,
         key,
-        constants=dict,
+        constants=lambda: constants,
         preview=preview,
+        edit=_revival(first, data, experiment.seed) if first.bottleneck == "vq" else None,
+        edit_every=config.revive_every,
     )
-    x_hat = in_batches(reconstruct, trained.weights["autoencoder"], held_out, mesh)
-    scores = psnr(held_out, x_hat)
-    trained.summary["psnr"] = round(float(np.mean(scores)), 2)
-    trained.summary["psnr_std"] = round(float(np.std(scores)), 2)
-    trained.summary["held_out_pictures"] = len(held_out)
-    return trained
+    weights = trained.weights["autoencoder"]
+    scores = score_autoencoder(experiment, data, mesh, weights, trained.state.constants)
+    return weights, trained.summary | scores
 
 
-def in_batches(function, params, image: np.ndarray, mesh: jax.sharding.Mesh) -> np.ndarray:
-    """function(params, bytes `[B, ...]`) over any number of pictures, one program for all."""
-    n, size = len(image), BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
+def score_autoencoder(
+    experiment: Experiment,
+    data: OpenData,
+    mesh: jax.sharding.Mesh,
+    weights: dict,
+    constants: dict[str, Any],
+) -> dict[str, float]:
+    """How far held-out pictures are from their reconstructions (Table 8), and which codes they use.
+
+    PSNR in dB, LPIPS where its network is among `constants`.
+    """
+    first = FirstStage(experiment, data.facts)
+    x = data.validation.read(np.arange(min(SCORED, len(data.validation))))["image"]
+    x_hat = in_batches(jax.jit(first.reconstruct), (weights,), (x,), mesh)
+    decibels = psnr(x, x_hat)
+    scores = {
+        "psnr": round(float(np.mean(decibels)), 2),
+        "psnr_std": round(float(np.std(decibels)), 2),
+        "held_out_pictures": len(x),
+    }
+    if constants:
+        network = experiment.autoencoder.loss.perceptual
+        distance = jax.jit(lambda p, *xs: lpips(p, network, *(x / 127.5 - 1.0 for x in xs)))
+        distances = in_batches(distance, (constants["perceptual"],), (x, x_hat), mesh)
+        scores[f"lpips_{network}"] = round(float(np.mean(distances)), 4)
+    if first.bottleneck == "vq":
+        encoded = in_batches(jax.jit(first.encode), (weights,), (x,), mesh)
+        counts = _counts(encoded, weights["codebook"])
+        scores["codebook_usage"] = round(float(vq.usage(counts)), 4)
+        scores["codebook_perplexity"] = round(float(vq.perplexity(counts)), 1)
+    return scores
+
+
+@jax.jit
+def _counts(encoded: jax.Array, codebook: jax.Array) -> jax.Array:
+    return vq.code_counts(vq.nearest_code(encoded, codebook), len(codebook))
+
+
+def _revival(
+    first: FirstStage, data: OpenData, seed: int
+) -> Callable[[TrainState, int], TrainState]:
+    """(state, step) -> the state with codes that no training picture uses put onto latents."""
+    encode = jax.jit(first.encode)
+
+    @jax.jit
+    def renewed(codebook, encoded, key):
+        vectors = encoded.reshape(-1, encoded.shape[-1])
+        return vq.revive(codebook, _counts(encoded, codebook), vectors, key)
+
+    def edit(state: TrainState, step: int) -> TrainState:
+        rng = np.random.default_rng([seed, 2, step])
+        rows = rng.permutation(len(data.train))[:REVIVED]
+        encoded = encode(state.params["autoencoder"], data.train.read(np.sort(rows))["image"])
+        codebook = renewed(
+            state.params["autoencoder"]["codebook"], encoded, jax.random.key(rng.integers(2**31))
+        )
+
+        def with_codebook(params):
+            if params is None:
+                return None
+            old = params["autoencoder"]["codebook"]
+            new = jax.device_put(jnp.copy(codebook), old.sharding)  # the state will be donated
+            return params | {"autoencoder": params["autoencoder"] | {"codebook": new}}
+
+        return dataclasses.replace(
+            state, params=with_codebook(state.params), ema=with_codebook(state.ema)
+        )
+
+    return edit
+
+
+def in_batches(
+    function, params: tuple, arrays: tuple[np.ndarray, ...], mesh: jax.sharding.Mesh
+) -> np.ndarray:
+    """function(*params, *arrays `[B, ...]`) over any number of rows, one program for all."""
+    n, size = len(arrays[0]), BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
     rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
-    batches = (jax.device_put(image[r], batch_sharding(mesh)) for r in rows)
-    return np.concatenate([np.asarray(function(params, batch)) for batch in batches])[:n]
+    batches = (jax.device_put([a[r] for a in arrays], batch_sharding(mesh)) for r in rows)
+    return np.concatenate([np.asarray(function(*params, *batch)) for batch in batches])[:n]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 from tqdm import tqdm
@@ -10,10 +12,11 @@ from ldm_jax.data.loader import Batch, Loader, Transform, flip
 from ldm_jax.data.source import ArraySource
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import Encoder, OpenData, encode_condition
-from ldm_jax.experiments.models import FirstStage, scale_factor
+from ldm_jax.experiments.models import FirstStage
 
 BATCH = 64  # pictures encoded at a time
 FOR_SCALE = 2048  # pictures whose latents give the scale factor, at most
+MOST_CACHED = 8e9  # bytes of latents that are kept in memory
 
 
 def cached_latents(
@@ -21,21 +24,22 @@ def cached_latents(
 ) -> ArraySource:
     """The posterior of every training picture, and its condition, in memory.
 
-    `moments` float32 `[n, v, h, w, 2c]` are mean and log-variance, not samples: each step draws its
-    own z, as it would from the pictures. v is 1, or 2 with the mirror image. `condition` int32.
+    `encoded` float32 `[n, v, h, w, ...]` are mean and log-variance, not samples: each step draws
+    its own z, as it would from the pictures. With a VQ bottleneck they are z. v is 1, or 2 with
+    the mirror image. `condition` int32.
     """
     encode = jax.jit(first.encode)
-    n, moments, conditions = len(data.train), [], []
+    n, encoded, conditions = len(data.train), [], []
     with tqdm(total=n, desc="encoding pictures", unit="picture", disable=_silent()) as bar:
         for start in range(0, n, BATCH):
             rows = np.minimum(np.arange(start, start + BATCH), n - 1)
             batch = data.train.read(rows)
             views = [batch["image"], batch["image"][:, :, ::-1]][: 1 + mirrored]
-            moments.append(np.stack([encode(params, view) for view in views], axis=1)[: n - start])
+            encoded.append(np.stack([encode(params, view) for view in views], axis=1)[: n - start])
             if encoder is not None:
                 conditions.append(encode_condition(encoder, batch)[: n - start])
-            bar.update(len(moments[-1]))
-    arrays = {"moments": np.concatenate(moments)}
+            bar.update(len(encoded[-1]))
+    arrays = {"encoded": np.concatenate(encoded)}
     if encoder is not None:
         arrays["condition"] = np.concatenate(conditions)
     return ArraySource(arrays)
@@ -51,15 +55,16 @@ def latent_loader(
     """(batches for stage 2, the scale factor of App. G).
 
     The latents are cached unless pictures are cropped at random, or captions drawn at random, while
-    training: then a batch holds the pictures, and every step encodes them.
+    training, or they would not fit into memory: then a batch holds the pictures, and every step
+    encodes them. So it does without a first stage, where bytes are all there is to keep.
     """
     mirrored = experiment.data.flip
-    if data.fixed_views:
+    if data.fixed_views and first.bottleneck != "none" and _cache_bytes(first, data) < MOST_CACHED:
         source = cached_latents(first, params, data, encoder, mirrored)
-        transform, moments = one_view, source.arrays["moments"][:FOR_SCALE, 0]
+        transform, encoded = one_view, source.arrays["encoded"][:FOR_SCALE, 0]
     else:
         source, transform = data.train, _pictures(encoder, mirrored)
-        moments = _some_moments(first, params, data)
+        encoded = _encode_some(first, params, data)
     loader = Loader(
         source,
         experiment.diffusion.batch_size,
@@ -68,14 +73,14 @@ def latent_loader(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return loader, np.float32(experiment.diffusion.scale_factor or scale_factor(moments))
+    return loader, np.float32(experiment.diffusion.scale_factor or first.scale_factor(encoded))
 
 
 def one_view(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
-    """`moments` `[B, v, h, w, 2c]` -> `[B, h, w, 2c]`: the picture or its mirror image."""
-    moments = batch["moments"]
-    view = np.array([rng.integers(moments.shape[1]) for rng in rngs])
-    return {**batch, "moments": moments[np.arange(len(view)), view]}
+    """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the picture or its mirror image."""
+    encoded = batch["encoded"]
+    view = np.array([rng.integers(encoded.shape[1]) for rng in rngs])
+    return {**batch, "encoded": encoded[np.arange(len(view)), view]}
 
 
 def _pictures(encoder: Encoder | None, mirrored: bool) -> Transform:
@@ -88,7 +93,12 @@ def _pictures(encoder: Encoder | None, mirrored: bool) -> Transform:
     return transform
 
 
-def _some_moments(first: FirstStage, params: dict, data: OpenData) -> np.ndarray:
+def _cache_bytes(first: FirstStage, data: OpenData) -> int:
+    """Of every picture's moments and those of its mirror image, in float32."""
+    return len(data.train) * 2 * 2 * math.prod(first.latent_shape) * 4
+
+
+def _encode_some(first: FirstStage, params: dict, data: OpenData) -> np.ndarray:
     encode = jax.jit(first.encode)
     chosen = np.arange(min(FOR_SCALE, len(data.train)))
     pictures = data.train.read(chosen)["image"]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from ldm_jax.autoencoder.kl import sample_posterior, split_moments
 from ldm_jax.autoencoder.step import AutoencoderProblem, to_bytes, to_model_range
-from ldm_jax.conditioning.class_label import ClassEmbedder
-from ldm_jax.conditioning.model import ConditionalModel, drop_condition
-from ldm_jax.conditioning.tokenizer import Tokenizer
-from ldm_jax.conditioning.transformer import TransformerEncoder
+from ldm_jax.conditioning.model import drop_condition
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.step import DiffusionProblem
-from ldm_jax.diffusion.unet import UNet
+from ldm_jax.experiments.condition import build_model, latent_channels
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import condition_encoder
 from ldm_jax.experiments.run_dir import DataFacts
@@ -25,32 +23,59 @@ Array = jax.Array
 
 
 class FirstStage:
-    """The autoencoder as the second stage sees it: pure functions of its parameters."""
+    """The autoencoder as the second stage sees it: pure functions of its parameters.
 
-    def __init__(self, experiment: Experiment, channels: int):
+    Without one (LDM-1) the latents are the pixels, and there are no parameters.
+    """
+
+    def __init__(self, experiment: Experiment, facts: DataFacts):
         stage = experiment.autoencoder
+        self.bottleneck = stage.network.bottleneck
         self.problem = AutoencoderProblem(
             stage.network,
             stage.loss,
             stage.discriminator,
-            channels,
+            facts.channels,
             dtype=jnp.dtype(experiment.precision),
         )
         side = experiment.data.size // stage.network.f
-        self.latent_shape = (side, side, stage.network.z_channels)
+        self.latent_shape = (side, side, latent_channels(stage.network, facts))
 
     def encode(self, params: dict, image: Array) -> Array:
-        """Bytes `[B, H, W, C]` -> moments of q_E(z|x), `[B, h, w, 2c]`."""
+        """Bytes `[B, H, W, C]` -> moments of q_E(z|x) `[B, h, w, 2c]`, or z `[B, h, w, c]` (VQ)."""
+        if self.bottleneck == "none":
+            return to_model_range(image)
         return self.problem.autoencoder(params).encode(to_model_range(image))
+
+    def sample(self, encoded: Array, key: Array) -> Array:
+        """What the diffusion model learns: a sample of q_E(z|x), or z before it is quantised."""
+        return sample_posterior(encoded, key) if self.bottleneck == "kl" else encoded
+
+    def mean(self, encoded: Array) -> Array:
+        """The latent with the least noise: the mean of q_E(z|x), or z."""
+        return split_moments(encoded)[0] if self.bottleneck == "kl" else encoded
 
     def decode(self, params: dict, z: Array) -> Array:
         """z `[B, h, w, c]` -> bytes `[B, H, W, C]`."""
+        if self.bottleneck == "none":
+            return to_bytes(z)
         return to_bytes(self.problem.autoencoder(params).decode(z))
 
     def reconstruct(self, params: dict, image: Array) -> Array:
         """D(E(x)) from the posterior's mean: bytes -> bytes, `[B, H, W, C]`."""
-        mean, _ = split_moments(self.encode(params, image))
-        return self.decode(params, mean)
+        return self.decode(params, self.mean(self.encode(params, image)))
+
+    def scale_factor(self, encoded: np.ndarray) -> np.float32:
+        """1 / sigma_hat of App. G: one scalar, the standard deviation of the latents' samples.
+
+        The variance of samples is that of the means plus the mean variance, so nothing need be
+        drawn. The mean is not subtracted from the latents, as in the paper.
+        """
+        variance = np.var(np.asarray(self.mean(encoded), np.float64))
+        if self.bottleneck == "kl":
+            _, logvar = split_moments(jnp.asarray(encoded))
+            variance += np.mean(np.exp(np.asarray(logvar, np.float64)))
+        return np.float32(1.0 / np.sqrt(variance))
 
 
 class SecondStage:
@@ -62,32 +87,24 @@ class SecondStage:
 
     def __init__(self, experiment: Experiment, facts: DataFacts):
         stage = experiment.diffusion
-        self.first = FirstStage(experiment, facts.channels)
-        self.encoder = condition_encoder(facts)
-        null = None if self.encoder is None else self.encoder.null
-        dtype = jnp.dtype(experiment.precision)
-        c = experiment.autoencoder.network.z_channels
-
-        def build(rngs: nnx.Rngs) -> ConditionalModel:
-            kw = {"dtype": dtype, "rngs": rngs}
-            tau, context_dim = None, 0
-            if isinstance(self.encoder, Tokenizer):
-                context_dim = stage.text.dim
-                tau = TransformerEncoder(stage.text, self.encoder.size, self.encoder.length, **kw)
-            elif self.encoder is not None:
-                context_dim = stage.class_dim
-                tau = ClassEmbedder(len(self.encoder.names) + 1, context_dim, **kw)
-            return ConditionalModel(UNet(stage.unet, c, c, context_dim, **kw), tau)
+        self.first = FirstStage(experiment, facts)
+        self.encoder = condition_encoder(stage, facts)
+        self.conditional = facts.condition != "none"
+        self.guidable = self.encoder is not None and stage.drop_probability > 0
+        null = self.encoder.null if self.guidable else None
 
         def drop(key: Array, y: Array) -> Array:
+            if null is None:
+                return y
             return drop_condition(key, y, jnp.asarray(null), stage.drop_probability)
 
         self.problem = DiffusionProblem(
-            build,
+            partial(build_model, experiment, facts),
             make_schedule(stage.schedule),
             stage.prediction,
             self.latents,
-            None if null is None else drop,
+            None if self.encoder is None else drop,
+            norm=stage.norm,
             dropout=stage.unet.dropout > 0,
         )
         self.generator = Generator(
@@ -100,23 +117,13 @@ class SecondStage:
         )
 
     def latents(self, constants: dict, batch: dict, key: Array) -> Array:
-        """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `moments` or else `image`."""
-        if "moments" in batch:
-            moments = batch["moments"]
+        """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `encoded` or else `image`."""
+        if "encoded" in batch:
+            encoded = batch["encoded"]
         else:
-            moments = self.first.encode(constants["autoencoder"], batch["image"])
-        return constants["scale_factor"] * sample_posterior(moments, key)
+            encoded = self.first.encode(constants["autoencoder"], batch["image"])
+        return constants["scale_factor"] * self.first.sample(encoded, key)
 
     def decode(self, constants: dict, z_0: Array) -> Array:
         """z_0 as the diffusion model sees it -> bytes `[B, H, W, C]`."""
         return self.first.decode(constants["autoencoder"], z_0 / constants["scale_factor"])
-
-
-def scale_factor(moments: np.ndarray) -> np.float32:
-    """1 / sigma_hat of App. G: one scalar, the standard deviation of the latents' samples.
-
-    moments `[n, h, w, 2c]`. The variance of samples is that of the means plus the mean variance, so
-    nothing need be drawn. The mean is not subtracted from the latents, as in the paper.
-    """
-    mean, logvar = (np.asarray(a, np.float64) for a in split_moments(jnp.asarray(moments)))
-    return np.float32(1.0 / np.sqrt(np.var(mean) + np.mean(np.exp(logvar))))

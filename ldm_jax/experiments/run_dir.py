@@ -14,7 +14,7 @@ import jax
 from etils import epath
 
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.config import Condition, Experiment
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 
@@ -28,14 +28,18 @@ class DataFacts:
 
     channels: int
     """Channels of the pictures."""
-    condition: str
-    """none, class or text: `condition` of the configuration, with auto decided."""
+    condition: Condition
+    """`condition` of the configuration, with auto decided."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, for class."""
     vocabulary: tuple[str, ...] = ()
     """Words of the captions, for text."""
     caption_length: int = 0
     """Words a caption may have, for text."""
+    semantic_classes: int = 0
+    """Channels of a one-hot semantic map, for semantic."""
+    tokenizer: str = ""
+    """Content of tokenizer.json, for text with a published tokenizer."""
 
 
 class RunDir:
@@ -75,7 +79,7 @@ class RunDir:
                 f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
                 "choose another --run-dir"
             )
-        if different := _differences(to_json(saved), to_json(experiment)):
+        if different := differences(to_json(saved), to_json(experiment)):
             raise UserError(
                 f"{self.path} belongs to another configuration: "
                 + "; ".join(f"--{option} is {a} there, {b} here" for option, a, b in different)
@@ -85,11 +89,14 @@ class RunDir:
     def begin(self, name: str, experiment: Experiment, facts: DataFacts) -> None:
         """Writes config.json on the first start; later ones compare the facts of the data."""
         ours = to_json(facts)
+        tokenizer = ours.pop("tokenizer")  # megabytes, in a file of its own
         if not (self.path / "config.json").exists():
             config = to_json(experiment)
+            if tokenizer:
+                self._write("tokenizer.json", tokenizer)
             content = {"version": VERSION, "experiment": name, "config": config, "data": ours}
             self._write_json("config.json", content)
-        elif different := _differences(to_json(self.load()[2]), ours):
+        elif different := differences(to_json(self.load()[2]), to_json(facts)):
             raise UserError(
                 f"the data of {self.path} has changed since the run began "
                 f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
@@ -107,10 +114,13 @@ class RunDir:
                 f"this program reads version {VERSION}"
             )
         try:
-            experiment = from_json(Experiment, saved["config"])
-            return saved["experiment"], experiment, from_json(DataFacts, saved["data"])
+            name, experiment = saved["experiment"], from_json(Experiment, saved["config"])
+            facts = from_json(DataFacts, saved["data"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is damaged: {error}") from error
+        if (tokenizer := self.path / "tokenizer.json").exists():
+            facts = dataclasses.replace(facts, tokenizer=tokenizer.read_text())
+        return name, experiment, facts
 
     def summary(self) -> dict[str, Any]:
         """summary.json, or {} before the first `record`."""
@@ -122,11 +132,14 @@ class RunDir:
         self._write_json("summary.json", self.summary() | entries | {"wall_seconds": wall_seconds})
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Writes a JSON file whole or not at all."""
+        self._write(name, json.dumps(content, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
         if jax.process_index() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             part = self.path / (name + PART)
-            part.write_text(json.dumps(content, indent=2) + "\n")
+            part.write_text(text)
             part.replace(self.path / name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -197,12 +210,12 @@ def _is_union(kind: Any) -> bool:
     return isinstance(kind, types.UnionType)
 
 
-def _differences(saved: Any, ours: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+def differences(saved: Any, ours: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(name as the command line spells it, value there, value here) of every field that differs."""
     if isinstance(saved, dict) and isinstance(ours, dict):
         return [
             row
             for key in sorted(saved.keys() | ours.keys())
-            for row in _differences(saved.get(key), ours.get(key), f"{path}.{key}".lstrip("."))
+            for row in differences(saved.get(key), ours.get(key), f"{path}.{key}".lstrip("."))
         ]
     return [] if saved == ours else [(path.replace("_", "-"), saved, ours)]

@@ -48,6 +48,8 @@ def train_stage(
     *,
     constants: Callable[[], Any],
     preview: Callable[[TrainState, int], None],
+    edit: Callable[[TrainState, int], TrainState] | None = None,
+    edit_every: int = 0,
 ) -> Trained:
     """Trains `problem` to `config.steps`, from its newest checkpoint if there is one.
 
@@ -56,6 +58,8 @@ def train_stage(
       problem: has `init` and `grads`.
       constants: makes the constants of a fresh state (shapes are enough when it resumes).
       preview: called with (state, step) every `config.progress.preview_every` steps.
+      edit: (state, step) -> state, a change that is no gradient step, every `edit_every` steps (0:
+        never).
     """
     progress = config.progress
     checkpoints = run.checkpoints(name)
@@ -97,6 +101,7 @@ def train_stage(
         batch_size=config.batch_size,
         log_every=progress.log_every,
         save_every=progress.save_every,
+        edit=(edit_every, edit) if edit and edit_every else None,
         callbacks=[
             (progress.preview_every, preview),
             (progress.preview_every, draw_curves),

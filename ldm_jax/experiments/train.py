@@ -16,7 +16,12 @@ from ldm_jax.experiments.check import check
 from ldm_jax.experiments.config import Experiment, ScenesData
 from ldm_jax.experiments.data import OpenData, open_data
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
-from ldm_jax.experiments.first_stage import train_autoencoder
+from ldm_jax.experiments.first_stage import (
+    borrowed_autoencoder,
+    first_stage_constants,
+    score_autoencoder,
+    train_autoencoder,
+)
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
 from ldm_jax.experiments.second_stage import draw, held_out_conditions, train_diffusion
@@ -41,13 +46,16 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     if all(summary.get(s, {}).get("finished") for s in wanted):
         log.info("%s is finished; %s", run.path, _what_next(run, summary))
         return summary_line(summary)
-    steps = experiment.autoencoder.steps
+    pixels = experiment.autoencoder.network.bottleneck == "none"
+    steps = 0 if experiment.autoencoder.from_run or pixels else experiment.autoencoder.steps
     if stage == DIFFUSION and (at := run.checkpoints(AUTOENCODER).latest_step() or 0) < steps:
         raise UserError(
             f"{run.path} has no trained autoencoder (step {at} of {steps}); "
             "leave out --stage diffusion"
         )
 
+    borrowed = borrowed_autoencoder(experiment) if experiment.autoencoder.from_run else None
+    constants = first_stage_constants(experiment, run)
     data = open_data(experiment)
     run.begin(name, experiment, data.facts)
     log.info(
@@ -58,21 +66,32 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
         data.facts.condition,
     )
     try:
-        _train(experiment, data, run, mesh, stage)
+        _train(experiment, data, run, mesh, stage, borrowed, constants)
     finally:
         run.record()  # also the time of a start that was stopped
     return summary_line(run.summary())
 
 
 def _train(
-    experiment: Experiment, data: OpenData, run: RunDir, mesh: jax.sharding.Mesh, stage: StageName
+    experiment: Experiment,
+    data: OpenData,
+    run: RunDir,
+    mesh: jax.sharding.Mesh,
+    stage: StageName,
+    weights: dict | None,
+    constants: dict[str, Any],
 ) -> None:
     key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
-    autoencoder = train_autoencoder(experiment, data, run, mesh, key_autoencoder)
-    _finish(run, AUTOENCODER, autoencoder.summary)
+    if experiment.autoencoder.network.bottleneck == "none":
+        weights, scores = {}, {"pixels": True}
+    elif weights is None:
+        weights, scores = train_autoencoder(experiment, data, run, mesh, key_autoencoder, constants)
+    else:
+        scores = score_autoencoder(experiment, data, mesh, weights, constants)
+        scores["from_run"] = experiment.autoencoder.from_run
+    _finish(run, AUTOENCODER, scores)
     if stage == AUTOENCODER:
         return
-    weights = autoencoder.weights["autoencoder"]
     trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
     results = _final_pictures(experiment, data, run, mesh, trained, second)
     _finish(run, DIFFUSION, trained.summary | results)
@@ -125,14 +144,21 @@ def summary_line(summary: dict[str, Any]) -> str:
     for stage in (AUTOENCODER, DIFFUSION):
         if not (s := summary.get(stage)):
             continue
-        facts = [
-            f"{s['parameters'] / 1e6:.2f}M parameters",
-            f"{s['steps']} steps in {s['seconds'] / 60:.1f} min",
-            f"{s['images_per_s']} images/s",
-            f"peak {s['peak_bytes'] / 1e6:.0f} MB",
-        ]
+        facts = [f"from {s['from_run']}"] if "from_run" in s else []
+        facts += ["none, on pixels"] if "pixels" in s else []
+        facts += [f"published weights of {s['converted_from']}"] if "converted_from" in s else []
+        if "steps" in s:
+            facts += [
+                f"{s['parameters'] / 1e6:.2f}M parameters",
+                f"{s['steps']} steps in {s['seconds'] / 60:.1f} min",
+                f"{s['images_per_s']} images/s",
+                f"peak {s['peak_bytes'] / 1e6:.0f} MB",
+            ]
         if "psnr" in s:
             facts.append(f"PSNR {s['psnr']:.1f} dB")
+        facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
+        if "codebook_usage" in s:
+            facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
         if "oracle" in s:
             o = s["oracle"]
             facts.append(

@@ -38,6 +38,7 @@ def fit(
     batch_size: int,
     log_every: int,
     save_every: int,
+    edit: tuple[int, Callable[[TrainState, int], TrainState]] | None = None,
     callbacks: Sequence[tuple[int, Callable[[TrainState, int], None]]] = (),
 ) -> TrainState:
     """Trains from `state.step` up to `steps`; returns at once when it is there already.
@@ -45,7 +46,12 @@ def fit(
     `batches(start_step)` yields batches that are already on the devices. `name` marks the progress
     bar and the "stage" of each metrics line. Every `log_every` steps, and at the end, a line holds
     the means of the metrics since the last line, `images_per_s`, and `data_wait_s`, the seconds
-    that the loop waited for data (`data_wait_share` of the time); callbacks and saves don't count.
+    that the loop waited for data (`data_wait_share` of the time); edits, callbacks and saves don't
+    count.
+
+    An `edit` `(every, fn)` changes the state other than by gradients: it becomes `fn(state, step)`
+    after every so many steps, but for the last. It must depend on nothing but its arguments, so
+    that a resumed run repeats it.
 
     A callback `(every, fn)` is called as `fn(state, step)` every so many steps and at the end, by
     every process, as a computation on a sharded state needs them all; only process 0 should write.
@@ -80,6 +86,10 @@ def fit(
             meter.add(step, step_metrics)
 
             last, stopping = step == steps, stop.received is not None
+            if edit and step % edit[0] == 0 and not last:
+                meter.finish()  # or the edit would wait for the steps, which do count
+                with meter.paused():
+                    state = jax.block_until_ready(edit[1](state, step))
             due = [fn for every, fn in callbacks if last or (step % every == 0 and not stopping)]
             saving = checkpoints and (last or stopping or step % save_every == 0)
             if due or saving or stopping:

@@ -17,9 +17,13 @@ class OptimiserConfig:
     learning_rate: float = 1e-4
     """Absolute learning rate after the warm-up (never multiplied by batch size or device count)."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up: the same rate, or a half cosine that reaches 0 at the last step."""
+    """What follows the warm-up: the same rate, or a half cosine down to `final_rate`."""
     warmup_steps: int = 0
     """Steps over which the rate first rises linearly, from rate/warmup_steps at the first step."""
+    decay_steps: int = 0
+    """Step at which the cosine ends; 0: the last step of the run."""
+    final_rate: float = 0.0
+    """Learning rate at the end of the cosine."""
     b1: float = 0.9
     """Adam's decay of the mean gradient (the autoencoder and its discriminator use 0.5)."""
     b2: float = 0.999
@@ -34,6 +38,12 @@ class OptimiserConfig:
             (self.learning_rate > 0, "learning_rate", "must be positive"),
             (self.schedule in ("constant", "cosine"), "schedule", "is 'constant' or 'cosine'"),
             (self.warmup_steps >= 0, "warmup_steps", "must not be negative"),
+            (self.decay_steps >= 0, "decay_steps", "must not be negative (0: to the last step)"),
+            (
+                0 <= self.final_rate <= self.learning_rate,
+                "final_rate",
+                "lies between 0 and the rate",
+            ),
             (0 <= self.b1 < 1, "b1", "must lie in [0, 1)"),
             (0 <= self.b2 < 1, "b2", "must lie in [0, 1)"),
             (self.weight_decay >= 0, "weight_decay", "must not be negative"),
@@ -52,9 +62,10 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
         warmup = jnp.minimum(1.0, (step + 1) / max(1, config.warmup_steps))
         if config.schedule == "constant":
             return config.learning_rate * warmup
-        progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+        end = config.decay_steps or steps
+        progress = (step - config.warmup_steps) / max(1, end - config.warmup_steps)
         cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        return config.learning_rate * warmup * cosine
+        return warmup * (config.final_rate + (config.learning_rate - config.final_rate) * cosine)
 
     return rate
 

@@ -63,7 +63,7 @@ def flat(tmp_path):
         (["smoke", "--autoencoder.steps", 1.5], ["--autoencoder.steps", "int", "'1.5'"]),
         (["smoke", "--autoencoder.steps"], ["Missing value", "--autoencoder.steps"]),
         (["smoke", "--data.flip", "maybe"], ["--data.flip", "'maybe'", "'True', 'False'"]),
-        (["smoke", "--diffusion.condition", "x"], ["'x'", "('auto', 'none', 'class', 'text')"]),
+        (["smoke", "--diffusion.condition", "x"], ["'x'", "('auto', 'none', 'class', 'text', "]),
         (["smoke", "--stage", "third"], ["--stage", "'third'", "autoencoder"]),
         (
             ["smoke", "--autoencoder.optimiser.learning-rate", -1],
@@ -82,6 +82,10 @@ def flat(tmp_path):
         (
             ["smoke", "--data.level", "full", "--diffusion.condition", "class"],
             ["--diffusion.condition is class, but this data has only: text"],
+        ),
+        (
+            ["smoke", "--diffusion.condition", "layout"],
+            ["layout, but this data has only: text, class"],
         ),
         (["folder"], ["--data.path FOLDER"]),
         (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),

@@ -89,15 +89,18 @@ def test_json_says_which_kind_of_data_it_is(data):
     assert from_json(Experiment, to_json(experiment)) == experiment
 
 
-def changed(path, value):
-    """smoke with one field changed; the path as on the command line."""
+def changed(*fields):
+    """smoke with some fields changed: (path as on the command line, value) in turn."""
 
-    def replace(config, names):
+    def replace(config, names, value):
         first, rest = names[0], names[1:]
-        new = replace(getattr(config, first), rest) if rest else value
+        new = replace(getattr(config, first), rest, value) if rest else value
         return dataclasses.replace(config, **{first: new})
 
-    return replace(EXPERIMENTS["smoke"](), path.replace("-", "_").split("."))
+    experiment = EXPERIMENTS["smoke"]()
+    for path, value in zip(fields[::2], fields[1::2], strict=True):
+        experiment = replace(experiment, path.replace("-", "_").split("."), value)
+    return experiment
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,13 @@ def changed(path, value):
         ),
         ("diffusion.unet.groups", 32, "{} 32 does not divide the 16 channels"),
         ("diffusion.unet.head-channels", 24, "{} 24 does not divide the 32 channels of level 1"),
+        ("diffusion.unet.head-channels", 0, "{} is 0; it must be at least 1"),
+        ("diffusion.unet.heads", -1, "{} is -1; it must be at least 0"),
+        ("diffusion.unet.heads", 3, "{} 3 does not divide the 32 channels of level 1"),
         ("autoencoder.discriminator.layers", 4, "needs pictures of 48 pixels or more, not 32"),
+        ("autoencoder.network.codebook-size", 0, "{} is 0; it must be at least 1"),
+        ("autoencoder.revive-every", -1, "{} is -1; it must be at least 0"),
+        ("autoencoder.revive-every", 5, "{} needs codes: --autoencoder.network.bottleneck vq"),
         ("sampling.steps", 1001, "{}: steps is 1001; this model takes 1 to 1000"),
         (
             "diffusion.schedule.beta-end",
@@ -145,6 +154,43 @@ def test_a_value_that_cannot_be_is_refused_with_what_would_be_right(
     with pytest.raises(UserError) as refusal:
         check(changed(path, value), one_device)
     assert message.format(f"--{path}") in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+LPIPS = ("autoencoder.loss.perceptual-weight", 1.0, "autoencoder.loss.perceptual")
+CRITIC = ("autoencoder.loss.disc-weight", 1.0, "autoencoder.discriminator.layers")
+# smoke takes sizes that are multiples of 4
+LEAST_SIZES = {
+    "vgg16": (16, (*LPIPS, "vgg16"), "LPIPS with vgg16 needs pictures of 16 pixels or more"),
+    "squeezenet": (20, (*LPIPS, "squeezenet"), "LPIPS with squeezenet needs pictures of 17"),
+    "discriminator": (12, (*CRITIC, 2), "the discriminator of 2 layers needs pictures of 12"),
+}
+
+
+@pytest.mark.parametrize("size, fields, message", LEAST_SIZES.values(), ids=LEAST_SIZES)
+def test_the_networks_that_judge_pictures_have_a_least_size(size, fields, message, one_device):
+    check(changed("data.size", size, *fields), one_device)
+    with pytest.raises(UserError, match=f"{message}.* not {size - 4}"):
+        check(changed("data.size", size - 4, *fields), one_device)
+    without = [fields[0], 0.0, *fields[2:]]  # a network without a weight judges nothing
+    check(changed("data.size", size - 4, *without), one_device)
+    pixels = ("autoencoder.network.bottleneck", "none")
+    check(changed("data.size", size - 4, *fields, *pixels), one_device)
+
+
+def test_heads_stand_above_head_channels(one_device):
+    """Of 32 channels, 24 cannot make a head; but four heads can be made."""
+    check(changed("diffusion.unet.head-channels", 24, "diffusion.unet.heads", 4), one_device)
+
+
+def test_codes_may_be_revived_where_there_are_some(one_device):
+    vq = ("autoencoder.network.bottleneck", "vq")
+    check(changed("autoencoder.revive-every", 5, *vq), one_device)
+
+
+def test_a_borrowed_autoencoder_contradicts_that_there_is_none(one_device):
+    fields = ("autoencoder.network.bottleneck", "none", "autoencoder.from-run", "runs/x")
+    with pytest.raises(UserError, match="--autoencoder.from-run is given, but bottleneck none"):
+        check(changed(*fields), one_device)
 
 
 def test_all_that_is_wrong_is_said_at_once(one_device):

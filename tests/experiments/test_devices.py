@@ -48,7 +48,7 @@ def losses(experiment):
         if stage == "autoencoder":
             return {"image": rng.integers(0, 256, (n, 8, 8, 3), np.uint8)}
         moments = rng.normal(size=(n, 8, 8, 4)).astype(np.float32)
-        return {"moments": moments, "condition": rng.integers(0, 10, (n, 5), np.int32)}
+        return {"encoded": moments, "condition": rng.integers(0, 10, (n, 5), np.int32)}
 
     batches = {
         stage: [batch(stage) for _ in range(STEPS)] for stage in ("autoencoder", "diffusion")

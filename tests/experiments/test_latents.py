@@ -12,7 +12,7 @@ from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import FolderData
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.latents import latent_loader, one_view
-from ldm_jax.experiments.models import SecondStage, scale_factor
+from ldm_jax.experiments.models import FirstStage, SecondStage
 
 
 class Drawn:
@@ -69,23 +69,64 @@ def test_the_mirror_image_is_cached_beside_the_picture(problem):
     flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
     loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.encoder)
     images = data.train.read(range(len(data.train)))["image"]
-    moments = loader.source.arrays["moments"]
+    moments = loader.source.arrays["encoded"]
     for view, pictures in enumerate((images, images[:, :, ::-1])):
         expected = second.first.encode(autoencoder, pictures)
         np.testing.assert_allclose(moments[:, view], expected, atol=1e-5)
 
 
 def test_a_view_is_drawn_for_each_example_at_each_reading():
-    batch = {"moments": np.arange(400).reshape(200, 2, 1, 1, 1), "condition": np.arange(200)}
+    batch = {"encoded": np.arange(400).reshape(200, 2, 1, 1, 1), "condition": np.arange(200)}
     out = one_view(batch, [np.random.default_rng([7, i]) for i in range(200)])
-    assert out["moments"].shape == (200, 1, 1, 1)
-    taken = out["moments"].ravel() - 2 * out["condition"]
+    assert out["encoded"].shape == (200, 1, 1, 1)
+    taken = out["encoded"].ravel() - 2 * out["condition"]
     assert set(taken) == {0, 1} and 70 < taken.sum() < 130
 
 
-def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation():
+def first_stage(problem, bottleneck):
+    """(experiment, first stage) with another bottleneck."""
+    experiment, data, *_ = problem
+    network = dataclasses.replace(experiment.autoencoder.network, bottleneck=bottleneck)
+    stage = dataclasses.replace(experiment.autoencoder, network=network)
+    experiment = dataclasses.replace(experiment, autoencoder=stage)
+    return experiment, FirstStage(experiment, data.facts)
+
+
+def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation(problem):
     rng = np.random.default_rng(0)
     mean, logvar = rng.normal(0.3, 2.0, (2, 50, 4, 4, 3)) * [[[[[1.0]]]], [[[[0.1]]]]]
     moments = np.concatenate([mean, logvar], axis=-1).astype(np.float32)
     z = mean + np.exp(0.5 * logvar) * rng.standard_normal((400, *mean.shape))
-    assert abs(scale_factor(moments) * z.std() - 1) < 5e-3
+    _, first = first_stage(problem, "kl")
+    assert abs(first.scale_factor(moments) * z.std() - 1) < 5e-3
+
+
+@pytest.mark.parametrize("bottleneck", ["vq", "none"])
+def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
+    """z before it is quantised, or the pixels."""
+    z = np.random.default_rng(0).normal(0.3, 2.0, (50, 4, 4, 4)).astype(np.float32)
+    _, first = first_stage(problem, bottleneck)
+    assert abs(first.scale_factor(z) * z.std() - 1) < 1e-5
+    assert first.mean(z) is z and first.sample(z, jax.random.key(0)) is z
+
+
+def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem):
+    _, data, second, _ = problem
+    experiment, first = first_stage(problem, "none")
+    loader, scale = latent_loader(experiment, first, {}, data, second.encoder)
+    batch = loader.batch(0)
+    assert set(batch) == {"image", "condition"} and batch["image"].dtype == np.uint8
+    z = first.encode({}, batch["image"])
+    np.testing.assert_allclose(z, batch["image"] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(first.decode({}, z), batch["image"])
+    pixels = data.train.read(range(len(data.train)))["image"]
+    assert abs(scale * (pixels / 127.5).std() - 1) < 1e-4
+
+
+def test_the_scale_factor_that_is_given_is_not_measured(problem):
+    _, data, second, _ = problem
+    experiment, first = first_stage(problem, "none")
+    stage = dataclasses.replace(experiment.diffusion, scale_factor=0.18215)
+    experiment = dataclasses.replace(experiment, diffusion=stage)
+    _, scale = latent_loader(experiment, first, {}, data, second.encoder)
+    assert scale == np.float32(0.18215)

@@ -47,6 +47,7 @@ def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
         "run": str(smoke[1]),
         "sampler": "ddim",
         "steps": "5",
+        "spacing": "uniform",
         "guidance": "3.0",
         "eta": "0.0",
         "temperature": "1.0",
@@ -68,7 +69,12 @@ def test_the_same_seed_gives_the_same_bytes_at_any_batch_size(drawn):
 
 
 def test_the_settings_are_written_down_and_change_the_pictures(drawn, tmp_path):
-    ways = [{}, {"sampler": "ddpm", "steps": "3", "guidance": "9.0"}, {"eta": "1.0"}]
+    ways = [
+        {},
+        {"sampler": "ddpm", "steps": "3", "guidance": "9.0"},
+        {"eta": "1.0"},
+        {"sampler": "dpmpp-2m", "spacing": "log-snr"},
+    ]
     pictures = []
     for settings in ways:
         drawn(*(word for name, value in settings.items() for word in (f"--{name}", value)))
@@ -90,7 +96,10 @@ def test_the_settings_are_written_down_and_change_the_pictures(drawn, tmp_path):
         (["--caption", RED, "--steps", 1001], ["steps is 1001; this model takes 1 to 1000"]),
         (["--caption", RED, "--eta", 2], ["eta is 2.0; it lies between 0"]),
         (["--caption", RED, "--seed", -1], ["seed is -1"]),
-        (["--caption", RED, "--sampler", "plms"], ["'plms'", "'ddim'"]),
+        (["--caption", RED, "--sampler", "rk4"], ["'rk4'", "'ddim'", "'dpmpp-2m'"]),
+        (["--caption", RED, "--spacing", "cubic"], ["'cubic'", "'log-snr'"]),
+        (["--caption", RED, "--sampler", "plms", "--eta", 1], ["eta is 1.0", "sampler plms"]),
+        (["--caption", RED, "--steps", 300, "--spacing", "compvis"], ["work: 250 or 334"]),
         (["--caption", RED, "--num-images", 0], ["--num-images", "at least 1"]),
         (["--caption", RED, "--batch-size", 0], ["--batch-size", "at least 1"]),
         (["--caption", RED, "--out", "x.jpg"], ["--out is 'x.jpg'", ".png"]),

@@ -1,5 +1,6 @@
 """The loop: exact resume, honest records, an orderly stop."""
 
+import dataclasses
 import os
 import signal
 
@@ -12,7 +13,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.interruption import Interrupted
 from ldm_jax.training.loop import NonFinite, fit
-from ldm_jax.training.metrics import read
+from ldm_jax.training.metrics import MetricsLog, read
 from ldm_jax.training.sharding import put_batch
 
 
@@ -108,6 +109,117 @@ def test_callbacks_come_in_their_rhythm_and_at_the_end(run, tmp_path):
     assert calls == [3, 6, 7]
     run(9, callbacks=[(3, callback)])
     assert calls == [3, 6, 7, 9]
+
+
+def halved(edited):
+    """An edit that halves the parameters, and notes the step."""
+
+    def edit(state, step):
+        assert int(state.step) == step
+        edited.append(step)
+        return dataclasses.replace(state, params=jax.tree.map(lambda p: p / 2, state.params))
+
+    return edit
+
+
+def test_an_edit_changes_the_state_after_its_steps_but_the_last(run, tiny, prepared, one_device):
+    edited = []
+    final = run(6, edit=(2, halved(edited)))
+    assert edited == [2, 4]
+    state = prepared[0]()
+    for i in range(6):
+        state, _ = prepared[2](state, put_batch(tiny.local_batch(i), one_device))
+        if i + 1 in edited:
+            state = dataclasses.replace(state, params=jax.tree.map(lambda p: p / 2, state.params))
+    assert tiny.same(final, state) and not tiny.same(final, run(6, "without"))
+
+
+@pytest.mark.parametrize("stop", [4, 5])  # at a step that is edited, and at another
+def test_a_resumed_run_repeats_its_edits(run, tiny, stop):
+    """What is saved at the step of an edit is edited already: it is not edited twice."""
+    once, twice = [], []
+    whole = run(9, "once", edit=(4, halved(once)), save_every=stop)
+
+    def interrupt(state, step):
+        if step == stop - 1:  # one more step is made
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=f"after step {stop} of 9"):
+        run(9, "twice", edit=(4, halved(twice)), save_every=100, callbacks=[(1, interrupt)])
+    resumed = run(9, "twice", edit=(4, halved(twice)))
+    assert once == twice == [4, 8]
+    assert tiny.same(whole, resumed)
+
+
+def test_callbacks_see_the_edited_state(run):
+    seen = []
+
+    def edit(state, step):
+        return dataclasses.replace(state, params=jax.tree.map(jnp.zeros_like, state.params))
+
+    def look(state, step):
+        seen.append((step, not any(np.any(leaf) for leaf in jax.tree.leaves(state.params))))
+
+    run(3, edit=(2, edit), callbacks=[(1, look)])
+    assert seen == [(1, False), (2, True), (3, False)]
+
+
+class Device:
+    """A device and a clock that the test moves: a step takes half a second, in the background."""
+
+    def __init__(self):
+        self.now = self.ready = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def step(self, state, batch):
+        self.ready = max(self.now, self.ready) + 0.5
+        return state, {"loss": Loss(self, self.ready)}
+
+    def waits(self, seconds, answer):
+        """An edit or callback of so many seconds, after the steps that the device still has."""
+
+        def spend(state, step):
+            self.now = max(self.now, self.ready) + seconds
+            return answer(state)
+
+        return spend
+
+
+@dataclasses.dataclass
+class Loss:
+    """A number that is known once the device has made it."""
+
+    device: Device
+    ready: float
+
+    def copy_to_host_async(self):
+        pass
+
+    def __float__(self):
+        self.device.now = max(self.device.now, self.ready)
+        return 1.0
+
+
+def test_edits_and_callbacks_do_not_count_in_the_pace_and_steps_do(
+    tiny, prepared, one_device, tmp_path, monkeypatch
+):
+    device = Device()
+    monkeypatch.setattr("ldm_jax.training.loop.time", device)
+    plain_fit(
+        tiny,
+        prepared,
+        one_device,
+        step_fn=device.step,
+        steps=8,
+        log_every=4,
+        edit=(2, device.waits(1000, lambda state: state)),
+        callbacks=[(3, device.waits(300, lambda state: None))],
+        metrics=MetricsLog(tmp_path / "metrics.jsonl"),
+    )
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["images_per_s"] for line in lines] == 2 * [tiny.BATCH_SIZE / 0.5]
 
 
 def test_saves_come_in_their_rhythm_and_at_the_end(run, tmp_path):

@@ -16,17 +16,31 @@ def test_constant_after_warm_up():
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
-def test_cosine_reaches_zero_at_the_end():
-    config = OptimiserConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10)
+@pytest.mark.parametrize("final_rate", [0.0, 2e-4])
+@pytest.mark.parametrize("decay_steps, end", [(0, 110), (60, 60), (120, 120)])
+def test_cosine_reaches_its_final_rate_at_the_end(decay_steps, end, final_rate):
+    config = OptimiserConfig(
+        learning_rate=1e-3,
+        schedule="cosine",
+        decay_steps=decay_steps,
+        final_rate=final_rate,
+        warmup_steps=10,
+    )
     rate = learning_rate(config, steps=110)
-    step = np.arange(130)
+    step = np.arange(140)
     warm = np.minimum(1, (step + 1) / 10)
-    turn = np.clip((step - 10) / 100, 0, 1)
-    expected = 1e-3 * warm * 0.5 * (1 + np.cos(np.pi * turn))
+    turn = np.clip((step - 10) / (end - 10), 0, 1)
+    expected = warm * (final_rate + (1e-3 - final_rate) * 0.5 * (1 + np.cos(np.pi * turn)))
     rates = [float(rate(jnp.int32(s))) for s in step]
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-10)
-    assert rates[0] > 0 and rates[110] < 1e-9
-    assert max(rates) == pytest.approx(1e-3)
+    assert rates[0] > 0 and max(rates) == pytest.approx(1e-3)
+    assert rates[end] == rates[-1] == pytest.approx(final_rate, abs=1e-9)
+    assert rates[end - 5] > final_rate
+
+
+def test_only_the_cosine_has_an_end():
+    config = OptimiserConfig(learning_rate=1e-3, decay_steps=5, final_rate=1e-4)
+    assert float(learning_rate(config, 10)(jnp.int32(9))) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("weight_decay, clip_norm", [(0.0, 0.0), (0.01, 0.0), (0.01, 0.5)])
@@ -58,6 +72,9 @@ def test_updates_are_those_of_adam(weight_decay, clip_norm):
         ("learning_rate", 0.0),
         ("schedule", "linear"),
         ("warmup_steps", -1),
+        ("decay_steps", -1),
+        ("final_rate", -1e-9),
+        ("final_rate", 1.0),  # above the learning rate
         ("b1", 1.0),
         ("b2", -0.1),
         ("weight_decay", -1.0),

@@ -73,7 +73,7 @@ def prepare_on(mesh, stage=STAGE):
     return prepare(stage, mesh, jax.random.key(7), local_batch(0), CONSTANTS)
 
 
-def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, callbacks=()):
+def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, edit=None, callbacks=()):
     """A whole run, resumed if there is something to resume; returns the final state."""
     init_fn, abstract_state, step_fn = prepared
     checkpoints = Checkpoints(Path(directory) / "checkpoints")
@@ -90,6 +90,7 @@ def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, callback
             batch_size=BATCH_SIZE,
             log_every=log_every,
             save_every=save_every,
+            edit=edit,
             callbacks=callbacks,
         )
     finally:

@@ -1,0 +1,101 @@
+"""From a configuration to tau_theta: which encoder a condition has, and how it enters the UNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from ldm_jax.autoencoder.network import AutoencoderConfig
+from ldm_jax.conditioning.class_label import ClassEmbedder
+from ldm_jax.conditioning.clip_text import ClipTextConfig, ClipTextTransformer
+from ldm_jax.conditioning.model import ConditionalModel, Entry
+from ldm_jax.conditioning.spatial import SpatialRescaler
+from ldm_jax.conditioning.transformer import TransformerEncoder
+from ldm_jax.diffusion.unet import UNet
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.parameters import Keys
+
+# Tokens of bert-base-uncased and of CLIP
+SUBWORDS = {"bert": 30_522, "clip": ClipTextConfig().vocabulary}
+TEXT_LENGTH = 77  # tokens of a caption (Table 17)
+LAYOUT_VOCABULARY = 8192  # coordinates, and classes with their attributes
+LAYOUT_LENGTH = 92  # 30 boxes of 3 tokens, and 2 of the crop (Table 17)
+CLIP_IMAGE_DIM = 768  # of an image embedding by CLIP ViT-L/14
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """How one kind of condition enters, and what its encoder is made of."""
+
+    entry: Entry = "cross-attention"
+    context_dim: int = 0
+    """d_tau, where it enters by cross-attention."""
+    channels: int = 0
+    """Channels that are stacked with z_t."""
+    classes: int = 0
+    """Classes whose embedding is added to the time step's."""
+    tau: object = None
+    """(dtype, rngs) -> tau_theta, or None where y enters as it is."""
+
+
+def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
+    """The conditioning mechanism of a run (Sec. 3.3)."""
+    stage, network = experiment.diffusion, experiment.autoencoder.network
+    c = latent_channels(network, facts)
+
+    def transformer(vocabulary: int, length: int):
+        return Mechanism(
+            context_dim=stage.text.dim,
+            tau=lambda **kw: TransformerEncoder(stage.text, vocabulary, length, **kw),
+        )
+
+    match facts.condition:
+        case "none":
+            return Mechanism()
+        case "class":
+            classes = len(facts.class_names) + (stage.drop_probability > 0)  # and "no class"
+            if stage.class_entry == "time":
+                return Mechanism("time", classes=classes)
+            return Mechanism(
+                context_dim=stage.class_dim,
+                tau=lambda **kw: ClassEmbedder(classes, stage.class_dim, **kw),
+            )
+        case "text" if stage.tokenizer == "clip":
+            clip = ClipTextConfig()
+            return Mechanism(context_dim=clip.dim, tau=lambda **kw: ClipTextTransformer(clip, **kw))
+        case "text" if stage.tokenizer == "bert":
+            return transformer(SUBWORDS["bert"], TEXT_LENGTH)
+        case "text":
+            return transformer(len(facts.vocabulary) + 2, facts.caption_length)
+        case "layout":
+            return transformer(LAYOUT_VOCABULARY, LAYOUT_LENGTH)
+        case "semantic":
+            stages = network.f.bit_length() - 1
+            return Mechanism(
+                "concatenation",
+                channels=c,
+                tau=lambda **kw: SpatialRescaler(stages, facts.semantic_classes, c, **kw),
+            )
+        case "super-resolution":
+            return Mechanism("concatenation", channels=facts.channels)
+        case "inpainting":  # the masked picture's latent, and the mask
+            return Mechanism("concatenation", channels=c + 1)
+        case "image-embedding":
+            return Mechanism(context_dim=CLIP_IMAGE_DIM)
+    raise ValueError(facts.condition)
+
+
+def latent_channels(network: AutoencoderConfig, facts: DataFacts) -> int:
+    """Channels c of the latents; without a first stage, those of the pictures."""
+    return facts.channels if network.bottleneck == "none" else network.z_channels
+
+
+def build_model(experiment: Experiment, facts: DataFacts, rngs: Keys) -> ConditionalModel:
+    """The UNet with its tau_theta, freshly initialised."""
+    kw = {"dtype": jnp.dtype(experiment.precision), "rngs": rngs}
+    how = mechanism(experiment, facts)
+    c = latent_channels(experiment.autoencoder.network, facts)
+    unet = UNet(experiment.diffusion.unet, c + how.channels, c, how.context_dim, how.classes, **kw)
+    return ConditionalModel(unet, how.tau and how.tau(**kw), how.entry)
