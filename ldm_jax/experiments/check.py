@@ -125,6 +125,8 @@ def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
     loss = first.loss
     if first.revive_every and first.network.bottleneck != "vq":
         yield "--autoencoder.revive-every needs codes: --autoencoder.network.bottleneck vq"
+    if first.from_run:
+        return
     if loss.perceptual_weight > 0 and size < (least := SMALLEST_SIZE[loss.perceptual]):
         yield f"LPIPS with {loss.perceptual} needs pictures of {least} pixels or more, not {size}"
     if loss.disc_weight > 0 and size < first.discriminator.smallest_size:

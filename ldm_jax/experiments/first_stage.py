@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import plots
@@ -43,23 +42,33 @@ def first_stage_constants(experiment: Experiment, run: RunDir) -> dict[str, Any]
         return {}
     if saved := run.checkpoints(NAME).restore_part(["constants"]):
         return saved["constants"]
-    return {"perceptual": load_lpips(loss.perceptual, loss.perceptual_file)}
+    try:
+        return {"perceptual": load_lpips(loss.perceptual, loss.perceptual_file)}
+    except UserError as error:
+        other = "" if loss.perceptual_file else "; or --autoencoder.loss.perceptual-file FILE"
+        raise UserError(f"{error}{other}") from error
 
 
-def borrowed_autoencoder(experiment: Experiment) -> dict:
-    """The parameters of the trained autoencoder in another run directory, NumPy arrays.
+def borrowed_autoencoder(experiment: Experiment) -> tuple[dict, int]:
+    """(parameters of the autoencoder in another run directory, channels of its pictures).
+
+    The parameters are NumPy arrays.
 
     Raises:
-      UserError: if there is none, or its network is not the one configured here.
+      UserError: if there is none, it is not trained to its end, or its network is not the one
+        configured here.
     """
     run, network = RunDir(experiment.autoencoder.from_run), experiment.autoencoder.network
-    _, theirs, _ = run.load()
+    _, theirs, facts = run.load()
     if different := differences(to_json(theirs.autoencoder.network), to_json(network)):
         raise UserError(
             f"the autoencoder of {run.path} is another network: "
             + "; ".join(f"{field} is {a} there, {b} here" for field, a, b in different)
         )
-    return trained_autoencoder(run, theirs)
+    weights = trained_autoencoder(run, theirs)
+    if not run.summary().get(NAME, {}).get("finished"):
+        raise UserError(f"the autoencoder of {run.path} is not trained to its end yet")
+    return weights, facts.channels
 
 
 def trained_autoencoder(run: RunDir, experiment: Experiment) -> dict:
@@ -171,23 +180,21 @@ def _revival(
     encode = jax.jit(first.encode)
 
     @jax.jit
-    def renewed(codebook, encoded, key):
-        vectors = encoded.reshape(-1, encoded.shape[-1])
-        return vq.revive(codebook, _counts(encoded, codebook), vectors, key)
+    def renewed(codebook, counts, encoded, key):
+        return vq.revive(codebook, counts, encoded.reshape(-1, encoded.shape[-1]), key)
 
     def edit(state: TrainState, step: int) -> TrainState:
         rng = np.random.default_rng([seed, 2, step])
         rows = rng.permutation(len(data.train))[:REVIVED]
         encoded = encode(state.params["autoencoder"], data.train.read(np.sort(rows))["image"])
-        codebook = renewed(
-            state.params["autoencoder"]["codebook"], encoded, jax.random.key(rng.integers(2**31))
-        )
+        counts = _counts(encoded, state.params["autoencoder"]["codebook"])
+        key = jax.random.key(rng.integers(2**31))
 
-        def with_codebook(params):
+        def with_codebook(params):  # the average too, where codes in use keep theirs
             if params is None:
                 return None
             old = params["autoencoder"]["codebook"]
-            new = jax.device_put(jnp.copy(codebook), old.sharding)  # the state will be donated
+            new = jax.device_put(renewed(old, counts, encoded, key), old.sharding)
             return params | {"autoencoder": params["autoencoder"] | {"codebook": new}}
 
         return dataclasses.replace(

@@ -71,6 +71,11 @@ def held_out_conditions(
     return asked, list(batch["caption"])
 
 
+def guidance_of(experiment: Experiment, second: SecondStage) -> float:
+    """The experiment's own guidance scale; 1 where there is nothing to guide by."""
+    return experiment.sampling.guidance if second.guidable else 1.0
+
+
 def draw(
     experiment: Experiment,
     second: SecondStage,
@@ -90,7 +95,7 @@ def draw(
         sampler=settings.sampler,
         steps=settings.steps,
         spacing=settings.spacing,
-        guidance=settings.guidance if second.guidable else 1.0,
+        guidance=guidance_of(experiment, second),
         eta=settings.eta,
         seed=experiment.seed,
         batch_size=PREVIEWS,

@@ -24,7 +24,12 @@ from ldm_jax.experiments.first_stage import (
 )
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
-from ldm_jax.experiments.second_stage import draw, held_out_conditions, train_diffusion
+from ldm_jax.experiments.second_stage import (
+    draw,
+    guidance_of,
+    held_out_conditions,
+    train_diffusion,
+)
 from ldm_jax.training.sharding import make_mesh
 
 log = logging.getLogger(__name__)
@@ -54,9 +59,16 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
             "leave out --stage diffusion"
         )
 
-    borrowed = borrowed_autoencoder(experiment) if experiment.autoencoder.from_run else None
+    borrowed, channels = None, None
+    if experiment.autoencoder.from_run:
+        borrowed, channels = borrowed_autoencoder(experiment)
     constants = first_stage_constants(experiment, run)
     data = open_data(experiment)
+    if channels not in (None, data.facts.channels):
+        raise UserError(
+            f"the autoencoder of {experiment.autoencoder.from_run} was trained on pictures with "
+            f"another number of channels: {channels}, not {data.facts.channels}"
+        )
     run.begin(name, experiment, data.facts)
     log.info(
         "%s: %d training pictures, %d held out, condition: %s",
@@ -107,7 +119,7 @@ def _final_pictures(
     experiment: Experiment, data: OpenData, run: RunDir, mesh, trained, second
 ) -> dict:
     """The labelled grid at the end, and what the oracle reads in the samples of single scenes."""
-    settings = experiment.sampling
+    settings, guidance = experiment.sampling, guidance_of(experiment, second)
     reads = isinstance(experiment.data, ScenesData) and experiment.data.level == "single"
     reads = reads and experiment.data.size % oracle.SIZE == 0
     reads = reads and data.facts.condition != "none" and settings.oracle_images > 0
@@ -117,7 +129,7 @@ def _final_pictures(
     if jax.process_index() == 0:
         shown = settings.num_images
         grid = plots.labelled_grid(images[:shown], labels[:shown])
-        plots.save_png(run.path / "samples.png", grid, vars(settings))
+        plots.save_png(run.path / "samples.png", grid, vars(settings) | {"guidance": guidance})
         log.info("pictures made for the captions under them: %s", run.path / "samples.png")
     if not reads:
         return {}
@@ -125,7 +137,7 @@ def _final_pictures(
     truth = data.validation.read(np.arange(n) % len(data.validation))
     asked = truth["class_label"]
     report = oracle.oracle_report(images[:n], asked, truth["image"], asked)
-    return {"oracle": report | {"pictures": n, "guidance": settings.guidance}}
+    return {"oracle": report | {"pictures": n, "guidance": guidance}}
 
 
 def _finish(run: RunDir, stage: str, results: dict[str, Any]) -> None:

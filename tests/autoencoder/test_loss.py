@@ -41,6 +41,7 @@ def test_adaptive_weight_is_bounded(rec, gan, weight):
     np.testing.assert_allclose(adaptive_weight(rec * ones, gan * ones, 0.5), weight, rtol=1e-5)
     # The bound comes before the factor, as in the original.
     np.testing.assert_allclose(adaptive_weight(1e9 * ones, ones, 0.5), 0.5 * 1e4, rtol=1e-5)
+    np.testing.assert_allclose(adaptive_weight(ones, ones, 0.5, 0.25), 0.5 * 0.25, rtol=1e-5)
 
 
 def test_adaptive_weight_is_a_constant_for_differentiation():

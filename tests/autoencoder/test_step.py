@@ -28,6 +28,7 @@ LOSS = AutoencoderLossConfig(
     codebook_weight=0.8,
     commitment_weight=0.3,
     disc_weight=0.6,
+    disc_adapted_at_most=1.8,  # between the two models' ratios
     disc_start=100,
 )
 CRITIC = DiscriminatorConfig(channels=4, layers=1)
@@ -156,7 +157,7 @@ def weight_of(terms):
         np.linalg.norm(terms[name][1]["autoencoder"]["decoder"]["conv_out"]["kernel"])
         for name in ("rec", "gan")
     ]
-    return 0.6 * last[0] / (last[1] + 1e-4)
+    return 0.6 * min(last[0] / (last[1] + 1e-4), 1.8)
 
 
 def combine(terms, player, **weights):

@@ -50,8 +50,8 @@ def flat(tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["sceens"], ["unknown experiment 'sceens'", "scenes-large", "you meant scenes"]),
-        (["zebra"], ["unknown experiment 'zebra'", "scenes, scenes-large, smoke, tfds, folder"]),
+        (["sceens"], ["unknown experiment 'sceens'", "--help lists them", "you meant scenes"]),
+        (["zebra"], ["unknown experiment 'zebra'; python train.py --help lists them"]),
         (
             ["smoke", "--autoencoder.batchsize", 8],
             ["--autoencoder.batchsize", "perhaps you meant --autoencoder.batch-size"],

@@ -253,21 +253,21 @@ def test_the_autoencoder_of_another_run_is_used_bit_for_bit(vq, train_on, sample
     drawn = sample(run, "--caption", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     # and a borrower may lend in turn
-    assert as_bytes(borrowed_autoencoder(borrower(run))) == lent
+    assert as_bytes(borrowed_autoencoder(borrower(run))[0]) == lent
 
 
 def test_a_lender_may_have_its_first_stage_alone(perceptual):
     """And no average: then its parameters are what is lent."""
     run = perceptual[1]
     assert not (run / "checkpoints" / "diffusion").exists()
-    lent = borrowed_autoencoder(borrower(run))
+    lent, _ = borrowed_autoencoder(borrower(run))
     assert as_bytes(lent) == of_autoencoder(saved(run, "autoencoder", "params"))
 
 
 def test_a_lender_may_have_kept_its_second_stage_alone(vq, tmp_path):
     copy = shutil.copytree(vq[1], tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "autoencoder")
-    lent = as_bytes(borrowed_autoencoder(borrower(copy)))
+    lent = as_bytes(borrowed_autoencoder(borrower(copy))[0])
     averaged, last = (of_autoencoder(saved(vq[1], "autoencoder", n)) for n in ("ema", "params"))
     assert lent == averaged != last
 
@@ -284,6 +284,9 @@ def test_what_cannot_be_borrowed_is_refused(vq, train_on, no_compute, tmp_path):
     begun = RunDir(tmp_path / "begun")
     begun.begin("folder", RunDir(vq[1]).load()[1], DataFacts(3, "none"))
     assert f"{begun.path} has no trained autoencoder" in refused(begun.path)
+    half = shutil.copytree(vq[1], tmp_path / "half")
+    (half / "summary.json").unlink()
+    assert f"the autoencoder of {half} is not trained to its end yet" in refused(half)
     (begun.path / "config.json").write_text("{}")
     assert "config.json has version None" in refused(begun.path)
     assert not (tmp_path / "run").exists()
