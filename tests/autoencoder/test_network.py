@@ -60,7 +60,7 @@ def test_published_models_have_their_number_of_parameters(f, config, parameters)
     assert count(shapes(config)) == parameters
 
 
-@pytest.mark.parametrize("levels, channels", enumerate([1, 4, 3, 2, 4, 1]))
+@pytest.mark.parametrize("levels, channels", list(enumerate([1, 4, 3, 2, 4, 1])))
 def test_every_f_and_any_channels_give_the_right_shapes(levels, channels):
     config = AutoencoderConfig(
         channels=4, channel_mult=(1,) * (levels + 1), num_res_blocks=1, z_channels=5, groups=2

@@ -72,14 +72,23 @@ def called(main, words) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _here(tmp_path_factory):
-    """Scenes are drawn to be forgotten; programs that run a few steps are not worth optimising."""
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """The scenes that are drawn go where they are forgotten."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LDM_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Programs that run a few steps are not worth optimising.
+
+    Module by module: pytest would undo it for the whole folder only at the end of everything.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
