@@ -94,6 +94,16 @@ def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int = 8) -
 # Panels of the curves: title -> (metrics in it, logarithmic).
 _PANELS = {
     "loss": (("loss",), True),
+    "accuracy": (
+        (
+            "accuracy",
+            "accuracy_least_noise",
+            "accuracy_less_noise",
+            "accuracy_more_noise",
+            "accuracy_most_noise",
+        ),
+        False,
+    ),
     "PSNR [dB]": (("psnr", "validation_psnr"), False),
     "loss by noise level": (
         ("loss_least_noise", "loss_less_noise", "loss_more_noise", "loss_most_noise"),

@@ -8,7 +8,7 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.autoencoder.vq import codebook_init, quantise
+from ldm_jax.autoencoder.vq import codebook_init, quantise, straight_through
 from ldm_jax.layers import (
     Array,
     Downsample,
@@ -176,7 +176,9 @@ class Autoencoder(nnx.Module):
     def decode(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
         """x_hat = D(z): `[B, h, w, c]` -> `[B, H, W, C]`, nominally in [-1, 1], not clipped.
 
-        With a codebook z need not be quantised: that is D's first step (App. G).
+        With a codebook z need not be quantised: that is D's first step (App. G), which gradients
+        pass as if it were not there.
         """
-        z = z if self.codebook is None else quantise(z, self.codebook[...])
+        if self.codebook is not None:
+            z = straight_through(z, quantise(z, self.codebook[...]))
         return self.decoder.conv_out(self.decode_features(z, rngs))

@@ -35,8 +35,8 @@ def quantise(z: Array, codebook: Array) -> Array:
 
 
 def straight_through(z: Array, z_q: Array) -> Array:
-    """z_q, whose gradient goes to z as if nothing had been rounded."""
-    return z + jax.lax.stop_gradient(z_q - z)
+    """z_q to the last bit, whose gradient goes to z as if nothing had been rounded."""
+    return jax.lax.stop_gradient(z_q) + (z - jax.lax.stop_gradient(z))
 
 
 def vq_loss(z: Array, z_q: Array, codebook_weight: float, commitment_weight: float) -> Array:

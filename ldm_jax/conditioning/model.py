@@ -31,11 +31,30 @@ class ConditionalModel(nnx.Module):
         self.tau = nnx.data(tau)
         self.entry = entry
 
-    def __call__(
-        self, z_t: Array, t: Array, y: Array | None = None, rngs: nnx.Rngs | None = None
-    ) -> Array:
-        """z_t `[B, h, w, c]`, t int `[B]`, y as tau takes it -> prediction `[B, h, w, c]`."""
+    def embed(self, y: Array) -> Array:
+        """tau_theta(y) as numbers, between which there are others: float `[B, ...]`.
+
+        A class that enters with the time step has no tau; its embedding is the UNet's.
+        """
         c = y if self.tau is None else self.tau(y)
+        return self.unet.label(c) if self.entry == "time" else c
+
+    def __call__(
+        self,
+        z_t: Array,
+        t: Array,
+        y: Array | None = None,
+        rngs: nnx.Rngs | None = None,
+        *,
+        c: Array | None = None,
+    ) -> Array:
+        """The prediction for z_t: `[B, h, w, c]`, as z_t.
+
+        Args:
+          t: int `[B]`. y: as tau takes it. c: as `embed` returns it, in place of y.
+        """
+        if c is None:
+            c = y if self.tau is None else self.tau(y)
         if self.entry == "concatenation":
             return self.unet(jnp.concatenate([z_t, c], axis=-1), t, rngs=rngs)
         if self.entry == "time":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -40,7 +41,7 @@ class AttentionPool(nnx.Module):
 
 
 class NoisyLatentClassifier(ContractingPath):
-    """log p_Phi(y|z_t) up to a constant, for classifier guidance (App. C, Table 10).
+    """Tells the class y of a noisy latent, for classifier guidance (App. C, Table 10).
 
     Args:
       config: sizes, those of the diffusion model's UNet.
@@ -79,3 +80,8 @@ class NoisyLatentClassifier(ContractingPath):
         h = nnx.silu(self.norm_out(h))
         logits = self.head(h if self.pool == "attention" else jnp.mean(h, axis=(1, 2)))
         return logits.astype(jnp.float32)
+
+
+def log_likelihood(logits: Array, y: Array) -> Array:
+    """log p_Phi(y|z_t) from the classifier's logits `[B, classes]` and y, int `[B]`: `[B]`."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1)[:, 0]

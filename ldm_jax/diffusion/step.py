@@ -20,6 +20,7 @@ from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.parameters import Build, fresh, graph_of
 
 Array = jax.Array
+NOISE_LEVELS = ("least_noise", "less_noise", "more_noise", "most_noise")  # quarters of the T steps
 
 
 class DiffusionProblem:
@@ -92,8 +93,7 @@ class DiffusionProblem:
         # The mean loss looks flat for most of a run; its parts do not. Each is a mean over the
         # whole batch, so that averages over steps stay right; the loss is the mean of the four.
         edges = np.linspace(0, self.schedule.timesteps, 5)
-        names = ("loss_least_noise", "loss_less_noise", "loss_more_noise", "loss_most_noise")
         return {
-            name: 4 * jnp.mean(jnp.where((t >= low) & (t < high), loss, 0.0))
-            for name, low, high in zip(names, edges[:-1], edges[1:], strict=True)
+            f"loss_{name}": 4 * jnp.mean(jnp.where((t >= low) & (t < high), loss, 0.0))
+            for name, low, high in zip(NOISE_LEVELS, edges[:-1], edges[1:], strict=True)
         }

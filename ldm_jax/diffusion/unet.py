@@ -193,7 +193,8 @@ class ContractingPath(nnx.Module):
         """(features at the lowest resolution, those of every block on the way down, embedding)."""
         emb = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.channels))))
         if self.label is not None:
-            emb = emb + self.label(label)
+            is_class = jnp.issubdtype(label.dtype, jnp.integer)
+            emb = emb + (self.label(label) if is_class else label)
         h = self.conv_in(z_t.astype(self.dtype))
         skips = [h]
         for layer in self.down:
@@ -256,7 +257,8 @@ class UNet(ContractingPath):
           z_t: `[B, h, w, in_channels]`, h and w multiples of `config.factor`.
           t: int `[B]`, 0..T-1.
           context: condition tokens tau_theta(y) `[B, M, d_tau]`.
-          label: classes, int `[B]`, where there are `num_classes`.
+          label: classes, int `[B]`, where there are `num_classes`; or what `self.label` makes of
+            them, float `[B, 4 channels]`.
           rngs: a source of dropout masks while training; None: no dropout.
 
         Returns:

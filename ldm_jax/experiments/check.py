@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
 from ldm_jax.diffusion.schedule import make_schedule
+from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import AutoencoderStage, Experiment, ScenesData
 from ldm_jax.sampling.solvers import check_eta
@@ -30,9 +32,11 @@ ANY = ("data", "fsdp", "tensor", "guidance")  # make_mesh looks at the first thr
 FRACTIONS = ("drop_probability", "dropout", "ema_decay", "validation")  # less than 1
 
 
-def check(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+def check(experiment: Experiment, mesh: jax.sharding.Mesh, with_classifier: bool = False) -> None:
     """Raises UserError, with all that is wrong in one line, when a run could not work."""
     problems = list(_ranges(experiment)) or list(_sizes(experiment, mesh))
+    if with_classifier and not problems:
+        problems = list(_classifier_sizes(experiment, mesh))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -76,31 +80,9 @@ def _option(path: str) -> str:
 def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """What does not fit together."""
     first, second = experiment.autoencoder, experiment.diffusion
-    network, unet, size = first.network, second.unet, experiment.data.size
-    sampling = experiment.sampling
-    multiple = network.f * unet.factor
-    if size % multiple:
-        below = size // multiple * multiple
-        nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
-        yield (
-            f"--data.size {size} is not divisible by {multiple} (the autoencoder reduces by "
-            f"f = {network.f}, the UNet by {unet.factor}); the nearest that are: {nearest}"
-        )
-    for prefix, sizes in (("autoencoder.network", network), ("diffusion.unet", unet)):
-        channels = [sizes.channels * mult for mult in (1, *sizes.channel_mult)]
-        if wrong := [c for c in channels if c % sizes.groups]:
-            yield (
-                f"--{prefix}.groups {sizes.groups} does not divide the {wrong[0]} channels of a "
-                f"level: {sizes.channels} x {sizes.channel_mult}"
-            )
-    heads = "heads" if unet.heads else "head_channels"
-    for level, mult in enumerate(unet.channel_mult):
-        attends = 2**level in unet.attention_factors or level == len(unet.channel_mult) - 1
-        if attends and unet.channels * mult % getattr(unet, heads):
-            yield (
-                f"--diffusion.unet.{_option(heads)} {getattr(unet, heads)} does not divide "
-                f"the {unet.channels * mult} channels of level {level}"
-            )
+    network, size, sampling = first.network, experiment.data.size, experiment.sampling
+    yield from _group_sizes("autoencoder.network", network)
+    yield from _unet_sizes("diffusion.unet", second.unet, network.f, size)
     if network.bottleneck != "none":
         yield from _first_stage_sizes(first, size)
     elif first.from_run:
@@ -115,10 +97,50 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
         ),
         ("sampling.eta", lambda: check_eta(sampling.sampler, sampling.eta)),
     ):
-        try:
-            rule()
-        except UserError as error:
-            yield f"--{option}: {error}"
+        yield from _broken(option, rule)
+
+
+def _classifier_sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
+    stage, f = experiment.classifier, experiment.autoencoder.network.f
+    yield from _unet_sizes("classifier.unet", stage.unet, f, experiment.data.size)
+    yield from _broken("classifier.batch-size", lambda: check_batch_size(stage.batch_size, mesh))
+
+
+def _broken(option: str, rule: Callable[[], object]) -> Iterator[str]:
+    try:
+        rule()
+    except UserError as error:
+        yield f"--{option}: {error}"
+
+
+def _group_sizes(prefix: str, sizes: AutoencoderConfig | UNetConfig) -> Iterator[str]:
+    channels = [sizes.channels * mult for mult in (1, *sizes.channel_mult)]
+    if wrong := [c for c in channels if c % sizes.groups]:
+        yield (
+            f"--{prefix}.groups {sizes.groups} does not divide the {wrong[0]} channels of a "
+            f"level: {sizes.channels} x {sizes.channel_mult}"
+        )
+
+
+def _unet_sizes(prefix: str, unet: UNetConfig, f: int, size: int) -> Iterator[str]:
+    multiple = f * unet.factor
+    if size % multiple:
+        below = size // multiple * multiple
+        nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
+        name = "classifier" if prefix.startswith("classifier") else "UNet"
+        yield (
+            f"--data.size {size} is not divisible by {multiple} (the autoencoder reduces by "
+            f"f = {f}, the {name} by {unet.factor}); the nearest that are: {nearest}"
+        )
+    yield from _group_sizes(prefix, unet)
+    heads = "heads" if unet.heads else "head_channels"
+    for level, mult in enumerate(unet.channel_mult):
+        attends = 2**level in unet.attention_factors or level == len(unet.channel_mult) - 1
+        if attends and unet.channels * mult % getattr(unet, heads):
+            yield (
+                f"--{prefix}.{_option(heads)} {getattr(unet, heads)} does not divide "
+                f"the {unet.channels * mult} channels of level {level}"
+            )
 
 
 def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:

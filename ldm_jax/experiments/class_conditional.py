@@ -8,7 +8,7 @@ directory. The first stages are those of Table 8, trained on other pictures.
 from dataclasses import replace
 
 from ldm_jax.diffusion.unet import UNetConfig
-from ldm_jax.experiments.config import AutoencoderStage, Experiment, TfdsData
+from ldm_jax.experiments.config import AutoencoderStage, ClassifierStage, Experiment, TfdsData
 from ldm_jax.experiments.first_stages import PIXELS, vq_f2, vq_f4, vq_f8, vq_f16, vq_f32_c32
 from ldm_jax.experiments.unconditional import LDM, UNGUIDED
 from ldm_jax.training.optimiser import OptimiserConfig
@@ -44,6 +44,9 @@ def cin256() -> Experiment:
             batch_size=64,
             steps=4_800_000,
         ),
+        # With attention, its 111.6M parameters and the UNet's 395.0M are the 506M of LDM-8-G
+        # (Table 10); its training was not published.
+        classifier=ClassifierStage(unet=replace(UNET_F8, head_channels=32)),
         sampling=UNGUIDED,
     )
 

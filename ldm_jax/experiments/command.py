@@ -47,7 +47,8 @@ class TrainCommand:
     run_dir: str
     """Where the run lives; a run that is there already goes on."""
     stage: StageName = "both"
-    """Which stage to train; diffusion needs the autoencoder in the same run directory."""
+    """Which stage to train; diffusion needs the autoencoder in the same run directory, and so does
+    classifier, which is to guide the diffusion model (both: all but that one)."""
 
 
 def train_main(words: Sequence[str]) -> int:

@@ -176,6 +176,27 @@ class DiffusionStage:
 
 
 @dataclass(frozen=True)
+class ClassifierStage:
+    """The classifier of noisy latents, for classifier guidance (App. C): --stage classifier.
+
+    It may be configured until its own training begins.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Of which it has the way down and the middle."""
+    pool: Literal["mean", "attention"] = "attention"
+    """How all positions become one vector (attention in Table 10)."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    progress: Progress = field(default_factory=Progress)
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    steps: int = 100_000
+    """Training steps."""
+    ema_decay: float = 0.9999
+    """Decay of the running average of the weights, which guidance uses; 0: none."""
+
+
+@dataclass(frozen=True)
 class SamplingDefaults:
     """How pictures are drawn from the trained model unless told otherwise."""
 
@@ -209,11 +230,12 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides a run: data, both stages, sampling."""
+    """Everything that decides a run: data, both stages, a classifier to guide by, sampling."""
 
     data: tyro.conf.AvoidSubcommands[Data] = field(default_factory=ScenesData)
     autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
+    classifier: ClassifierStage = field(default_factory=ClassifierStage)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -34,8 +34,11 @@ class OpenData:
         return not getattr(self.train, "drawn", False)
 
 
-def open_data(experiment: Experiment) -> OpenData:
-    """Draws or reads the data, into memory if it fits. UserError when there is none."""
+def open_data(experiment: Experiment, needs_classes: bool = False) -> OpenData:
+    """Draws or reads the data, into memory if it fits.
+
+    UserError when there is none, or its pictures have no class although `needs_classes`.
+    """
     data = experiment.data
     if isinstance(data, ScenesData):
         train, validation = _scenes(data, experiment.seed)
@@ -44,6 +47,8 @@ def open_data(experiment: Experiment) -> OpenData:
     else:
         train, validation = _folder(data, experiment.seed)
     condition = _condition(experiment.diffusion, train)  # before all of it is drawn or read
+    if needs_classes and not train.class_names:
+        raise UserError("this data has no class labels, which a classifier needs")
     train = _in_memory(train)
     return OpenData(train, validation, _facts(condition, experiment.diffusion, train))
 
@@ -145,8 +150,7 @@ def _condition(stage: DiffusionStage, train: Source) -> str:
 
 def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
     facts = {"channels": train.channels, "condition": condition}
-    if condition == "class":
-        facts["class_names"] = train.class_names
+    facts["class_names"] = train.class_names or ()
     if condition == "text" and stage.tokenizer != "words":
         facts["tokenizer"] = published_tokenizer(stage)
     elif condition == "text":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -11,9 +12,11 @@ import tyro
 from etils import epath
 
 from ldm_jax import plots
-from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.errors import UserError
+from ldm_jax.experiments.ask import ask, lines_of
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.edit import Edit, EditOptions, Request, prepare
+from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.reconstruct import reconstruct_from_run
 from ldm_jax.experiments.run_dir import RunDir, check_writable
@@ -34,7 +37,8 @@ class DrawCommand:
     caption: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Captions to draw, each in quotes, for a model of texts."""
     class_label: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Names or numbers of classes to draw, for a model of classes."""
+    """Names or numbers of classes to draw, for a model of classes; with --classifier-scale, for any
+    model, those to guide towards. Captions have one each, or one for all; or are left out."""
     from_file: str = ""
     """A text file with one caption or class a line."""
     reconstruct: str = ""
@@ -59,6 +63,8 @@ class DrawCommand:
     """Pictures drawn at a time; changes speed and memory, not the pictures."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE.png")] = "samples.png"
     """Where the grid goes; the settings are in its metadata."""
+    edit: tyro.conf.OmitArgPrefixes[EditOptions] = EditOptions()
+    guide: tyro.conf.OmitArgPrefixes[GuideOptions] = GuideOptions()
 
 
 def draw_from_run(command: DrawCommand) -> str:
@@ -72,11 +78,22 @@ def draw_from_run(command: DrawCommand) -> str:
     if command.num_images < 1 or command.batch_size < 1:
         raise UserError("--num-images and --batch-size must be at least 1")
     if command.reconstruct:
+        if command.edit.given() or command.guide.given():
+            raise UserError("--reconstruct draws nothing: it takes no options of editing or guides")
         return reconstruct_from_run(run, command.reconstruct, out, command.num_images)
+    command.guide.check(command.edit)
     second = SecondStage(experiment, facts)
-    asked, labels = _conditions(command, second)
+    captions, classes = (
+        [word for words in given for word in words]
+        for given in (command.caption, command.class_label)
+    )
+    lines = lines_of(command.from_file) if command.from_file else []
+    asked, labels, towards = ask(second, captions, classes, lines, command.guide)
     defaults = experiment.sampling
-    guidance = _given(command.guidance, defaults.guidance if second.guidable else 1.0)
+    if command.edit.invert:  # as it goes best; what is given is taken all the same
+        defaults = replace(defaults, sampler="ddim", guidance=1.0, eta=0.0)
+    asks = second.guidable and bool(np.any(asked != second.generator.null))
+    guidance = _given(command.guidance, defaults.guidance if asks else 1.0)
     sampler = _given(command.sampler, defaults.sampler)
     settings = {
         "sampler": sampler,
@@ -88,19 +105,31 @@ def draw_from_run(command: DrawCommand) -> str:
         "seed": command.seed,
     }
     second.generator.check(conditional=asked is not None, **settings)
-    images = second.generator(
-        *load_weights(run, experiment),
-        asked,
-        num_images=len(labels),
-        batch_size=command.batch_size,
-        progress="sampling",
-        **settings,
-    )
+    copies = 1 if command.edit.invert else command.num_images
+    request = Request(experiment, second, asked, labels, copies, settings)
+    edit = prepare(command.edit, request) or draw_as_asked(request)
+    guides = prepare_guides(command.guide, request, run, towards)
+    weights = load_weights(run, experiment)
+    options = {"batch_size": command.batch_size, "progress": "sampling", **settings}
+    options["guides"] = guides(weights)
+    grid, said = edit(weights, partial(second.generator, *weights, **options))
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns = min(8, command.num_images if len(labels) > command.num_images else 8)
-    grid = plots.labelled_grid(images, labels, columns)
-    plots.save_png(out, grid, {"run": command.run, **settings, "conditions": "\n".join(labels)})
-    return f"{len(images)} pictures in {out}"
+    made_by = {"run": command.run, **settings, **command.edit.filled().given()}
+    made_by |= command.guide.given()
+    plots.save_png(out, grid, made_by | {"conditions": "\n".join(request.all_labels)})
+    return f"{said} in {out}"
+
+
+def draw_as_asked(request: Request) -> Edit:
+    """No edit: a picture for each condition, with that printed under it."""
+    labels, copies = request.all_labels, request.copies
+
+    def edit(weights, draw):
+        images = draw(request.conditions, num_images=len(labels))
+        columns = min(8, copies if len(labels) > copies else 8)
+        return plots.labelled_grid(images, labels, columns), f"{len(images)} pictures"
+
+    return edit
 
 
 def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
@@ -117,37 +146,3 @@ def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
 
 def _given(value, default):
     return default if value is None else value
-
-
-def _conditions(command: DrawCommand, second: SecondStage) -> tuple[np.ndarray | None, list[str]]:
-    """What the command asks for, encoded, and the label of each picture."""
-    wanted = [w for words in command.caption + command.class_label for w in words]
-    if command.from_file:
-        wanted += _lines(command.from_file)
-    if second.encoder is None and second.conditional:
-        raise UserError("this run's condition is neither a caption nor a class: it cannot be drawn")
-    if second.encoder is None:
-        if wanted:
-            raise UserError("this run is unconditional: it takes no captions and no classes")
-        return None, [""] * command.num_images
-    takes = "classes" if isinstance(second.encoder, ClassLabels) else "captions"
-    wrong = command.class_label if takes == "captions" else command.caption
-    if wrong:
-        option = "--caption" if takes == "captions" else "--class-label"
-        raise UserError(f"this run was trained on {takes}: use {option}")
-    if not wanted:
-        example = '--caption "..."' if takes == "captions" else "--class-label NAME"
-        raise UserError(f"this run draws {takes}: give {example} or --from-file FILE")
-    labels = [w for w in wanted for _ in range(command.num_images)]
-    return second.encoder.encode(labels), labels
-
-
-def _lines(file: str) -> list[str]:
-    path = epath.Path(file).expanduser()
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--from-file {file} cannot be read: {error}") from error
-    if not any(lines):
-        raise UserError(f"--from-file {file} has no line with a caption or class")
-    return [line for line in lines if line]

@@ -51,8 +51,9 @@ def latent_loader(
     params: dict,
     data: OpenData,
     encoder: Encoder | None,
+    batch_size: int = 0,
 ) -> tuple[Loader, np.float32]:
-    """(batches for stage 2, the scale factor of App. G).
+    """(batches for stage 2, or of another size, and the scale factor of App. G).
 
     The latents are cached unless pictures are cropped at random, or captions drawn at random, while
     training, or they would not fit into memory: then a batch holds the pictures, and every step
@@ -67,7 +68,7 @@ def latent_loader(
         encoded = _encode_some(first, params, data)
     loader = Loader(
         source,
-        experiment.diffusion.batch_size,
+        batch_size or experiment.diffusion.batch_size,
         experiment.seed,
         transform=transform,
         process_index=jax.process_index(),

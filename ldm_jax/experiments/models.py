@@ -10,14 +10,19 @@ import numpy as np
 
 from ldm_jax.autoencoder.kl import sample_posterior, split_moments
 from ldm_jax.autoencoder.step import AutoencoderProblem, to_bytes, to_model_range
+from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.conditioning.model import drop_condition
+from ldm_jax.diffusion.classifier import NoisyLatentClassifier
+from ldm_jax.diffusion.classifier_step import ClassifierProblem
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.step import DiffusionProblem
 from ldm_jax.experiments.condition import build_model, latent_channels
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import condition_encoder
 from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.parameters import Keys
 from ldm_jax.sampling.generate import Generator
+from ldm_jax.sampling.guides import of_class
 
 Array = jax.Array
 
@@ -30,7 +35,7 @@ class FirstStage:
 
     def __init__(self, experiment: Experiment, facts: DataFacts):
         stage = experiment.autoencoder
-        self.bottleneck = stage.network.bottleneck
+        self.bottleneck, self.channels = stage.network.bottleneck, facts.channels
         self.problem = AutoencoderProblem(
             stage.network,
             stage.loss,
@@ -55,11 +60,13 @@ class FirstStage:
         """The latent with the least noise: the mean of q_E(z|x), or z."""
         return split_moments(encoded)[0] if self.bottleneck == "kl" else encoded
 
+    def picture(self, params: dict, z: Array) -> Array:
+        """D(z): z `[B, h, w, c]` -> floats `[B, H, W, C]`, nominally in [-1, 1], not clipped."""
+        return z if self.bottleneck == "none" else self.problem.autoencoder(params).decode(z)
+
     def decode(self, params: dict, z: Array) -> Array:
         """z `[B, h, w, c]` -> bytes `[B, H, W, C]`."""
-        if self.bottleneck == "none":
-            return to_bytes(z)
-        return to_bytes(self.problem.autoencoder(params).decode(z))
+        return to_bytes(self.picture(params, z))
 
     def reconstruct(self, params: dict, image: Array) -> Array:
         """D(E(x)) from the posterior's mean: bytes -> bytes, `[B, H, W, C]`."""
@@ -124,6 +131,42 @@ class SecondStage:
             encoded = self.first.encode(constants["autoencoder"], batch["image"])
         return constants["scale_factor"] * self.first.sample(encoded, key)
 
+    def encode(self, constants: dict, image: Array) -> Array:
+        """Bytes `[B, H, W, C]` -> their z_0 with the least noise, scaled as in `latents`."""
+        encoded = self.first.encode(constants["autoencoder"], image)
+        return constants["scale_factor"] * self.first.mean(encoded)
+
+    def picture(self, constants: dict, z_0: Array) -> Array:
+        """z_0 as the diffusion model sees it -> floats `[B, H, W, C]`, nominally in [-1, 1]."""
+        return self.first.picture(constants["autoencoder"], z_0 / constants["scale_factor"])
+
     def decode(self, constants: dict, z_0: Array) -> Array:
         """z_0 as the diffusion model sees it -> bytes `[B, H, W, C]`."""
-        return self.first.decode(constants["autoencoder"], z_0 / constants["scale_factor"])
+        return to_bytes(self.picture(constants, z_0))
+
+
+class Classifier:
+    """The classifier of the noisy latents that the diffusion model sees, and its log p to guide by.
+
+    labels: its classes, those of the data. The constants are those of the diffusion model.
+    """
+
+    def __init__(self, experiment: Experiment, facts: DataFacts, second: SecondStage):
+        stage, (side, _, c) = experiment.classifier, second.first.latent_shape
+
+        def build(rngs: Keys) -> NoisyLatentClassifier:
+            return NoisyLatentClassifier(
+                stage.unet,
+                c,
+                len(facts.class_names),
+                stage.pool,
+                side,
+                dtype=jnp.dtype(experiment.precision),
+                rngs=rngs,
+            )
+
+        self.labels = ClassLabels(facts.class_names)
+        self.problem = ClassifierProblem(
+            build, second.problem.schedule, second.latents, dropout=stage.unet.dropout > 0
+        )
+        self.log_p = of_class(self.problem.model)

@@ -8,11 +8,12 @@ from etils import epath
 
 from ldm_jax import plots
 from ldm_jax.data.folder import EXTENSIONS
-from ldm_jax.data.images import View
+from ldm_jax.data.images import fit
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.first_stage import trained_autoencoder
 from ldm_jax.experiments.models import FirstStage
+from ldm_jax.experiments.pictures import open_picture
 from ldm_jax.experiments.run_dir import RunDir
 
 
@@ -30,8 +31,8 @@ def reconstruct_from_run(run: RunDir, pictures: str, out: epath.Path, n: int) ->
     first = FirstStage(experiment, facts)
     if first.bottleneck == "none":
         raise UserError(f"{run.path} has no autoencoder: its diffusion model works on pixels")
-    view = View(experiment.data.size, facts.channels)
-    x = np.stack([_read(file, view) for file in _files(pictures, n)])
+    opened = [open_picture("--reconstruct", f, facts.channels) for f in _files(pictures, n)]
+    x = np.stack([fit(picture, experiment.data.size) for picture in opened])
     weights = jax.device_put(trained_autoencoder(run, experiment))
     program = jax.jit(first.reconstruct)
     x_hat = np.concatenate([program(weights, image[None]) for image in x])
@@ -48,11 +49,3 @@ def _files(pictures: str, n: int) -> list[epath.Path]:
     if not files:
         raise UserError(f"--reconstruct {pictures}: there is no image in this folder")
     return files[:n]
-
-
-def _read(file: epath.Path, view: View) -> np.ndarray:
-    try:
-        with file.open("rb") as content:
-            return view.read(content)
-    except Exception as error:  # Pillow raises whatever a damaged file leads to
-        raise UserError(f"--reconstruct: {file} cannot be read as an image: {error}") from error

@@ -31,7 +31,7 @@ class DataFacts:
     condition: Condition
     """`condition` of the configuration, with auto decided."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes, for class."""
+    """Names of the classes, where the data has some."""
     vocabulary: tuple[str, ...] = ()
     """Words of the captions, for text."""
     caption_length: int = 0
@@ -55,7 +55,7 @@ class RunDir:
         return MetricsLog(self.path / "metrics.jsonl")
 
     def checkpoints(self, stage: str) -> Checkpoints:
-        """The checkpoints of `autoencoder` or `diffusion`."""
+        """The checkpoints of `autoencoder`, `diffusion` or `classifier`."""
         return Checkpoints(self.path / "checkpoints" / stage)
 
     def sample_file(self, name: str) -> epath.Path:
@@ -63,10 +63,13 @@ class RunDir:
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         return self.path / "samples" / f"{name}.png"
 
-    def check(self, name: str, experiment: Experiment) -> None:
+    def check(self, name: str, experiment: Experiment, but_for: str = "") -> None:
         """Raises UserError, naming the fields, when the directory belongs to another experiment.
 
         Also when it is some other folder, or cannot be written to. Changes nothing.
+
+        Args:
+          but_for: a field of the experiment that may be another one.
         """
         check_writable(self.path)
         if not (self.path / "config.json").exists():
@@ -79,6 +82,8 @@ class RunDir:
                 f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
                 "choose another --run-dir"
             )
+        if but_for:
+            saved = dataclasses.replace(saved, **{but_for: getattr(experiment, but_for)})
         if different := differences(to_json(saved), to_json(experiment)):
             raise UserError(
                 f"{self.path} belongs to another configuration: "
@@ -86,21 +91,29 @@ class RunDir:
                 + "; choose another --run-dir"
             )
 
-    def begin(self, name: str, experiment: Experiment, facts: DataFacts) -> None:
-        """Writes config.json on the first start; later ones compare the facts of the data."""
-        ours = to_json(facts)
-        tokenizer = ours.pop("tokenizer")  # megabytes, in a file of its own
-        if not (self.path / "config.json").exists():
-            config = to_json(experiment)
-            if tokenizer:
+    def begin(
+        self, name: str, experiment: Experiment, facts: DataFacts, renew: bool = False
+    ) -> None:
+        """Writes config.json on the first start; later ones compare the facts of the data.
+
+        `renew` writes it again, with the fields that `check` let differ.
+        """
+        begun = (self.path / "config.json").exists()
+        if begun:
+            theirs = self.load()[2]
+            if not theirs.class_names:  # classes that nothing in the run has looked at
+                theirs = dataclasses.replace(theirs, class_names=facts.class_names)
+            if different := differences(to_json(theirs), to_json(facts)):
+                raise UserError(
+                    f"the data of {self.path} has changed since the run began "
+                    f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
+                )
+        if renew or not begun:
+            ours, config = to_json(facts), to_json(experiment)
+            if tokenizer := ours.pop("tokenizer"):  # megabytes, in a file of its own
                 self._write("tokenizer.json", tokenizer)
             content = {"version": VERSION, "experiment": name, "config": config, "data": ours}
             self._write_json("config.json", content)
-        elif different := differences(to_json(self.load()[2]), to_json(facts)):
-            raise UserError(
-                f"the data of {self.path} has changed since the run began "
-                f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
-            )
         self._started -= self.summary().get("wall_seconds", 0.0)
 
     def load(self) -> tuple[str, Experiment, DataFacts]:

@@ -7,6 +7,7 @@ from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import (
     AutoencoderStage,
+    ClassifierStage,
     DiffusionStage,
     Experiment,
     Progress,
@@ -64,6 +65,21 @@ def scenes() -> Experiment:
             batch_size=32,
             steps=2500,
             ema_decay=0.995,  # remembers about 200 steps
+        ),
+        classifier=ClassifierStage(
+            unet=UNetConfig(
+                channels=32,
+                channel_mult=(1, 2),
+                num_res_blocks=1,
+                attention_factors=(2,),
+                head_channels=32,
+                groups=8,
+            ),
+            optimiser=OptimiserConfig(2e-3, "cosine", 50, clip_norm=1.0),
+            progress=Progress(log_every=25, preview_every=250, save_every=250),
+            batch_size=64,
+            steps=1000,
+            ema_decay=0.99,
         ),
         sampling=SamplingDefaults(steps=25, guidance=3.0, num_images=32),
     )
@@ -136,6 +152,21 @@ def smoke() -> Experiment:
             text=TransformerConfig(dim=16, depth=1, heads=1),
             class_dim=16,
             optimiser=OptimiserConfig(1e-3),
+            progress=Progress(log_every=5, preview_every=20, save_every=10),
+            batch_size=16,
+            steps=40,
+            ema_decay=0.9,
+        ),
+        classifier=ClassifierStage(
+            unet=UNetConfig(
+                channels=16,
+                channel_mult=(1, 2),
+                num_res_blocks=1,
+                attention_factors=(),
+                head_channels=8,
+                groups=8,
+            ),
+            optimiser=OptimiserConfig(2e-3),
             progress=Progress(log_every=5, preview_every=20, save_every=10),
             batch_size=16,
             steps=40,

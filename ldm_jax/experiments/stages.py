@@ -1,4 +1,4 @@
-"""Trains one stage inside a run directory: what both stages have in common."""
+"""Trains one stage inside a run directory: what all stages have in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.data.loader import Loader
-from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage
+from ldm_jax.experiments.config import AutoencoderStage, ClassifierStage, DiffusionStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.compile import prepare
@@ -39,7 +39,7 @@ class Trained:
 
 def train_stage(
     name: str,
-    config: AutoencoderStage | DiffusionStage,
+    config: AutoencoderStage | DiffusionStage | ClassifierStage,
     problem: Any,
     loader: Loader,
     run: RunDir,
@@ -47,14 +47,14 @@ def train_stage(
     key: jax.Array,
     *,
     constants: Callable[[], Any],
-    preview: Callable[[TrainState, int], None],
+    preview: Callable[[TrainState, int], None] | None = None,
     edit: Callable[[TrainState, int], TrainState] | None = None,
     edit_every: int = 0,
 ) -> Trained:
     """Trains `problem` to `config.steps`, from its newest checkpoint if there is one.
 
     Args:
-      name: autoencoder or diffusion; names checkpoints, metrics and previews.
+      name: autoencoder, diffusion or classifier; names checkpoints, metrics and previews.
       problem: has `init` and `grads`.
       constants: makes the constants of a fresh state (shapes are enough when it resumes).
       preview: called with (state, step) every `config.progress.preview_every` steps.
@@ -103,7 +103,7 @@ def train_stage(
         save_every=progress.save_every,
         edit=(edit_every, edit) if edit and edit_every else None,
         callbacks=[
-            (progress.preview_every, preview),
+            *([(progress.preview_every, preview)] if preview else []),
             (progress.preview_every, draw_curves),
             (progress.save_every, lambda _state, _step: run.record()),
         ],

@@ -1,4 +1,4 @@
-"""A whole run: data, stage 1, stage 2, pictures, summary."""
+"""A whole run: data, stage 1, stage 2, pictures, summary; or its classifier."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import jax
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.diffusion.step import NOISE_LEVELS
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import oracle
 from ldm_jax.experiments.check import check
+from ldm_jax.experiments.classifier_stage import NAME as CLASSIFIER
+from ldm_jax.experiments.classifier_stage import train_classifier
 from ldm_jax.experiments.config import Experiment, ScenesData
 from ldm_jax.experiments.data import OpenData, open_data
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
@@ -21,6 +24,7 @@ from ldm_jax.experiments.first_stage import (
     first_stage_constants,
     score_autoencoder,
     train_autoencoder,
+    trained_autoencoder,
 )
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
@@ -33,7 +37,7 @@ from ldm_jax.experiments.second_stage import (
 from ldm_jax.training.sharding import make_mesh
 
 log = logging.getLogger(__name__)
-StageName = Literal["both", "autoencoder", "diffusion"]
+StageName = Literal["both", "autoencoder", "diffusion", "classifier"]
 
 
 def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "both") -> str:
@@ -44,32 +48,36 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
       training.interruption.Interrupted: asked to stop, and saved.
     """
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
-    check(experiment, mesh)
-    run.check(name, experiment)
+    check(experiment, mesh, with_classifier=stage == CLASSIFIER)
+    # The classifier is configured when its own training begins.
+    configures = stage == CLASSIFIER and run.checkpoints(CLASSIFIER).latest_step() is None
+    settled = stage == CLASSIFIER and not configures
+    run.check(name, experiment, but_for="" if settled else "classifier")
     summary = run.summary()
     wanted = (AUTOENCODER, DIFFUSION) if stage == "both" else (stage,)
     if all(summary.get(s, {}).get("finished") for s in wanted):
-        log.info("%s is finished; %s", run.path, _what_next(run, summary))
+        log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
         return summary_line(summary)
     pixels = experiment.autoencoder.network.bottleneck == "none"
     steps = 0 if experiment.autoencoder.from_run or pixels else experiment.autoencoder.steps
-    if stage == DIFFUSION and (at := run.checkpoints(AUTOENCODER).latest_step() or 0) < steps:
+    at = run.checkpoints(AUTOENCODER).latest_step() or 0
+    if stage in (DIFFUSION, CLASSIFIER) and at < steps:
         raise UserError(
             f"{run.path} has no trained autoencoder (step {at} of {steps}); "
-            "leave out --stage diffusion"
+            f"leave out --stage {stage}"
         )
 
     borrowed, channels = None, None
     if experiment.autoencoder.from_run:
         borrowed, channels = borrowed_autoencoder(experiment)
-    constants = first_stage_constants(experiment, run)
-    data = open_data(experiment)
+    constants = {} if stage == CLASSIFIER else first_stage_constants(experiment, run)
+    data = open_data(experiment, needs_classes=stage == CLASSIFIER)
     if channels not in (None, data.facts.channels):
         raise UserError(
             f"the autoencoder of {experiment.autoencoder.from_run} was trained on pictures with "
             f"another number of channels: {channels}, not {data.facts.channels}"
         )
-    run.begin(name, experiment, data.facts)
+    run.begin(name, experiment, data.facts, renew=configures)
     log.info(
         "%s: %d training pictures, %d held out, condition: %s",
         run.path,
@@ -93,7 +101,17 @@ def _train(
     weights: dict | None,
     constants: dict[str, Any],
 ) -> None:
-    key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
+    key = jax.random.key(experiment.seed)
+    if stage == CLASSIFIER:
+        if experiment.autoencoder.network.bottleneck == "none":
+            weights = {}
+        elif weights is None:
+            weights = trained_autoencoder(run, experiment)
+        key = jax.random.fold_in(key, 2)  # neither of those below
+        trained = train_classifier(experiment, data, weights, run, mesh, key)
+        _finish(run, CLASSIFIER, trained.summary)
+        return
+    key_autoencoder, key_diffusion = jax.random.split(key)
     if experiment.autoencoder.network.bottleneck == "none":
         weights, scores = {}, {"pixels": True}
     elif weights is None:
@@ -109,10 +127,10 @@ def _train(
     _finish(run, DIFFUSION, trained.summary | results)
 
 
-def _what_next(run: RunDir, summary: dict[str, Any]) -> str:
+def _what_next(run: RunDir, summary: dict[str, Any], stage: StageName) -> str:
     if summary.get(DIFFUSION, {}).get("finished"):
         return f"to draw pictures from it: python sample.py {run.path}"
-    return "its second stage is trained without --stage autoencoder"
+    return f"its second stage is trained without --stage {stage}"
 
 
 def _final_pictures(
@@ -153,7 +171,7 @@ def _finish(run: RunDir, stage: str, results: dict[str, Any]) -> None:
 def summary_line(summary: dict[str, Any]) -> str:
     """One line for people: what was trained, how well, how fast."""
     parts = []
-    for stage in (AUTOENCODER, DIFFUSION):
+    for stage in (AUTOENCODER, DIFFUSION, CLASSIFIER):
         if not (s := summary.get(stage)):
             continue
         facts = [f"from {s['from_run']}"] if "from_run" in s else []
@@ -166,6 +184,9 @@ def summary_line(summary: dict[str, Any]) -> str:
                 f"{s['images_per_s']} images/s",
                 f"peak {s['peak_bytes'] / 1e6:.0f} MB",
             ]
+        if "accuracy" in s:
+            levels = [f"{s[f'accuracy_{level}']:.0%}" for level in NOISE_LEVELS]
+            facts.append(f"{s['accuracy']:.1%} right (least to most noise {', '.join(levels)})")
         if "psnr" in s:
             facts.append(f"PSNR {s['psnr']:.1f} dB")
         facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,10 @@ from tqdm import tqdm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
+from ldm_jax.sampling.editing import put_in
 from ldm_jax.sampling.guidance import guided
-from ldm_jax.sampling.sample import picture_keys, sample
+from ldm_jax.sampling.guides import Guide, together
+from ldm_jax.sampling.sample import noise_like, picture_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS, check_eta
 from ldm_jax.sampling.timesteps import check_steps, timestep_grid
 
@@ -25,12 +27,14 @@ Array = jax.Array
 class Generator:
     """Draws pictures from a trained model.
 
-    A program is compiled once for each (solver, number of steps, batch size, guided or not), and
-    once more where timesteps are fractional.
+    A program is compiled once for each (solver, number of steps, batch size, guided or not, which
+    guides), and once more where timesteps are fractional.
     Guidance scale, eta, temperature and seed are inputs of it: changing them compiles nothing.
+    So are latents to start from, parts of pictures to keep, and the scales and aims of guides.
 
     Args:
-      model: params -> callable (z_t, t, y) -> prediction, y None when unconditional.
+      model: params -> callable (z_t, t, y) -> prediction, y None when unconditional. For conditions
+        that are embedded already it is called as (z_t, t, c=c), and its `embed` is used.
       decode: (constants, z_0 as the model sees it) -> images uint8 `[B, H, W, C]`.
       schedule, prediction: as the model was trained.
       shape: latent (h, w, c).
@@ -48,7 +52,8 @@ class Generator:
     ):
         self.model, self.decode, self.schedule = model, decode, schedule
         self.prediction, self.shape, self.null = prediction, shape, null
-        self._program = jax.jit(self._draw, static_argnames=("sampler", "is_guided"))
+        static = ("sampler", "is_guided", "embedded", "log_ps")
+        self._program = jax.jit(self._draw, static_argnames=static)
 
     def compiled_programs(self) -> int:
         """How many programs have been compiled so far."""
@@ -68,17 +73,32 @@ class Generator:
         eta: float = 0.0,
         temperature: float = 1.0,
         seed: int = 0,
+        numbers: np.ndarray | None = None,
+        embedded: bool = False,
+        first_step: int = 0,
+        start: np.ndarray | None = None,
+        keep: tuple[np.ndarray, np.ndarray] | None = None,
+        guides: Sequence[Guide] = (),
         batch_size: int = 16,
         sharding: jax.sharding.NamedSharding | None = None,
         progress: str | None = None,
     ) -> np.ndarray:
         """Pictures uint8 `[n, H, W, C]`; picture i depends on its condition, the seed and i alone.
 
+        (And on the rows i of `numbers`, `start`, `keep` and `guides`, if they are given.)
+
         Args:
           params, constants: of the diffusion stage's state (its running average, if it has one).
           conditions: int32 `[n, ...]`, or None with `num_images` for an unconditional model.
           steps: S, 1 to T. spacing: of the timesteps, see `timestep_grid`.
           guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
+          numbers: int `[n]` in place of i, so that several pictures may have the same noise.
+          embedded: whether `conditions` are tau_theta(y), float `[n, ...]`, in place of y.
+          first_step: how many steps are left out at the noisy end; as many programs.
+          start: latents `[n, h, w, c]` at the timestep of the first step, in place of noise.
+          keep: what is known of the pictures, see `editing.put_in`: (where, bool `[n, h, w, 1]`;
+            z_0 `[n, h, w, c]`). Its h and w, or those of `start`, may be others than `shape`.
+          guides: what else pictures are led by (App. C); one of scale 0 costs nothing.
           sharding: how the rows of a batch are split over the devices that hold `params`.
           progress: title of the bar, None for none.
 
@@ -99,23 +119,28 @@ class Generator:
             eta=eta,
             seed=seed,
         )
-        grid = timestep_grid(spacing, steps, self.schedule)
-        run = partial(self._program, sampler=sampler, is_guided=guidance != 1.0)
+        grid = timestep_grid(spacing, steps, self.schedule)[first_step:]
+        guides = [guide for guide in guides if guide.scale != 0.0]
+        static = {"sampler": sampler, "is_guided": guidance != 1.0, "embedded": embedded}
+        run = partial(self._program, **static, log_ps=tuple(guide.log_p for guide in guides))
+        numbers, towards = np.arange(n) if numbers is None else numbers, [g.y for g in guides]
+        inputs = (conditions, numbers, start, keep, towards)
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
+        scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
         ways = 1
         if sharding is not None:
             ways = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
         batch_size = -(-min(batch_size, n) // ways) * ways
         pictures = []
         with tqdm(total=n, desc=progress, unit="picture", disable=progress is None) as bar:
-            for start in range(0, n, batch_size):
+            for first in range(0, n, batch_size):
                 # The last batch is filled up, so that it needs no program of its own.
-                rows = np.minimum(np.arange(start, start + batch_size), n - 1)
-                y = None if conditions is None else conditions[rows]
+                rows = np.minimum(np.arange(first, first + batch_size), n - 1)
+                batch = jax.tree.map(lambda array, rows=rows: array[rows], inputs)
                 if sharding is not None:
-                    rows, y = jax.device_put((rows, y), sharding)
-                batch = run(params, constants, y, grid, jnp.uint32(seed), rows, scalars)
-                pictures.append(np.asarray(batch)[: n - start])
+                    batch = jax.device_put(batch, sharding)
+                batch = run(params, constants, grid, jnp.uint32(seed), scalars, scaled, batch)
+                pictures.append(np.asarray(batch)[: n - first])
                 bar.update(len(pictures[-1]))
         return np.concatenate(pictures)
 
@@ -141,15 +166,32 @@ class Generator:
             raise UserError(f"seed is {seed}; it lies between 0 and 4294967295")
         check_steps(spacing, steps, self.schedule.timesteps)
 
-    def _draw(self, params, constants, y, grid, seed, rows, scalars, *, sampler, is_guided):
-        guidance, eta, temperature = scalars
-        model = self.model(params)
-        if is_guided:
-            predict = guided(model, y, self.null, guidance)
-        else:
+    def predictor(self, params, y, guidance, *, is_guided: bool, embedded: bool = False):
+        """(z_t, t) -> prediction, condition and guidance included: see `__call__`, `sample`."""
+        model, null = self.model(params), self.null
+        ask = model
+        if embedded:
 
-            def predict(z_t, t):
-                return model(z_t, t, y)
+            def ask(z_t, t, c):
+                return model(z_t, t, c=c)
+
+            null = None if null is None else model.embed(null[None])[0]
+        if is_guided:
+            return guided(ask, y, null, guidance)
+        return lambda z_t, t: ask(z_t, t, y)
+
+    def _draw(
+        self, params, constants, grid, seed, scalars, scaled, inputs, *, sampler, log_ps, **static
+    ):
+        (guidance, eta, temperature), (y, numbers, start, keep, towards) = scalars, inputs
+        predict = self.predictor(params, y, guidance, **static)
+        shape, blend = self.shape, None
+        if keep is not None:
+            known, z_known = keep
+            shape = z_known.shape[1:]
+
+            def blend(z_t, t, keys):
+                return put_in(self.schedule, known, z_known, z_t, t, noise_like(keys, shape))
 
         z_0 = sample(
             predict,
@@ -157,9 +199,12 @@ class Generator:
             self.prediction,
             SOLVERS[sampler],
             grid,
-            picture_keys(seed, rows),
-            self.shape,
+            picture_keys(seed, numbers),
+            shape,
             eta=eta,
             temperature=temperature,
+            log_p=together(log_ps, scaled, towards) if log_ps else None,
+            start=start,
+            blend=blend,
         )
         return self.decode(constants, z_0)

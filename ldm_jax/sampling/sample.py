@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ldm_jax.diffusion.process import Prediction, eps_and_z0
 from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.sampling.guidance import LogP, bent
 from ldm_jax.sampling.solvers import Solver
 
 Array = jax.Array
@@ -43,6 +44,7 @@ def sample(
     *,
     eta: Array | float = 0.0,
     temperature: Array | float = 1.0,
+    log_p: LogP | None = None,
     start: Array | None = None,
     blend: Callable[[Array, Array, Array], Array] | None = None,
     trajectory: bool = False,
@@ -57,6 +59,8 @@ def sample(
       keys: one key a picture, `[B]`.
       shape: latent (h, w, c).
       eta: DDIM's stochasticity. temperature: factor on the noise of every step. May be traced.
+      log_p: (z_t, t `[B]`, z_0) -> `[B]`, s log p(y|z_t) of something to guide towards, see
+        `guidance.bent`.
       start: a latent `[B, h, w, c]` at the timestep grid[0], in place of z_T; for a grid that
         begins further down, cut off its beginning.
       blend: (z_t, t, one key a picture `[B]`) -> z_t, applied before each step, such as to put in
@@ -72,6 +76,9 @@ def sample(
     def denoise(z_t, t):
         t = jnp.broadcast_to(t, z_t.shape[:1])
         return eps_and_z0(schedule, prediction, predict(z_t, t), z_t, t)
+
+    if log_p is not None:
+        denoise = bent(denoise, schedule, log_p)
 
     def body(carry, now):
         (z_t, memory), (i, t, s) = carry, now

@@ -224,6 +224,23 @@ def test_the_decoder_of_a_vq_model_quantises_first(dtype, drawn):
     assert not np.allclose(decode(params, -z), x_hat)
 
 
+def test_gradients_pass_the_quantiser_of_a_decoder_as_if_it_were_not_there(drawn):
+    """Or nothing that looks at the picture could tell the latents anything."""
+    graph, params = drawn(Autoencoder, CONFIG, 3)
+    z = normal(1, 2, 2, 3)
+
+    @jax.jit
+    def pulls(params, z):
+        model = nnx.merge(graph, params)
+        after = jax.grad(lambda z_q: jnp.sum(model.decoder(model.post_quant_conv(z_q)) ** 2))
+        z_q = quantise(z, model.codebook[...])
+        return jax.grad(lambda z: jnp.sum(model.decode(z) ** 2))(z), after(z_q)
+
+    through, after = pulls(params, z)
+    assert np.abs(after).max() > 1e-3
+    np.testing.assert_allclose(through, after, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("bottleneck, channels", [("vq", 3), ("kl", 6)])
 def test_what_the_encoder_gives_is_z_or_moments(bottleneck, channels):
     """z is not quantised: the diffusion model learns it as it comes from E."""

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.model import ConditionalModel, drop_condition
+from ldm_jax.diffusion.unet import UNet, UNetConfig
 
 ROWS = 10_000
 
@@ -56,6 +58,40 @@ def test_a_map_is_stacked_behind_the_latent(tau, factor):
     y = np.arange(64.0).reshape(2, 4, 4, 2)
     stacked = np.concatenate([Z_T, factor * y], axis=-1)
     assert_seen(ConditionalModel(Seen(), tau, "concatenation"), y, z_t=stacked)
+
+
+UNET = UNetConfig(
+    channels=4, channel_mult=(1,), num_res_blocks=1, attention_factors=(), head_channels=4, groups=2
+)
+
+
+def by_cross_attention(*, rngs):
+    unet = UNet(UNET, 3, 3, context_dim=5, rngs=rngs)
+    return ConditionalModel(unet, ClassEmbedder(4, 5, rngs=rngs))
+
+
+def with_the_time(*, rngs):
+    return ConditionalModel(UNet(UNET, 3, 3, num_classes=4, rngs=rngs), entry="time")
+
+
+@pytest.mark.parametrize(
+    "build, shape", [(by_cross_attention, (2, 1, 5)), (with_the_time, (2, 16))]
+)
+def test_what_is_embedded_enters_in_place_of_y(build, shape, drawn):
+    graph, params = drawn(build)
+
+    @jax.jit
+    def both(params, z_t, y):
+        model = nnx.merge(graph, params)
+        c = model.embed(y)
+        middle = model(z_t, T, c=(c + c[::-1]) / 2)
+        return c, model(z_t, T, y), model(z_t, T, c=c), middle
+
+    z_t = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    c, by_y, by_c, middle = both(params, z_t, np.array([3, 1]))
+    assert c.shape == shape and c.dtype == np.float32
+    np.testing.assert_allclose(by_c, by_y, atol=1e-6)
+    assert np.abs(middle - by_y).max() > 1e-3
 
 
 def test_tau_is_a_part_of_the_model_and_trained_with_it():

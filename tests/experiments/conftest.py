@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ TINY = """
     --diffusion.optimiser.warmup-steps 0 --diffusion.optimiser.schedule constant
     --diffusion.batch-size 4 --diffusion.steps 4
     --diffusion.progress.log-every 2 --diffusion.progress.save-every 2
+    --classifier.unet.channels 8 --classifier.unet.groups 4 --classifier.unet.head-channels 4
+    --classifier.unet.channel-mult 1 --classifier.unet.num-res-blocks 1
+    --classifier.unet.attention-factors
+    --classifier.optimiser.warmup-steps 0 --classifier.optimiser.schedule constant
+    --classifier.batch-size 4 --classifier.steps 4
+    --classifier.progress.log-every 2 --classifier.progress.save-every 2
     --sampling.steps 2 --sampling.num-images 16
 """
 
@@ -158,11 +165,19 @@ def smoke(process, ended, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def classified(smoke, process, ended, tmp_path_factory):
+    """(how training a classifier ended, the run directory): beside all that smoke has left."""
+    path = shutil.copytree(smoke[1], tmp_path_factory.mktemp("runs") / "classified")
+    started = process("train.py", "smoke", "--run-dir", path, "--stage", "classifier")
+    return ended(started), path
+
+
+@pytest.fixture(scope="session")
 def parts():
     """All that the newest checkpoint of a stage holds, as bytes by name."""
 
     def read(run, stage):
-        names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage == "diffusion")
+        names = ["step", "params", "opt_state"] + ["ema", "constants"] * (stage != "autoencoder")
         state = RunDir(run).checkpoints(stage).restore_part(names)
         leaves, _ = jax.tree_util.tree_flatten_with_path(state)
         return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}

@@ -1,5 +1,6 @@
 """The generator: what compiles, what a picture depends on, what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.generate import Generator
+from ldm_jax.sampling.sample import noise_like, picture_keys
 
 NULL = np.int32(9)
 PARAMS, CONSTANTS = {"contrast": jnp.float32(0.8)}, {"scale_factor": jnp.float32(0.5)}
@@ -110,6 +112,97 @@ def test_an_unconditional_model_draws_a_number_of_pictures():
     assert images.shape == (3, 4, 4, 3)
     with pytest.raises(UserError, match="no condition, so there is nothing to guide by"):
         generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, guidance=2.0)
+
+
+def given(n=5, shape=(4, 4, 3), seed=0):
+    """What editing gives: latents to start from, and (where it is known, z_0)."""
+    rng = np.random.default_rng(seed)
+    start, z_0 = rng.normal(size=(2, n, *shape)).astype(np.float32)
+    return {"start": start, "keep": (rng.random((n, *shape[:2], 1)) < 0.5, z_0)}
+
+
+def test_starting_from_the_noise_of_a_picture_is_drawing_it(draw):
+    z_T = np.asarray(noise_like(picture_keys(7, np.arange(5)), (4, 4, 3)))
+    np.testing.assert_array_equal(draw(seed=7, start=z_T), draw(seed=7))
+
+
+def test_pictures_of_one_number_have_the_same_noise(draw):
+    images = draw((3, 3, 3))
+    np.testing.assert_array_equal(draw((3, 3, 3), numbers=np.array([2, 0, 2])), images[[2, 0, 2]])
+
+
+def test_edited_pictures_do_not_depend_on_the_batch_size_either(draw):
+    images = draw(**given())
+    for batch_size in (1, 3, 16):
+        np.testing.assert_array_equal(draw(**given(), batch_size=batch_size), images)
+    assert not np.array_equal(draw(**given(seed=1)), images)
+
+
+def test_other_pictures_to_edit_compile_nothing(draw):
+    draw(**given(), guidance=2.0)
+    programs = draw.generator.compiled_programs()
+    draw(**given(seed=1), guidance=3.0, seed=4)
+    assert draw.generator.compiled_programs() == programs
+
+
+def test_what_is_known_is_kept_but_for_the_noise_of_the_last_step():
+    """The model says that there is no noise; at the last step there is hardly any."""
+    generator = Generator(
+        lambda _: lambda z_t, t, y: 0 * z_t, decode, make().schedule, "eps", (4, 4, 3), None
+    )
+    known, z_0 = keep = given()["keep"]
+    images = generator(PARAMS, CONSTANTS, None, num_images=5, steps=100, keep=keep)
+    known = np.broadcast_to(known, images.shape)
+    error = np.abs(images - np.asarray(decode(CONSTANTS, z_0), int))
+    assert error[known].max() <= 6 < error[~known].mean()
+
+
+def test_the_canvas_may_be_larger_than_the_models(draw):
+    keep = given(shape=(8, 4, 3))["keep"]
+    images = draw(keep=keep)
+    assert images.shape == (5, 8, 4, 3)
+    np.testing.assert_array_equal(draw(keep=keep, batch_size=5), images)
+
+
+def test_steps_may_be_left_out_at_the_noisy_end():
+    seen = []
+
+    def watched(params):
+        def predict(z_t, t, y=None):
+            jax.debug.callback(lambda t: seen.append(int(t[0])), t, ordered=True)
+            return z_t
+
+        return predict
+
+    generator = Generator(watched, decode, make().schedule, "eps", (4, 4, 3), None)
+    start = given(1)["start"]
+    generator(PARAMS, CONSTANTS, None, num_images=1, steps=5, first_step=3, start=start)
+    jax.effects_barrier()
+    assert seen == [39, 19]
+
+
+class Embedding:
+    """A model whose condition has an embedding."""
+
+    def __call__(self, z_t, t, y=None, c=None):
+        return model(PARAMS)(z_t, t, 8 * (self.embed(y) if c is None else c)[:, 0])
+
+    def embed(self, y):
+        return y[:, None] / 8
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
+    generator = Generator(lambda _: Embedding(), decode, make().schedule, "z_0", (4, 4, 3), NULL)
+
+    def means(conditions, **settings):
+        images = generator(PARAMS, CONSTANTS, conditions, steps=4, guidance=guidance, **settings)
+        return images.mean((1, 2, 3))
+
+    y, same = np.array([1, 5], np.int32), np.zeros(3, np.int32)
+    np.testing.assert_array_equal(means(y), means(Embedding().embed(y), embedded=True))
+    between = means(np.array([[1], [3], [5]], np.float32) / 8, embedded=True, numbers=same)
+    assert between[0] < between[1] < between[2]
 
 
 @pytest.mark.parametrize(

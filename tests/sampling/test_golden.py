@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
+from ldm_jax.sampling.editing import put_in
 from ldm_jax.sampling.sample import picture_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
@@ -64,7 +64,6 @@ def test_in_painting_equals_the_reference(golden):
     mask[:, 1:3, 1:3] = 0.0
 
     def blend(z_t, t, keys):
-        z_known = q_sample(SCHEDULE, known, jnp.broadcast_to(t, (2,)), jnp.zeros_like(known))
-        return jnp.where(mask == 1, z_known, z_t)
+        return put_in(SCHEDULE, mask == 1, known, z_t, t, eps=jnp.zeros_like(known))
 
     assert error(golden, "ddim_inpaint_10", "ddim", "compvis", 10, blend=blend) < 1e-5

@@ -1,0 +1,279 @@
+"""Edits pictures with a trained run: `sample.py RUN` with --image, --interpolate or --invert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from ldm_jax import plots
+from ldm_jax.data.images import fit
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation.distortion import psnr
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.pictures import open_mask, open_picture
+from ldm_jax.sampling.editing import (
+    composite,
+    first_step,
+    invert,
+    known_cells,
+    lerp,
+    noised,
+    slerp,
+    with_border,
+)
+from ldm_jax.sampling.sample import noise_like, picture_keys
+from ldm_jax.sampling.timesteps import timestep_grid
+
+File = Annotated[str, tyro.conf.arg(metavar="FILE")]
+Weights = tuple[dict, dict]
+# (weights, the generator with its settings) -> (the picture to write, what to say of it)
+Edit = Callable[[Weights, Callable[..., np.ndarray]], tuple[np.ndarray, str]]
+GREY = 200  # stands for what is not known
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Editing: --image changes a picture, --interpolate goes between two, --invert looks for the
+    noise of one."""
+
+    image: File = ""
+    """A picture to start from, cut to a square and brought to the run's size."""
+    strength: float | None = None
+    """How much of --image is drawn anew, above 0 up to 1: the last round(strength S) of the S
+    steps. Left out: 0.6, or all of it within --mask or --outpaint."""
+    mask: File = ""
+    """A picture as large as --image, white where it is to be filled; the rest stays as it is."""
+    outpaint: tuple[int, ...] = ()
+    """Pixels to add to --image: on each side; above and below, left and right; or top, right,
+    bottom, left."""
+    interpolate: int | None = None
+    """So many pictures from one of two captions or classes to the other, from the same noise; or
+    from --seed to --to-seed. --num-images is the number of rows."""
+    to_seed: int | None = None
+    """Where --interpolate ends if it goes from one seed to another."""
+    along: Literal["sphere", "line"] | None = None
+    """The way of --interpolate. Left out: the sphere between seeds, the line between conditions."""
+    invert: File = ""
+    """A picture: looks for the noise that DDIM draws it from, draws it again, and measures."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not left out, by name."""
+        return {name: value for name, value in asdict(self).items() if value not in ("", (), None)}
+
+    def filled(self) -> EditOptions:
+        """With the defaults of what was left out and has a meaning here."""
+        strength, along = self.strength, self.along
+        if self.image and strength is None:
+            strength = 1.0 if self.mask or self.outpaint else 0.6
+        if self.interpolate and along is None:
+            along = "line" if self.to_seed is None else "sphere"
+        return replace(self, strength=strength, along=along)
+
+    def check(self) -> None:
+        """Raises UserError for options that do not go together; reads no file."""
+        given = self.given()
+        kinds = [f"--{kind}" for kind in ("image", "interpolate", "invert") if kind in given]
+        if len(kinds) > 1:
+            raise UserError(f"{' and '.join(kinds)} do not go together: one at a time")
+        for needed, names in (
+            ("image", ("strength", "mask", "outpaint")),
+            ("interpolate", ("to_seed", "along")),
+        ):
+            lonely = [name for name in names if name in given and needed not in given]
+            if lonely:
+                raise UserError(f"--{lonely[0].replace('_', '-')} needs --{needed}")
+        if self.mask and self.outpaint:
+            raise UserError("--mask and --outpaint do not go together: one at a time")
+        if self.outpaint and self.strength is not None:
+            raise UserError("--outpaint takes no --strength: there is nothing yet to start from")
+        if self.interpolate is not None and self.interpolate < 2:
+            raise UserError(f"--interpolate is {self.interpolate}; it is 2 at least, both ends")
+        if self.to_seed is not None and not 0 <= self.to_seed < 2**32:
+            raise UserError(f"--to-seed is {self.to_seed}; it lies between 0 and 4294967295")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run: the part that drawing and editing have in common."""
+
+    experiment: Experiment
+    second: SecondStage
+    asked: np.ndarray | None
+    """The captions or classes, encoded: int32, a row each. None for an unconditional model."""
+    labels: list[str]
+    """The same as words; one blank for an unconditional model."""
+    copies: int
+    """Pictures for each."""
+    settings: dict[str, Any]
+    """Of the generator."""
+
+    @property
+    def conditions(self) -> np.ndarray | None:
+        """A row for each picture."""
+        return None if self.asked is None else np.repeat(self.asked, self.copies, axis=0)
+
+    @property
+    def all_labels(self) -> list[str]:
+        """A label for each picture."""
+        return [label for label in self.labels for _ in range(self.copies)]
+
+    def grid(self) -> np.ndarray:
+        """The timesteps."""
+        settings, schedule = self.settings, self.second.problem.schedule
+        return timestep_grid(settings["spacing"], settings["steps"], schedule)
+
+
+def prepare(options: EditOptions, request: Request) -> Edit | None:
+    """The edit that is asked for, or None; nothing is computed before it is called.
+
+    Raises:
+      UserError: options that do not go together, or not with this run; files that cannot be read.
+    """
+    options.check()
+    options = options.filled()
+    if options.image:
+        return _change(options, request)
+    if options.interpolate:
+        return _interpolation(options, request)
+    return _inversion(options, request) if options.invert else None
+
+
+def _change(options: EditOptions, request: Request) -> Edit:
+    """--image: drawn from its noised latent, or around what is known of it."""
+    second, n = request.second, len(request.labels) * request.copies
+    size, f = request.experiment.data.size, request.experiment.autoencoder.network.f
+    picture = open_picture("--image", options.image, second.first.channels)
+    image, fill = fit(picture, size), None
+    if options.mask:
+        fill = open_mask("--mask", options.mask, picture.size, size)
+    if options.outpaint:
+        image, fill = _canvas(image, options.outpaint, f * request.experiment.diffusion.unet.factor)
+    grid = request.grid()
+    first = first_step(options.strength, len(grid) - 1)
+
+    def edit(weights, draw):
+        z_0 = jax.jit(second.encode)(weights[1], image[None])
+        z_0 = np.broadcast_to(z_0, (n, *z_0.shape[1:]))
+        start, keep = None, None
+        if first:  # else from nothing but noise, as pictures are drawn
+            keys = picture_keys(request.settings["seed"], np.arange(n))
+            start = np.asarray(noised(second.problem.schedule, z_0, grid[first], keys))
+        if fill is not None:
+            known = known_cells(fill, f)
+            keep = (np.broadcast_to(known, (n, *known.shape)), z_0)
+        images = draw(request.conditions, num_images=n, first_step=first, start=start, keep=keep)
+        shown = image
+        if fill is not None:
+            images = composite(fill, images, image)
+            shown = np.where(fill[..., None], np.uint8(GREY), image)
+        rows = images.reshape(-1, request.copies, *image.shape)
+        rows = [picture for row in rows for picture in (shown, *row)]
+        # Not one with labels: here every pixel is to be seen as it is.
+        return plots.grid(np.stack(rows), request.copies + 1), f"{n} pictures from {options.image}"
+
+    return edit
+
+
+def _interpolation(options: EditOptions, request: Request) -> Edit:
+    """--interpolate: rows of pictures from one end to the other."""
+    n, rows, seeds = options.interpolate, request.copies, options.to_seed is not None
+    ends = 1 if request.asked is None else len(request.asked)
+    if ends + seeds != 2:
+        have = "this run is unconditional" if request.asked is None else f"this names {ends}"
+        raise UserError(
+            "--interpolate has two ends: two captions or classes, or one (none for a run that is "
+            f"unconditional) with --seed and --to-seed; {have}{' with --to-seed' * seeds}"
+        )
+    second, seed = request.second, request.settings["seed"]
+    if seed == options.to_seed:
+        raise UserError(f"--interpolate has two ends, but --seed and --to-seed are both {seed}")
+    between = {"sphere": slerp, "line": lerp}[options.along]
+    numbers = np.repeat(np.arange(rows), n)
+
+    @jax.jit
+    def path(a, b):
+        """`[B, ...]` -> `[B, n, ...]`"""
+        return jax.vmap(between, (None, None, 0), 1)(a, b, jnp.linspace(0.0, 1.0, n))
+
+    def edit(weights, draw):
+        if seeds:
+            shape = second.generator.shape
+            keys = [picture_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
+            z_T = path(*(noise_like(k, shape) for k in keys))
+            start = np.asarray(z_T).reshape(rows * n, *shape)
+            y = None if request.asked is None else np.repeat(request.asked, rows * n, axis=0)
+            images = draw(y, num_images=rows * n, numbers=numbers, start=start)
+            labels = [f"seed {seed}", *[""] * (n - 2), f"seed {options.to_seed}"]
+        else:
+            embed = jax.jit(lambda params, y: second.problem.model(params).embed(y))
+            c = embed(weights[0], request.asked)
+            c = np.concatenate([path(c[:1], c[1:])[0]] * rows)
+            images = draw(c, numbers=numbers, embedded=True)
+            labels = [request.labels[0], *[""] * (n - 2), request.labels[1]]
+        return plots.labelled_grid(images, labels * rows, n), f"{rows} rows of {n} pictures"
+
+    return edit
+
+
+def _inversion(options: EditOptions, request: Request) -> Edit:
+    """--invert: z_0 up to z_T and down again, and how much of the picture is lost."""
+    second, settings, asked = request.second, request.settings, request.asked
+    if settings["sampler"] == "ddpm" or settings["eta"]:
+        raise UserError("--invert goes a way without chance: a sampler other than ddpm, eta 0")
+    if len(request.labels) != 1:
+        raise UserError(f"--invert takes one caption or class; there are {len(request.labels)}")
+    image = open_picture("--invert", options.invert, second.first.channels)
+    image = fit(image, request.experiment.data.size)[None]
+
+    @partial(jax.jit, static_argnames="is_guided")
+    def up(weights, y, z_0, grid, guidance, is_guided):
+        predict = second.generator.predictor(weights[0], y, guidance, is_guided=is_guided)
+        return invert(predict, second.problem.schedule, second.problem.prediction, grid, z_0)
+
+    def edit(weights, draw):
+        z_0 = jax.jit(second.encode)(weights[1], image)
+        s = settings["guidance"]
+        z_T = up(weights, asked, z_0, request.grid(), jnp.float32(s), is_guided=s != 1.0)
+        x_tilde = np.asarray(jax.jit(second.decode)(weights[1], z_0))
+        x = draw(asked, num_images=1, start=np.asarray(z_T))
+        against = [float(psnr(*pair)[0]) for pair in ((x_tilde, x), (image, x), (image, x_tilde))]
+        labels = [
+            "the picture",
+            f"its reconstruction, {against[2]:.1f} dB",
+            f"inverted and drawn again, {against[1]:.1f} dB",
+        ]
+        said = (
+            f"{options.invert} inverted and drawn again: PSNR {against[0]:.1f} dB against its "
+            f"reconstruction, {against[1]:.1f} dB against the picture (the reconstruction itself: "
+            f"{against[2]:.1f} dB)"
+        )
+        return plots.labelled_grid(np.concatenate([image, x_tilde, x]), labels), said
+
+    return edit
+
+
+def _canvas(
+    image: np.ndarray, outpaint: tuple[int, ...], multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture with its new border, and where that is; sides are to be multiples."""
+    said = f"--outpaint is {' '.join(map(str, outpaint))}"
+    if len(outpaint) not in (1, 2, 4) or min(outpaint) < 0 or not any(outpaint):
+        raise UserError(
+            f"{said}; it is 1, 2 or 4 numbers of pixels, none below 0 and not all of them 0"
+        )
+    canvas, fill = with_border(image, *(outpaint * 4)[:4])
+    h, w = fill.shape
+    if h % multiple or w % multiple:
+        raise UserError(
+            f"{said}, which would make the picture {w} pixels wide and {h} high; this run draws "
+            f"multiples of {multiple}"
+        )
+    return canvas, fill

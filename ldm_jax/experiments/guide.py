@@ -1,0 +1,99 @@
+"""Guides for `sample.py RUN` (App. C): --classifier-scale and --guide-image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from ldm_jax.autoencoder.step import to_model_range
+from ldm_jax.data.images import fit
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.classifier_stage import NAME
+from ldm_jax.experiments.edit import EditOptions, Request, Weights
+from ldm_jax.experiments.models import Classifier
+from ldm_jax.experiments.pictures import open_picture
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.sampling.guides import Guide, downsample, of_picture
+
+
+@dataclass(frozen=True)
+class GuideOptions:
+    """Guides: the run's own classifier leads towards --class-label, --guide-image to a picture."""
+
+    classifier_scale: float = 0.0
+    """Scale s of the classifier that train.py --stage classifier has trained; 0: none."""
+    guide_image: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """A picture to resemble, cut to a square and brought to the run's size."""
+    guide_scale: float = 1.0
+    """How strongly: the scale s of --guide-image."""
+    guide_factor: int = 1
+    """By how much both pictures are downsampled before they are compared."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not left out, by name; those of a picture if there is one."""
+        names = ["classifier_scale"] if self.classifier_scale else []
+        names += ["guide_image", "guide_scale", "guide_factor"] if self.guide_image else []
+        return {name: value for name, value in asdict(self).items() if name in names}
+
+    def check(self, edit: EditOptions) -> None:
+        """Raises UserError for options that do not go together; reads no file."""
+        lonely = [n for n in ("guide_scale", "guide_factor") if getattr(self, n) != 1]
+        if lonely and not self.guide_image:
+            raise UserError(f"--{lonely[0].replace('_', '-')} needs --guide-image")
+        others = edit.given()
+        for mine in self.given():
+            for other in ("interpolate", "invert", "outpaint"):
+                if other in others:
+                    name = mine.replace("_", "-")
+                    raise UserError(f"--{name} and --{other} do not go together: one at a time")
+
+
+def prepare_guides(
+    options: GuideOptions, request: Request, run: RunDir, towards: list[str]
+) -> Callable[[Weights], list[Guide]]:
+    """What makes the guides, once the weights are read; nothing is computed before it is called.
+
+    Args:
+      towards: the classes to guide towards, one for each of the request's labels.
+
+    Raises:
+      UserError: options that do not fit this run; a file that cannot be read.
+    """
+    makers = []
+    if options.classifier_scale:
+        makers.append(_towards_classes(options, request, run, towards))
+    if options.guide_image:
+        makers.append(_towards_picture(options, request))
+    return lambda weights: [make(weights) for make in makers]
+
+
+def _towards_classes(options: GuideOptions, request: Request, run: RunDir, towards: list[str]):
+    name, experiment, facts = run.load()
+    average = "ema" if experiment.classifier.ema_decay else "params"
+    saved = run.checkpoints(NAME).restore_part([average])
+    if saved is None:
+        raise UserError(
+            f"{run.path} has no classifier to guide by; to train one: "
+            f"python train.py {name} --run-dir {run.path} --stage classifier"
+        )
+    classifier = Classifier(experiment, facts, request.second)
+    y = np.repeat(classifier.labels.encode(towards), request.copies)
+    scale = options.classifier_scale
+    return lambda _: Guide(classifier.log_p, jax.device_put(saved[average]), y, scale)
+
+
+def _towards_picture(options: GuideOptions, request: Request):
+    second, size, n = request.second, request.experiment.data.size, options.guide_factor
+    if n < 1 or size % n:
+        raise UserError(f"--guide-factor is {n}; it divides the {size} pixels of a side")
+    picture = open_picture("--guide-image", options.guide_image, second.first.channels)
+    y = np.asarray(to_model_range(fit(picture, size // n)))
+    y = np.broadcast_to(y, (len(request.all_labels), *y.shape))
+    log_p = of_picture(second.picture, transform=partial(downsample, n=n))
+    return lambda weights: Guide(log_p, (weights[1], ()), y, options.guide_scale)

@@ -1,0 +1,41 @@
+"""Pictures that a command names, from their files."""
+
+from __future__ import annotations
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ldm_jax.data.images import fit, to_mode
+from ldm_jax.errors import UserError
+
+
+def open_picture(option: str, file: epath.PathLike, channels: int) -> Image.Image:
+    """The picture in a file, upright, grey (channels 1) or in colour (3).
+
+    Raises:
+      UserError: it cannot be read; `option` is what named it.
+    """
+    try:
+        with epath.Path(file).expanduser().open("rb") as content:
+            return to_mode(Image.open(content), channels)
+    except Exception as error:  # Pillow raises whatever a damaged file leads to
+        raise UserError(f"{option} {file} cannot be read as an image: {error}") from error
+
+
+def open_mask(option: str, file: str, wide_high: tuple[int, int], size: int) -> np.ndarray:
+    """Where a mask is white, at least by half, after it was brought to `size`: bool `[size, size]`.
+
+    Raises:
+      UserError: it cannot be read, is not as wide and as high as its picture, or has no white.
+    """
+    mask = open_picture(option, file, 1)
+    if mask.size != wide_high:
+        raise UserError(
+            f"{option} {file} has {mask.width}x{mask.height} pixels, its picture "
+            f"{wide_high[0]}x{wide_high[1]}; they must be of one size"
+        )
+    white = fit(mask, size)[..., 0] >= 128
+    if not white.any():
+        raise UserError(f"{option} {file} has nothing white, so there is nothing to fill")
+    return white
