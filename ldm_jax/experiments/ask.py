@@ -44,10 +44,13 @@ def ask(
     if encoder is None and second.conditional:
         raise UserError("this run's condition is neither a caption nor a class: it cannot be drawn")
     of_classes = isinstance(encoder, ClassLabels)
-    wanted, towards = (captions + lines, classes) if encoder else ([], classes + lines)
-    if of_classes:
+    if encoder is None:
+        wanted, towards = [], classes + lines
+    elif of_classes:
         wanted = towards = classes + lines
-    _check_kind(second, captions, towards if encoder is None else classes, classified)
+    else:
+        wanted, towards = captions + lines, classes
+    _check_kind(second, captions, towards, classified)
     if classified and not towards:
         raise UserError("--classifier-scale leads towards classes: give --class-label NAME")
     towards = towards if classified else []

@@ -31,9 +31,10 @@ class GuideOptions:
     guide_image: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
     """A picture to resemble, cut to a square and brought to the run's size."""
     guide_scale: float = 1.0
-    """How strongly: the scale s of --guide-image."""
+    """How strongly: the scale s of --guide-image. Noise in every step, --eta 1, follows it best."""
     guide_factor: int = 1
-    """By how much both pictures are downsampled before they are compared."""
+    """By how much both are downsampled before they are compared. Of n^2 times fewer pixels, each
+    should count as much more: --guide-scale n^2."""
 
     def given(self) -> dict[str, Any]:
         """The options that are not left out, by name; those of a picture if there is one."""

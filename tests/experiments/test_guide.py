@@ -1,0 +1,223 @@
+"""`python sample.py RUN` with --classifier-scale or --guide-image, and what it refuses."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data.images import fit
+from ldm_jax.diffusion.classifier import log_likelihood
+from ldm_jax.experiments.draw import load_weights
+from ldm_jax.experiments.edit import Request
+from ldm_jax.experiments.guide import GuideOptions, prepare_guides
+from ldm_jax.experiments.models import Classifier, SecondStage
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.sampling.guides import downsample
+
+pytestmark = pytest.mark.slow
+
+CUBE = ["--class-label", "red cube"]
+
+
+@pytest.fixture(scope="module")
+def of_classes(trained, train_tiny, photographs, tmp_path_factory):
+    """A run on classes with a classifier."""
+    run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
+    words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
+    ended = train_tiny("folder", *words, "--run-dir", run, "--stage", "classifier")
+    assert ended.code == 0, ended.err
+    return run
+
+
+@pytest.fixture(scope="module")
+def unconditional(train_tiny, photographs, tmp_path_factory):
+    """An unconditional run on pictures that have classes, with a classifier."""
+    run = tmp_path_factory.mktemp("runs") / "unconditional"
+    words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--run-dir", run]
+    words += ["--diffusion.condition", "none"]
+    for stage in ("both", "classifier"):
+        ended = train_tiny("folder", *words, "--stage", stage)
+        assert ended.code == 0, ended.err
+    return run
+
+
+@pytest.fixture
+def drawn(sample, tmp_path):
+    """`drawn(run, ...)`: (the pixels that `sample.py RUN ...` writes, their metadata)."""
+
+    def draw(run, *words):
+        out = tmp_path / "out.png"
+        ended = sample(run, "--num-images", 2, *words, "--out", out)
+        assert ended.code == 0, ended.err
+        picture = Image.open(out)
+        return np.asarray(picture), picture.text
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A picture to resemble: blue above, orange below."""
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20], pixels[20:] = (60, 90, 200), (230, 140, 40)
+    file = tmp_path_factory.mktemp("files") / "scene.png"
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def test_an_unconditional_run_draws_classes_by_its_classifier(unconditional, drawn, sample):
+    labels = ["--class-label", "red", "blue"]
+    plain, _ = drawn(unconditional)
+    guided, text = drawn(unconditional, *labels, "--classifier-scale", 20)
+    assert text["conditions"] == "red\nred\nblue\nblue" and text["classifier_scale"] == "20.0"
+    other, _ = drawn(unconditional, *labels, "--classifier-scale", 40)
+    assert guided.shape[0] > plain.shape[0] and not np.array_equal(guided, other)
+    error = sample(unconditional, *labels).error
+    assert "no classes but those to guide towards, with --classifier-scale" in error
+
+
+def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
+    (plain, text), (guided, more) = (
+        drawn(of_classes, "--class-label", "red", *words)
+        for words in ([], ["--classifier-scale", 20])
+    )
+    assert "classifier_scale" not in text and more["classifier_scale"] == "20.0"
+    assert text["guidance"] == more["guidance"] != "1.0"  # works beside it
+    assert not np.array_equal(plain, guided)
+
+
+def test_a_run_on_captions_has_classes_beside_captions_or_in_their_place(classified, drawn):
+    run, scale = classified[1], ["--classifier-scale", 9]
+    captions = ["--caption", "a red cube", "a blue ball"]
+    _, text = drawn(run, *captions, *CUBE, *scale)
+    asked = ["a red cube, towards red cube", "a blue ball, towards red cube"]
+    assert text["conditions"].split("\n")[::2] == asked and text["guidance"] == "3.0"
+    _, text = drawn(run, *captions, *CUBE, "blue ball", *scale)
+    assert "a blue ball, towards blue ball" in text["conditions"]
+    _, text = drawn(run, *CUBE, "green cone", *scale)
+    assert text["conditions"].split("\n")[::2] == ["red cube", "green cone"]
+    assert text["guidance"] == "1.0"  # nothing is asked for that could be left out
+
+
+@pytest.fixture(scope="module")
+def library(classified):
+    """`library(options, towards)`: eight pictures without captions by the program's own parts."""
+    run = RunDir(classified[1])
+    _, experiment, facts = run.load()
+    second = SecondStage(experiment, facts)
+    weights = load_weights(run, experiment)
+    null = second.generator.null[None]
+
+    def draw(options, towards=("red cube",), copies=8):
+        labels = list(towards)
+        request = Request(experiment, second, null, labels, copies, {})
+        guides = prepare_guides(options, request, run, labels)(weights)
+        conditions = np.repeat(null, copies * len(labels), axis=0)
+        return second.generator(*weights, conditions, steps=10, batch_size=8, guides=guides)
+
+    draw.run, draw.experiment, draw.facts = run, experiment, facts
+    draw.second, draw.weights = second, weights
+    return draw
+
+
+def test_the_larger_the_scale_the_likelier_the_class(library):
+    """As the run's classifier sees the pictures, encoded and noised; compiled once."""
+    run, second = library.run, library.second
+    classifier = Classifier(library.experiment, library.facts, second)
+    params = run.checkpoints("classifier").restore_part(["ema"])["ema"]
+    y = classifier.labels.encode(["red cube"] * 8)
+
+    @jax.jit
+    def log_p(images):
+        z_0, t = second.encode(library.weights[1], images), jnp.full(8, 50)
+        return log_likelihood(classifier.problem.model(params)(z_0, t), y)
+
+    scales = (0.0, 30.0, 100.0)
+    log_ps = [log_p(library(GuideOptions(classifier_scale=s))).mean() for s in scales]
+    assert log_ps[0] < log_ps[1] < log_ps[2]
+
+
+@pytest.mark.parametrize("factor", [1, 8])
+def test_guided_by_a_picture_a_smaller_view_is_nearer_to_it(factor, library, scene):
+    small = fit(Image.open(scene), 32 // factor) / 127.5 - 1.0
+
+    def distance(images):
+        seen = downsample(jnp.asarray(images / 127.5 - 1.0), factor)
+        return np.mean((np.asarray(seen) - small) ** 2, axis=(1, 2, 3))
+
+    options = GuideOptions(guide_image=str(scene), guide_scale=factor**2, guide_factor=factor)
+    plain, guided = library(GuideOptions()), library(options)
+    assert (distance(guided) < distance(plain)).all()
+
+
+def test_a_picture_guides_whatever_else_is_asked(classified, unconditional, drawn, scene):
+    image = ["--guide-image", scene, "--guide-factor", 4]
+    for run, words in (
+        (classified[1], [*CUBE, "--classifier-scale", 5]),
+        (classified[1], ["--caption", "a red cube", "--image", scene]),
+        (unconditional, []),
+    ):
+        (one, text), (other, _) = (
+            drawn(run, *words, *image, "--guide-scale", scale) for scale in (0.3, 30)
+        )
+        assert not np.array_equal(one, other)
+        settings = {"guide_image": str(scene), "guide_scale": "0.3", "guide_factor": "4"}
+        assert settings.items() <= text.items()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--classifier-scale", 5], ["leads towards classes: give --class-label NAME"]),
+        ([*CUBE], ["trained on captions: use --caption, or --classifier-scale"]),
+        (["--class-label", "puce cube", "--classifier-scale", 5], ["unknown class 'puce cube'"]),
+        (
+            [
+                "--caption",
+                "a cube",
+                "a ball",
+                "a cone",
+                *CUBE,
+                "blue ball",
+                "--classifier-scale",
+                5,
+            ],
+            ["there are 3 captions and 2 classes to guide them towards"],
+        ),
+        ([*CUBE, "--classifier-scale", "nan"], ["scale of a guide is nan; it is a finite number"]),
+        (["--guide-image", "nowhere.png"], ["--guide-image nowhere.png cannot be read"]),
+        (["--caption", "a cube", "--guide-scale", 2], ["--guide-scale needs --guide-image"]),
+        (["--caption", "a cube", "--guide-factor", 2], ["--guide-factor needs --guide-image"]),
+        (
+            ["--guide-image", "SCENE", "--guide-factor", 5],
+            ["--guide-factor is 5; it divides the 32"],
+        ),
+        (["--guide-image", "SCENE", "--guide-factor", 0], ["--guide-factor is 0"]),
+        (
+            ["--guide-image", "SCENE", "--invert", "SCENE"],
+            ["--guide-image and --invert do not go together"],
+        ),
+        (
+            [*CUBE, "--classifier-scale", 5, "--interpolate", 3],
+            ["--classifier-scale and --interpolate do not go together"],
+        ),
+        (["--guide-image", "SCENE", "--reconstruct", "SCENE"], ["--reconstruct draws nothing"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_bad_input_is_one_line_and_draws_nothing(
+    words, said, classified, sample, scene, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    error = sample(classified[1], *(scene if word == "SCENE" else word for word in words)).error
+    assert all(part in error for part in said), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_classifier_says_how_to_train_one(smoke, sample):
+    error = sample(smoke[1], *CUBE, "--classifier-scale", 5).error
+    assert "has no classifier to guide by" in error
+    assert f"python train.py smoke --run-dir {smoke[1]} --stage classifier" in error
