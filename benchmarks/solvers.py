@@ -17,9 +17,9 @@ from ldm_jax.data.scenes import ScenesSource
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.oracle import agreement
 from ldm_jax.experiments.data import encode_condition
-from ldm_jax.experiments.draw import load_weights
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.trained import load_weights
 
 SOLVERS = ("ddim", "plms", "dpmpp-2m")
 STEPS = (5, 10, 20, 50)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import textwrap
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 matplotlib.rcParams["svg.fonttype"] = "none"
@@ -47,6 +47,34 @@ def save_png(
     epath.Path(file).write_bytes(buffer.getvalue())
 
 
+def save_gif(
+    file: epath.PathLike,
+    frames: np.ndarray,
+    metadata: Mapping[str, object] | None = None,
+    seconds: float = 3.0,
+    most: int = 60,
+) -> None:
+    """Writes frames uint8 `[n, H, W, 3]` as an endless animation, which rests on the last one.
+
+    Of more than `most` frames some are left out, evenly. All share 256 colours.
+    """
+    chosen = np.rint(np.linspace(0, len(frames) - 1, min(most, len(frames)))).astype(int)
+    colours = Image.fromarray(np.concatenate(frames[chosen])).quantize(256)
+    pictures = [Image.fromarray(frames[i]).quantize(palette=colours) for i in chosen]
+    each = round(1000 * seconds / len(pictures))
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer,
+        format="gif",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[each] * (len(pictures) - 1) + [2000],
+        loop=0,
+        comment="\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()),
+    )
+    epath.Path(file).write_bytes(buffer.getvalue())
+
+
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, columns: int = 8) -> np.ndarray:
     """Rows of inputs, each above its reconstructions: uint8 `[H', W', 3]`."""
     columns = min(columns, len(x))
@@ -58,37 +86,90 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, columns: int = 8) -> np.nd
     return grid(np.concatenate(rows), columns)
 
 
-def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int = 8) -> np.ndarray:
-    """Pictures with their conditions printed under them: uint8 `[H', W', 3]`."""
-    columns = min(columns, len(images))
+def labelled_grid(
+    images: np.ndarray, labels: Sequence[str], columns: int = 8, least_side: int = 144
+) -> np.ndarray:
+    """As `grid`, with a label under each picture, in four lines at most: uint8 `[H', W', 3]`."""
+    columns, gap = min(columns, len(images)), 6
+    cell = grid(images[:1], 1, least_side=least_side)
+    h, w = cell.shape[:2]
+    size = min(max(w // 12, 11), 24)  # of letters, in pixels
+    font = ImageFont.load_default(size)
+    lines = [_wrapped(label, font, w)[:4] for label in labels]
+    below = round(1.3 * size) * max(map(len, lines), default=0) + gap
     rows = -(-len(images) // columns)
-    lines = [textwrap.wrap(label, 23)[:4] for label in labels]
-    text = max((len(line) for line in lines), default=0)
-    cell, inch_a_line = 1.5, 0.135
-    height = cell + inch_a_line * text + 0.1
-    figure = Figure(figsize=(columns * (cell + 0.1), rows * height), dpi=100)
-    for i, (image, label) in enumerate(zip(images, lines, strict=True)):
-        row, column = divmod(i, columns)
-        axes = figure.add_axes(
-            [
-                (column + 0.03) / columns,
-                1 - (row * height + cell + 0.03) / (rows * height),
-                0.94 / columns,
-                cell / (rows * height),
-            ]
+    canvas = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + below)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, (image, text) in enumerate(zip(images, lines, strict=True)):
+        x, y = i % columns * (w + gap), i // columns * (h + below)
+        canvas.paste(Image.fromarray(grid(image[None], 1, least_side=least_side)), (x, y))
+        for number, line in enumerate(text):
+            middle = (x + w // 2, y + h + round(1.3 * size) * number + round(0.65 * size))
+            draw.text(middle, line, "black", font, anchor="mm")
+    return np.asarray(canvas)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The words of a text in lines that are no wider than this, in pixels, if words are not."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+_OUTLINES = ("#d62728", "#ff7f0e", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17797f")
+_NAME_HEIGHT = 13  # pixels
+
+
+def with_boxes(
+    image: np.ndarray | None,
+    boxes: np.ndarray,
+    names: Sequence[str],
+    scale: int = 4,
+    size: tuple[int, int] = (64, 64),
+) -> np.ndarray:
+    """A picture with outlined boxes and their names: uint8 `[scale * H, scale * W, 3]`.
+
+    Args:
+      image: uint8 `[H, W, C]`; None: light grey, of `size` (H, W).
+      boxes: `[k, 4]`, left, top, right, bottom, in [0, 1].
+      scale: the picture is enlarged by it, pixel by pixel.
+    """
+    image = np.full((*size, 3), 224, np.uint8) if image is None else image
+    h, w = (scale * side for side in image.shape[:2])
+    large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
+    canvas = Image.fromarray(np.ascontiguousarray(large))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
+    taken: list[tuple[int, int, int, int]] = []
+    tags = []  # drawn after all outlines
+    for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
+        colour = _OUTLINES[number % len(_OUTLINES)]
+        left, top, right, bottom = (
+            round(float(edge) * side) for edge, side in zip(box, (w, h, w, h), strict=True)
         )
-        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_axis_off()
-        axes.text(
-            0.5,
-            -0.03,
-            "\n".join(label),
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            fontsize=7.5,
-        )
-    return _pixels(figure)
+        left, top = min(left, w - 1), min(top, h - 1)
+        right, bottom = max(right - 1, left), max(bottom - 1, top)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        wide = math.ceil(font.getlength(name)) + 4
+        x = max(0, min(left, w - wide))
+        # Above the box if there is room, or else inside; where no other name is, if possible.
+        places = [y for y in (top - _NAME_HEIGHT, *range(top, bottom, _NAME_HEIGHT)) if y >= 0]
+        places = [(x, y, x + wide - 1, y + _NAME_HEIGHT - 1) for y in places or [top]]
+        place = next((p for p in places if not any(_meet(p, other) for other in taken)), places[0])
+        taken.append(place)
+        tags.append((place, colour, name))
+    for place, colour, name in tags:
+        draw.rectangle(place, fill=colour)
+        draw.text((place[0] + 2, place[1] + _NAME_HEIGHT // 2), name, "white", font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 # Panels of the curves: title -> (metrics in it, logarithmic).

@@ -65,24 +65,50 @@ def test_a_png_carries_its_settings(tmp_path):
 def test_labelled_grid_has_a_cell_for_each_picture():
     canvas = plots.labelled_grid(flat(30, 60, 90, size=(8, 8)), ["a", "b", "c"], columns=2)
     height, width, channels = canvas.shape
-    assert channels == 3 and canvas.dtype == np.uint8 and width == 320
+    assert channels == 3 and canvas.dtype == np.uint8 and width == 2 * 144 + 6
     cells = [
-        canvas[row * height // 2 + 60, column * 160 + 80] for row in (0, 1) for column in (0, 1)
+        canvas[row * height // 2 + 60, column * 150 + 80] for row in (0, 1) for column in (0, 1)
     ]
     assert [cell[0] for cell in cells] == [30, 60, 90, 255]
 
 
 def test_labelled_grid_shows_grey_pictures_as_they_are():
     canvas = plots.labelled_grid(flat(0, 100, 255, size=(8, 8), channels=1), [""] * 3)
-    assert [canvas[60, i * 160 + 80].tolist() for i in range(3)] == [[0] * 3, [100] * 3, [255] * 3]
+    assert [canvas[60, i * 150 + 80].tolist() for i in range(3)] == [[0] * 3, [100] * 3, [255] * 3]
 
 
 def test_labels_are_wrapped_and_make_room():
     pictures = flat(50, size=(8, 8))
     short, long = (plots.labelled_grid(pictures, [s]) for s in ("", "a long caption " * 30))
     assert long.shape[0] > short.shape[0]
-    assert long.shape[0] < short.shape[0] + 60  # four lines at most
+    assert long.shape[0] < short.shape[0] + 70  # four lines at most
     assert (long[short.shape[0] :] < 128).any()  # something is printed there
+    assert long.shape[1] == short.shape[1]
+
+
+def test_large_pictures_are_shown_pixel_by_pixel_with_larger_letters():
+    picture = np.random.default_rng(0).integers(0, 255, (1, 200, 300, 3), dtype=np.uint8)
+    canvas = plots.labelled_grid(picture, ["a word"])
+    np.testing.assert_array_equal(canvas[:200], picture[0])
+    small = plots.labelled_grid(picture[:, :50, :50], ["a word"])
+    assert (canvas[200:] < 128).sum() > 1.5 * (small[150:] < 128).sum()
+
+
+def test_an_animation_has_the_frames_and_rests_on_the_last(tmp_path):
+    frames = np.repeat(np.linspace(0, 250, 5, dtype=np.uint8), 64 * 3).reshape(5, 8, 8, 3)
+    frames[:, :, ::2] //= 2
+    plots.save_gif(tmp_path / "a.gif", frames, {"seed": 3})
+    with Image.open(tmp_path / "a.gif") as file:
+        assert file.n_frames == 5 and file.info["comment"] == b"seed: 3" and file.info["loop"] == 0
+        durations = []
+        for i in range(5):
+            file.seek(i)
+            durations.append(file.info["duration"])
+        np.testing.assert_array_equal(np.asarray(file.convert("RGB")), frames[4])
+    assert durations == [600] * 4 + [2000]
+    plots.save_gif(tmp_path / "b.gif", frames, most=3)
+    with Image.open(tmp_path / "b.gif") as file:
+        assert file.n_frames == 3
 
 
 LINES = [
@@ -115,3 +141,45 @@ def test_curves_are_rgb_pixels_even_of_nothing():
     for lines in (LINES, LINES[:1], []):
         image = plots.curves(lines)
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_are_outlines_on_the_enlarged_picture(channels):
+    image = np.random.default_rng(0).integers(0, 100, (16, 24, channels), dtype=np.uint8)
+    plain = plots.with_boxes(image, np.zeros((0, 4)), [], scale=5)
+    large = np.broadcast_to(image, (16, 24, 3)).repeat(5, 0).repeat(5, 1)
+    np.testing.assert_array_equal(plain, large)
+    # On 120 x 80 pixels: columns 30 to 89, rows 40 to 79; the name stands above.
+    drawn = plots.with_boxes(image, np.array([[0.25, 0.5, 0.75, 1.0]]), ["ball"], scale=5)
+    colour = drawn[40, 89]
+    assert drawn.shape == (80, 120, 3) and drawn.dtype == np.uint8
+    for edge in (drawn[40:80, 30], drawn[40:80, 89], drawn[40, 30:90], drawn[79, 30:90]):
+        assert (edge == colour).all()
+    np.testing.assert_array_equal(drawn[42:78, 32:88], large[42:78, 32:88])  # inside: the picture
+    np.testing.assert_array_equal(drawn[:, 90:], large[:, 90:])
+    name = drawn[20:40, 30:60]
+    assert (name == colour).all(-1).any() and (name > 200).all(-1).any()  # white on the colour
+
+
+def test_boxes_without_a_picture_are_on_light_grey():
+    boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    drawn = plots.with_boxes(None, boxes, ["one", "two"], scale=2, size=(40, 60))
+    assert drawn.shape == (80, 120, 3)
+    assert (drawn[60:78, 2:58] == drawn[-1, 0]).all() and drawn[-1, 0].min() > 200
+    first, second = drawn[39, 59], drawn[79, 119]
+    assert (first != second).any() and (first != drawn[-1, 0]).any()
+
+
+def test_names_of_boxes_stay_in_the_picture_and_apart():
+    box = np.array([[0.9, 0.4, 1.0, 0.6]])
+    once = plots.with_boxes(None, box, ["a long name"], scale=2)
+    two = plots.with_boxes(None, np.repeat(box, 2, 0), ["a long name"] * 2, scale=2)
+    orange = (two == two[51, 127]).all(-1)
+    assert once.shape == two.shape == (128, 128, 3)
+    strip = once[38:51]  # above the box, and the same whether or not there is a second one
+    np.testing.assert_array_equal(two[38:51], strip)
+    assert orange[51:77, :115].any()  # the second name: inside, left of the narrow box
+    # No room at all, an empty box, one of no width on the far edge: drawn as well as can be.
+    for edge in ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [1, 1, 1, 1]):
+        tiny = plots.with_boxes(None, np.array([edge]), ["a long name"], scale=1, size=(4, 4))
+        assert tiny.shape == (4, 4, 3)

@@ -44,6 +44,8 @@ def ask(
     if encoder is None and second.conditional:
         raise UserError("this run's condition is neither a caption nor a class: it cannot be drawn")
     of_classes = isinstance(encoder, ClassLabels)
+    if of_classes and classes == ["all"] and "all" not in encoder.names:
+        classes = list(encoder.names)
     if encoder is None:
         wanted, towards = [], classes + lines
     elif of_classes:

@@ -78,7 +78,13 @@ def train_main(words: Sequence[str]) -> int:
 
 def sample_main(words: Sequence[str]) -> int:
     """`python sample.py RUN [...]`; returns the exit code."""
-    return _guarded(lambda: print(draw_from_run(_parse(DrawCommand, list(words), "sample.py"))))
+
+    def run() -> None:
+        command = _parse(DrawCommand, list(words), "sample.py")
+        _one_device_a_core()
+        print(draw_from_run(command))
+
+    return _guarded(run)
 
 
 def weights_main(words: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
-import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -15,19 +14,21 @@ from ldm_jax import plots
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.ask import ask, lines_of
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.edit import Edit, EditOptions, Request, prepare
+from ldm_jax.experiments.edit import Drawn, Edit, EditOptions, Request, prepare
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.outputs import Kind, ManyPictures, kind_of
 from ldm_jax.experiments.reconstruct import reconstruct_from_run
 from ldm_jax.experiments.run_dir import RunDir, check_writable
-from ldm_jax.experiments.second_stage import NAME
+from ldm_jax.experiments.sizes import SizeOptions
+from ldm_jax.experiments.trained import load_weights, placed
 from ldm_jax.sampling.solvers import SOLVERS, Sampler
 from ldm_jax.sampling.timesteps import Spacing
 
 
 @dataclass(frozen=True)
 class DrawCommand:
-    """Draws pictures from a trained run and writes them as one grid.
+    """Draws pictures from a trained run: as a grid, an animation, an array, or one by one.
 
     Options that are left out are those of the run's own configuration.
     """
@@ -37,8 +38,8 @@ class DrawCommand:
     caption: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """Captions to draw, each in quotes, for a model of texts."""
     class_label: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Names or numbers of classes to draw, for a model of classes; with --classifier-scale, for any
-    model, those to guide towards. Captions have one each, or one for all; or are left out."""
+    """Names or numbers of classes to draw, or all, for a model of classes; with --classifier-scale,
+    for any model, those to guide towards. Captions have one each, or one for all, or none."""
     from_file: str = ""
     """A text file with one caption or class a line."""
     reconstruct: str = ""
@@ -61,25 +62,41 @@ class DrawCommand:
     """Picture i depends on the seed, i and its condition alone."""
     batch_size: int = 8
     """Pictures drawn at a time; changes speed and memory, not the pictures."""
-    out: Annotated[str, tyro.conf.arg(metavar="FILE.png")] = "samples.png"
-    """Where the grid goes; the settings are in its metadata."""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")] = "samples.png"
+    """Where they go: FILE.png a grid, FILE.gif an animation of the denoising, FILE.npz one array
+    (ADM's format), FOLDER single pictures. Given again, an array or folder goes on where it was
+    stopped. The settings are in the metadata."""
+    trajectory: int = 0
+    """In the grid, so many of the estimates of z_0 on the way to each picture; 0: none."""
+    size: tyro.conf.OmitArgPrefixes[SizeOptions] = SizeOptions()
     edit: tyro.conf.OmitArgPrefixes[EditOptions] = EditOptions()
     guide: tyro.conf.OmitArgPrefixes[GuideOptions] = GuideOptions()
 
+    def check(self) -> Kind:
+        """The kind of output. UserError for options that cannot be, or do not go together."""
+        kind, edits = kind_of(self.out), self.edit.given()
+        if self.num_images < 1 or self.batch_size < 1:
+            raise UserError("--num-images and --batch-size must be at least 1")
+        if self.reconstruct and (edits or self.guide.given() or self.size.given()):
+            raise UserError(
+                "--reconstruct draws nothing: it takes no options of editing, guides or size"
+            )
+        if (self.reconstruct or "invert" in edits) and kind != "grid":
+            raise UserError(f"--out is {self.out!r}; what is compared side by side is a .png")
+        if self.trajectory < 0 or (self.trajectory and kind != "grid"):
+            raise UserError("--trajectory is a number of columns of a grid: --out FILE.png")
+        if edits and (self.trajectory or kind == "animation"):
+            raise UserError("--trajectory and animations show how pictures are drawn, not edited")
+        return kind
+
 
 def draw_from_run(command: DrawCommand) -> str:
-    """Draws, writes the grid, returns a line that says so. UserError for anything that is wrong."""
-    run = RunDir(command.run)
+    """Draws, writes, returns a line that says so. UserError for anything that is wrong."""
+    run, kind = RunDir(command.run), command.check()
     _, experiment, facts = run.load()
-    if not command.out.lower().endswith(".png"):
-        raise UserError(f"--out is {command.out!r}; the grid is a .png")
     out = epath.Path(command.out).expanduser()
     check_writable(out.parent)
-    if command.num_images < 1 or command.batch_size < 1:
-        raise UserError("--num-images and --batch-size must be at least 1")
     if command.reconstruct:
-        if command.edit.given() or command.guide.given():
-            raise UserError("--reconstruct draws nothing: it takes no options of editing or guides")
         return reconstruct_from_run(run, command.reconstruct, out, command.num_images)
     command.guide.check(command.edit)
     second = SecondStage(experiment, facts)
@@ -89,59 +106,86 @@ def draw_from_run(command: DrawCommand) -> str:
     )
     lines = lines_of(command.from_file) if command.from_file else []
     asked, labels, towards = ask(second, captions, classes, lines, command.guide)
+    settings = _settings(command, second, experiment, asked)
+    second.generator.check(conditional=asked is not None, **settings)
+    copies = 1 if command.edit.invert else command.num_images
+    size = command.size.of(experiment, second.generator.shape[-1])
+    request = Request(experiment, second, asked, labels, copies, settings, size)
+    edit = prepare(command.edit, request)
+    guides = prepare_guides(command.guide, request, run, towards)
+    made_by = {"run": command.run, **settings, **command.size.given()}
+    made_by |= command.edit.filled().given() | command.guide.given()
+    writer = None
+    if kind in ("folder", "archive"):
+        writer = ManyPictures(out, kind, request, run, made_by)
+        if not len(writer.missing):
+            return writer.finish()
+    n = len(request.all_labels)
+    weights, split = placed(load_weights(run, experiment), experiment, n)
+    options = settings | {"batch_size": command.batch_size, "progress": "sampling"}
+    options |= {"shape": size.shape, "windows": size.windows, "tiles": size.tiles}
+    options |= {"guides": guides(weights), "sharding": split}
+    if writer and not edit:
+        return writer.draw(weights, options)
+    edit = edit or draw_as_asked(request, command.trajectory, kind == "animation")
+    drawn = edit(weights, partial(second.generator, *weights, **options))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if writer:
+        return writer.keep(drawn.images)
+    if kind == "animation":
+        plots.save_gif(out, drawn.grid, made_by)
+    else:
+        plots.save_png(out, drawn.grid, made_by | {"conditions": "\n".join(request.all_labels)})
+    return f"{drawn.said} in {out}"
+
+
+def _settings(
+    command: DrawCommand, second: SecondStage, experiment: Experiment, asked: np.ndarray | None
+) -> dict:
+    """Of the sampler: what the command gives, else what the run's configuration does."""
     defaults = experiment.sampling
     if command.edit.invert:  # as it goes best; what is given is taken all the same
         defaults = replace(defaults, sampler="ddim", guidance=1.0, eta=0.0)
     asks = second.guidable and bool(np.any(asked != second.generator.null))
-    guidance = _given(command.guidance, defaults.guidance if asks else 1.0)
     sampler = _given(command.sampler, defaults.sampler)
-    settings = {
+    return {
         "sampler": sampler,
         "steps": _given(command.steps, defaults.steps),
         "spacing": _given(command.spacing, defaults.spacing),
-        "guidance": guidance,
+        "guidance": _given(command.guidance, defaults.guidance if asks else 1.0),
         "eta": _given(command.eta, defaults.eta if SOLVERS[sampler].has_eta else 0.0),
         "temperature": command.temperature,
         "seed": command.seed,
     }
-    second.generator.check(conditional=asked is not None, **settings)
-    copies = 1 if command.edit.invert else command.num_images
-    request = Request(experiment, second, asked, labels, copies, settings)
-    edit = prepare(command.edit, request) or draw_as_asked(request)
-    guides = prepare_guides(command.guide, request, run, towards)
-    weights = load_weights(run, experiment)
-    options = {"batch_size": command.batch_size, "progress": "sampling", **settings}
-    options["guides"] = guides(weights)
-    grid, said = edit(weights, partial(second.generator, *weights, **options))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {"run": command.run, **settings, **command.edit.filled().given()}
-    made_by |= command.guide.given()
-    plots.save_png(out, grid, made_by | {"conditions": "\n".join(request.all_labels)})
-    return f"{said} in {out}"
 
 
-def draw_as_asked(request: Request) -> Edit:
-    """No edit: a picture for each condition, with that printed under it."""
+def draw_as_asked(request: Request, trajectory: int, animated: bool) -> Edit:
+    """No edit: a picture for each condition, with that printed under it.
+
+    Args:
+      trajectory: so many of its estimates beside it, if any. animated: all of them, the grid of
+        each step in place of one: uint8 `[S, H', W', 3]`.
+    """
     labels, copies = request.all_labels, request.copies
+    columns = min(8, copies if len(labels) > copies else 8, len(labels))
 
     def edit(weights, draw):
-        images = draw(request.conditions, num_images=len(labels))
-        columns = min(8, copies if len(labels) > copies else 8)
-        return plots.labelled_grid(images, labels, columns), f"{len(images)} pictures"
+        images = draw(
+            request.conditions, num_images=len(labels), trajectory=animated or bool(trajectory)
+        )
+        said = f"{len(images)} pictures"
+        if animated:
+            grids = [plots.grid(step, columns) for step in images.swapaxes(0, 1)]
+            return Drawn(images[:, -1], np.stack(grids), f"{said}, step by step,")
+        if trajectory:
+            chosen = np.linspace(0, images.shape[1] - 1, min(trajectory, images.shape[1]))
+            shown = images[:, np.rint(chosen).astype(int)]
+            beside = [word for label in labels for word in [*[""] * (len(chosen) - 1), label]]
+            grid = plots.labelled_grid(np.concatenate(shown), beside, len(chosen))
+            return Drawn(images[:, -1], grid, f"{said} and {len(chosen)} estimates of each")
+        return Drawn(images, plots.labelled_grid(images, labels, columns), said)
 
     return edit
-
-
-def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
-    """(parameters, constants) of the newest checkpoint of a run's second stage, for `Generator`.
-
-    The parameters are the running average where the run keeps one. UserError without a checkpoint.
-    """
-    name = "ema" if experiment.diffusion.ema_decay else "params"
-    saved = run.checkpoints(NAME).restore_part([name, "constants"])
-    if saved is None:
-        raise UserError(f"{run.path} has no checkpoint of its diffusion model yet; train it first")
-    return jax.device_put((saved[name], saved["constants"]))
 
 
 def _given(value, default):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ import numpy as np
 import tyro
 
 from ldm_jax import plots
-from ldm_jax.data.images import fit
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.pictures import open_mask, open_picture
+from ldm_jax.experiments.pictures import fitted, open_mask, open_picture
+from ldm_jax.experiments.sizes import Size
 from ldm_jax.sampling.editing import (
     composite,
     first_step,
@@ -34,9 +34,21 @@ from ldm_jax.sampling.timesteps import timestep_grid
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 Weights = tuple[dict, dict]
-# (weights, the generator with its settings) -> (the picture to write, what to say of it)
-Edit = Callable[[Weights, Callable[..., np.ndarray]], tuple[np.ndarray, str]]
 GREY = 200  # stands for what is not known
+
+
+class Drawn(NamedTuple):
+    """What comes out of an edit."""
+
+    images: np.ndarray
+    """uint8 `[n, H, W, C]`"""
+    grid: np.ndarray
+    """All of them in one picture, with what they are."""
+    said: str
+    """What there is to say of them."""
+
+
+Edit = Callable[[Weights, Callable[..., np.ndarray]], Drawn]  # (weights, the generator) -> Drawn
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class EditOptions:
     noise of one."""
 
     image: File = ""
-    """A picture to start from, cut to a square and brought to the run's size."""
+    """A picture to start from, cut to the proportions of --height and --width and resized."""
     strength: float | None = None
     """How much of --image is drawn anew, above 0 up to 1: the last round(strength S) of the S
     steps. Left out: 0.6, or all of it within --mask or --outpaint."""
@@ -114,6 +126,8 @@ class Request:
     """Pictures for each."""
     settings: dict[str, Any]
     """Of the generator."""
+    size: Size
+    """Of the pictures."""
 
     @property
     def conditions(self) -> np.ndarray | None:
@@ -149,11 +163,11 @@ def prepare(options: EditOptions, request: Request) -> Edit | None:
 def _change(options: EditOptions, request: Request) -> Edit:
     """--image: drawn from its noised latent, or around what is known of it."""
     second, n = request.second, len(request.labels) * request.copies
-    size, f = request.experiment.data.size, request.experiment.autoencoder.network.f
+    size, f = request.size[:2], request.experiment.autoencoder.network.f
     picture = open_picture("--image", options.image, second.first.channels)
-    image, fill = fit(picture, size), None
+    image, fill = fitted(picture, *size), None
     if options.mask:
-        fill = open_mask("--mask", options.mask, picture.size, size)
+        fill = open_mask("--mask", options.mask, picture.size, *size)
     if options.outpaint:
         image, fill = _canvas(image, options.outpaint, f * request.experiment.diffusion.unet.factor)
     grid = request.grid()
@@ -177,7 +191,8 @@ def _change(options: EditOptions, request: Request) -> Edit:
         rows = images.reshape(-1, request.copies, *image.shape)
         rows = [picture for row in rows for picture in (shown, *row)]
         # Not one with labels: here every pixel is to be seen as it is.
-        return plots.grid(np.stack(rows), request.copies + 1), f"{n} pictures from {options.image}"
+        shown = plots.grid(np.stack(rows), request.copies + 1)
+        return Drawn(images, shown, f"{n} pictures from {options.image}")
 
     return edit
 
@@ -205,7 +220,7 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
 
     def edit(weights, draw):
         if seeds:
-            shape = second.generator.shape
+            shape = request.size.shape
             keys = [picture_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
             z_T = path(*(noise_like(k, shape) for k in keys))
             start = np.asarray(z_T).reshape(rows * n, *shape)
@@ -218,7 +233,8 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
             c = np.concatenate([path(c[:1], c[1:])[0]] * rows)
             images = draw(c, numbers=numbers, embedded=True)
             labels = [request.labels[0], *[""] * (n - 2), request.labels[1]]
-        return plots.labelled_grid(images, labels * rows, n), f"{rows} rows of {n} pictures"
+        grid = plots.labelled_grid(images, labels * rows, n)
+        return Drawn(images, grid, f"{rows} rows of {n} pictures")
 
     return edit
 
@@ -231,11 +247,13 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
     if len(request.labels) != 1:
         raise UserError(f"--invert takes one caption or class; there are {len(request.labels)}")
     image = open_picture("--invert", options.invert, second.first.channels)
-    image = fit(image, request.experiment.data.size)[None]
+    image = fitted(image, *request.size[:2])[None]
 
     @partial(jax.jit, static_argnames="is_guided")
     def up(weights, y, z_0, grid, guidance, is_guided):
-        predict = second.generator.predictor(weights[0], y, guidance, is_guided=is_guided)
+        predict = second.generator.predictor(
+            weights[0], y, guidance, is_guided=is_guided, windows=request.size.windows
+        )
         return invert(predict, second.problem.schedule, second.problem.prediction, grid, z_0)
 
     def edit(weights, draw):
@@ -255,7 +273,8 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
             f"reconstruction, {against[1]:.1f} dB against the picture (the reconstruction itself: "
             f"{against[2]:.1f} dB)"
         )
-        return plots.labelled_grid(np.concatenate([image, x_tilde, x]), labels), said
+        three = np.concatenate([image, x_tilde, x])
+        return Drawn(three, plots.labelled_grid(three, labels), said)
 
     return edit
 

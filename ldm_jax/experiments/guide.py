@@ -12,12 +12,11 @@ import numpy as np
 import tyro
 
 from ldm_jax.autoencoder.step import to_model_range
-from ldm_jax.data.images import fit
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.classifier_stage import NAME
 from ldm_jax.experiments.edit import EditOptions, Request, Weights
 from ldm_jax.experiments.models import Classifier
-from ldm_jax.experiments.pictures import open_picture
+from ldm_jax.experiments.pictures import fitted, open_picture
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.sampling.guides import Guide, downsample, of_picture
 
@@ -29,7 +28,7 @@ class GuideOptions:
     classifier_scale: float = 0.0
     """Scale s of the classifier that train.py --stage classifier has trained; 0: none."""
     guide_image: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
-    """A picture to resemble, cut to a square and brought to the run's size."""
+    """A picture to resemble, cut to the proportions of --height and --width and resized."""
     guide_scale: float = 1.0
     """How strongly: the scale s of --guide-image. Noise in every step, --eta 1, follows it best."""
     guide_factor: int = 1
@@ -76,6 +75,12 @@ def prepare_guides(
 
 def _towards_classes(options: GuideOptions, request: Request, run: RunDir, towards: list[str]):
     name, experiment, facts = run.load()
+    size = experiment.data.size
+    if experiment.classifier.pool == "attention" and request.size[:2] != (size, size):
+        raise UserError(
+            f"the classifier of this run has learned the positions of {size}x{size} pixels: "
+            "--classifier-scale goes with no other --height and --width"
+        )
     average = "ema" if experiment.classifier.ema_decay else "params"
     saved = run.checkpoints(NAME).restore_part([average])
     if saved is None:
@@ -90,11 +95,12 @@ def _towards_classes(options: GuideOptions, request: Request, run: RunDir, towar
 
 
 def _towards_picture(options: GuideOptions, request: Request):
-    second, size, n = request.second, request.experiment.data.size, options.guide_factor
-    if n < 1 or size % n:
-        raise UserError(f"--guide-factor is {n}; it divides the {size} pixels of a side")
+    second, (h, w), n = request.second, request.size[:2], options.guide_factor
+    if n < 1 or h % n or w % n:
+        sides = f"{w} pixels of a side" if h == w else f"sides of {h} and {w} pixels"
+        raise UserError(f"--guide-factor is {n}; it divides the {sides}")
     picture = open_picture("--guide-image", options.guide_image, second.first.channels)
-    y = np.asarray(to_model_range(fit(picture, size // n)))
+    y = np.asarray(to_model_range(fitted(picture, h // n, w // n)))
     y = np.broadcast_to(y, (len(request.all_labels), *y.shape))
     log_p = of_picture(second.picture, transform=partial(downsample, n=n))
     return lambda weights: Guide(log_p, (weights[1], ()), y, options.guide_scale)

@@ -116,7 +116,7 @@ class SecondStage:
         )
         self.generator = Generator(
             self.problem.model,
-            self.decode,
+            self.picture,
             self.problem.schedule,
             stage.prediction,
             self.first.latent_shape,

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ldm_jax.data.images import fit, to_mode
+from ldm_jax.data.images import fit, to_array, to_mode
 from ldm_jax.errors import UserError
 
 
@@ -23,8 +23,21 @@ def open_picture(option: str, file: epath.PathLike, channels: int) -> Image.Imag
         raise UserError(f"{option} {file} cannot be read as an image: {error}") from error
 
 
-def open_mask(option: str, file: str, wide_high: tuple[int, int], size: int) -> np.ndarray:
-    """Where a mask is white, at least by half, after it was brought to `size`: bool `[size, size]`.
+def fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
+    """Its middle, as much of it as has these proportions, resized: uint8 `[height, width, C]`."""
+    if height == width:
+        return fit(picture, height)
+    scale = min(picture.width / width, picture.height / height)
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (picture.width - w) // 2, (picture.height - h) // 2
+    middle = picture.crop((left, top, left + w, top + h))
+    return to_array(middle.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def open_mask(
+    option: str, file: str, wide_high: tuple[int, int], height: int, width: int
+) -> np.ndarray:
+    """Where a mask is white, at least by half, brought to this size: bool `[height, width]`.
 
     Raises:
       UserError: it cannot be read, is not as wide and as high as its picture, or has no white.
@@ -35,7 +48,7 @@ def open_mask(option: str, file: str, wide_high: tuple[int, int], size: int) -> 
             f"{option} {file} has {mask.width}x{mask.height} pixels, its picture "
             f"{wide_high[0]}x{wide_high[1]}; they must be of one size"
         )
-    white = fit(mask, size)[..., 0] >= 128
+    white = fitted(mask, height, width)[..., 0] >= 128
     if not white.any():
         raise UserError(f"{option} {file} has nothing white, so there is nothing to fill")
     return white

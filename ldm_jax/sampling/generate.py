@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,14 @@ from tqdm import tqdm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
+from ldm_jax.sampling.decoding import decode, decode_all
 from ldm_jax.sampling.editing import put_in
 from ldm_jax.sampling.guidance import guided
 from ldm_jax.sampling.guides import Guide, together
 from ldm_jax.sampling.sample import noise_like, picture_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS, check_eta
 from ldm_jax.sampling.timesteps import check_steps, timestep_grid
+from ldm_jax.sampling.windows import Windows, by_windows
 
 Array = jax.Array
 
@@ -27,39 +29,47 @@ Array = jax.Array
 class Generator:
     """Draws pictures from a trained model.
 
-    A program is compiled once for each (solver, number of steps, batch size, guided or not, which
-    guides), and once more where timesteps are fractional.
+    A program is compiled once for each (solver, number of steps, batch size, size, guided or not,
+    which guides, windows), and once more where timesteps are fractional.
     Guidance scale, eta, temperature and seed are inputs of it: changing them compiles nothing.
     So are latents to start from, parts of pictures to keep, and the scales and aims of guides.
 
     Args:
       model: params -> callable (z_t, t, y) -> prediction, y None when unconditional. For conditions
         that are embedded already it is called as (z_t, t, c=c), and its `embed` is used.
-      decode: (constants, z_0 as the model sees it) -> images uint8 `[B, H, W, C]`.
+      picture: (constants, z_0 as the model sees it) -> floats `[B, H, W, C]` in [-1, 1].
       schedule, prediction: as the model was trained.
       shape: latent (h, w, c).
       null: the null condition, or None for an unconditional model.
+      concatenates: whether the condition is a map, stacked with z_t.
     """
 
     def __init__(
         self,
         model: Callable[[Any], Callable],
-        decode: Callable[[Any, Array], Array],
+        picture: Callable[[Any, Array], Array],
         schedule: Schedule,
         prediction: Prediction,
         shape: tuple[int, int, int],
         null: np.ndarray | None,
+        concatenates: bool = False,
     ):
-        self.model, self.decode, self.schedule = model, decode, schedule
+        self.model, self.picture, self.schedule = model, picture, schedule
         self.prediction, self.shape, self.null = prediction, shape, null
-        static = ("sampler", "is_guided", "embedded", "log_ps")
+        self.concatenates = concatenates
+        static = ("sampler", "is_guided", "embedded", "log_ps", "shape", "windows", "tiles")
+        static += ("ways", "trajectory")
         self._program = jax.jit(self._draw, static_argnames=static)
 
     def compiled_programs(self) -> int:
         """How many programs have been compiled so far."""
         return self._program._cache_size()
 
-    def __call__(
+    def __call__(self, params: Any, constants: Any, conditions: np.ndarray | None, **settings):
+        """All pictures of `batches`, which has the arguments: uint8 `[n, H, W, C]`."""
+        return np.concatenate(list(self.batches(params, constants, conditions, **settings)))
+
+    def batches(
         self,
         params: Any,
         constants: Any,
@@ -79,17 +89,23 @@ class Generator:
         start: np.ndarray | None = None,
         keep: tuple[np.ndarray, np.ndarray] | None = None,
         guides: Sequence[Guide] = (),
+        shape: tuple[int, int, int] | None = None,
+        windows: Windows | None = None,
+        tiles: Windows | None = None,
+        trajectory: bool = False,
         batch_size: int = 16,
         sharding: jax.sharding.NamedSharding | None = None,
         progress: str | None = None,
-    ) -> np.ndarray:
-        """Pictures uint8 `[n, H, W, C]`; picture i depends on its condition, the seed and i alone.
+    ) -> Iterator[np.ndarray]:
+        """Pictures uint8 `[b, H, W, C]`, a batch at a time.
 
-        (And on the rows i of `numbers`, `start`, `keep` and `guides`, if they are given.)
+        Picture i depends on its condition, the seed and i alone. (And on the rows i of `numbers`,
+        `start`, `keep` and `guides`, if they are given.)
 
         Args:
           params, constants: of the diffusion stage's state (its running average, if it has one).
-          conditions: int32 `[n, ...]`, or None with `num_images` for an unconditional model.
+          conditions: `[n, ...]` as the model takes them, or None with `num_images` for an
+            unconditional model.
           steps: S, 1 to T. spacing: of the timesteps, see `timestep_grid`.
           guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
           numbers: int `[n]` in place of i, so that several pictures may have the same noise.
@@ -99,6 +115,10 @@ class Generator:
           keep: what is known of the pictures, see `editing.put_in`: (where, bool `[n, h, w, 1]`;
             z_0 `[n, h, w, c]`). Its h and w, or those of `start`, may be others than `shape`.
           guides: what else pictures are led by (App. C); one of scale 0 costs nothing.
+          shape: of the latents, in place of the one the model was trained at (Sec. 4.3.2).
+          windows: of the latents, that the UNet sees one by one in place of the whole.
+          tiles: of the latents, that the decoder sees likewise.
+          trajectory: pictures are the estimates of z_0 at every step: uint8 `[b, S, H, W, C]`.
           sharding: how the rows of a batch are split over the devices that hold `params`.
           progress: title of the bar, None for none.
 
@@ -121,17 +141,26 @@ class Generator:
         )
         grid = timestep_grid(spacing, steps, self.schedule)[first_step:]
         guides = [guide for guide in guides if guide.scale != 0.0]
-        static = {"sampler": sampler, "is_guided": guidance != 1.0, "embedded": embedded}
-        run = partial(self._program, **static, log_ps=tuple(guide.log_p for guide in guides))
+        ways = 1
+        if sharding is not None:
+            ways = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+        run = partial(
+            self._program,
+            sampler=sampler,
+            is_guided=guidance != 1.0,
+            embedded=embedded,
+            log_ps=tuple(guide.log_p for guide in guides),
+            shape=self.shape if shape is None else shape,
+            windows=windows,
+            tiles=tiles,
+            ways=ways,
+            trajectory=trajectory,
+        )
         numbers, towards = np.arange(n) if numbers is None else numbers, [g.y for g in guides]
         inputs = (conditions, numbers, start, keep, towards)
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
         scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
-        ways = 1
-        if sharding is not None:
-            ways = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
         batch_size = -(-min(batch_size, n) // ways) * ways
-        pictures = []
         with tqdm(total=n, desc=progress, unit="picture", disable=progress is None) as bar:
             for first in range(0, n, batch_size):
                 # The last batch is filled up, so that it needs no program of its own.
@@ -140,9 +169,9 @@ class Generator:
                 if sharding is not None:
                     batch = jax.device_put(batch, sharding)
                 batch = run(params, constants, grid, jnp.uint32(seed), scalars, scaled, batch)
-                pictures.append(np.asarray(batch)[: n - first])
-                bar.update(len(pictures[-1]))
-        return np.concatenate(pictures)
+                pictures = np.asarray(batch)[: n - first]
+                bar.update(len(pictures))
+                yield pictures
 
     def check(
         self,
@@ -166,9 +195,20 @@ class Generator:
             raise UserError(f"seed is {seed}; it lies between 0 and 4294967295")
         check_steps(spacing, steps, self.schedule.timesteps)
 
-    def predictor(self, params, y, guidance, *, is_guided: bool, embedded: bool = False):
-        """(z_t, t) -> prediction, condition and guidance included: see `__call__`, `sample`."""
+    def predictor(
+        self,
+        params: Any,
+        y: Array | None,
+        guidance: Array,
+        *,
+        is_guided: bool,
+        embedded: bool = False,
+        windows: Windows | None = None,
+    ) -> Callable[[Array, Array], Array]:
+        """(z_t, t) -> prediction, condition and guidance included: see `batches`, `sample`."""
         model, null = self.model(params), self.null
+        if windows is not None and self.concatenates and not embedded:
+            y, embedded = model.embed(y), True  # of the whole map, whose part each window sees
         ask = model
         if embedded:
 
@@ -176,16 +216,42 @@ class Generator:
                 return model(z_t, t, c=c)
 
             null = None if null is None else model.embed(null[None])[0]
+        if windows is not None:
+            ask = self._by_windows(ask, windows)
         if is_guided:
             return guided(ask, y, null, guidance)
         return lambda z_t, t: ask(z_t, t, y)
 
+    def _by_windows(self, ask: Callable, windows: Windows) -> Callable:
+        def ask_by_windows(z_t, t, y):
+            if not self.concatenates:
+                return by_windows(lambda z: ask(z, t, y), z_t, windows)
+            c, both = z_t.shape[-1], jnp.concatenate([z_t, y], axis=-1)
+            return by_windows(lambda z: ask(z[..., :c], t, z[..., c:]), both, windows)
+
+        return ask_by_windows
+
     def _draw(
-        self, params, constants, grid, seed, scalars, scaled, inputs, *, sampler, log_ps, **static
+        self,
+        params,
+        constants,
+        grid,
+        seed,
+        scalars,
+        scaled,
+        inputs,
+        *,
+        sampler,
+        log_ps,
+        shape,
+        tiles,
+        ways,
+        trajectory,
+        **static,
     ):
         (guidance, eta, temperature), (y, numbers, start, keep, towards) = scalars, inputs
         predict = self.predictor(params, y, guidance, **static)
-        shape, blend = self.shape, None
+        blend = None
         if keep is not None:
             known, z_known = keep
             shape = z_known.shape[1:]
@@ -193,7 +259,7 @@ class Generator:
             def blend(z_t, t, keys):
                 return put_in(self.schedule, known, z_known, z_t, t, noise_like(keys, shape))
 
-        z_0 = sample(
+        drawn = sample(
             predict,
             self.schedule,
             self.prediction,
@@ -206,5 +272,9 @@ class Generator:
             log_p=together(log_ps, scaled, towards) if log_ps else None,
             start=start,
             blend=blend,
+            trajectory=trajectory,
         )
-        return self.decode(constants, z_0)
+        picture = partial(self.picture, constants)
+        if trajectory:
+            return decode_all(picture, drawn[1], ways, tiles)
+        return decode(picture, drawn, ways, tiles)

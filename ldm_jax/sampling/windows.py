@@ -8,6 +8,7 @@ each with a weight that falls towards the window's border, so that no seam shows
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,24 @@ from ldm_jax.errors import UserError
 
 Array = jax.Array
 LEAST, MOST = 0.01, 0.5  # weights at a window's border and inside, the original's
+
+
+class Windows(NamedTuple):
+    """Windows along h and w, and how far one is from the next, in positions of a latent."""
+
+    side: tuple[int, int]
+    stride: tuple[int, int]
+
+    @classmethod
+    def square(cls, side: int, overlap: float = 0.5) -> Windows:
+        """Squares, each of which shares `overlap` of its side with the next."""
+        stride = max(1, round(side * (1 - overlap)))
+        return cls((side, side), (stride, stride))
+
+    def within(self, h: int, w: int) -> Windows:
+        """The same, where no window is larger than a latent of h x w."""
+        side = (min(self.side[0], h), min(self.side[1], w))
+        return Windows(side, (min(self.stride[0], side[0]), min(self.stride[1], side[1])))
 
 
 def window_starts(length: int, window: int, stride: int) -> np.ndarray:
@@ -42,28 +61,25 @@ def window_weights(height: int, width: int) -> np.ndarray:
 
 
 def by_windows(
-    function: Callable[[Array], Array],
-    z: Array,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    scale: int = 1,
+    function: Callable[[Array], Array], z: Array, windows: Windows, scale: int = 1
 ) -> Array:
     """function(z) as the weighted mean of what it makes of overlapping windows of z.
 
     One window at a time, so that memory is that of a window; one program for any number of them.
 
     Args:
-      function: `[B, *window, c]` -> `[B, *(scale * window), c']`: a UNet's prediction (scale 1),
-        a decoder (scale f).
-      z: `[B, h, w, c]`. window, stride: along h and w, in positions of z.
+      function: `[B, *side, c]` -> `[B, *(scale * side), c']`: a UNet's prediction (scale 1), a
+        decoder (scale f).
+      z: `[B, h, w, c]`. windows: none larger than z is used (`Windows.within`).
 
     Returns:
       `[B, scale * h, scale * w, c']`, float32.
     """
     b, h, w, c = z.shape
-    starts = [window_starts(*axis) for axis in zip((h, w), window, stride, strict=True)]
+    side, stride = windows.within(h, w)
+    starts = [window_starts(*axis) for axis in zip((h, w), side, stride, strict=True)]
     corners = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2)
-    weights = window_weights(scale * window[0], scale * window[1])
+    weights = window_weights(scale * side[0], scale * side[1])
     total = np.zeros((scale * h, scale * w))
     for y, x in scale * corners:
         total[y : y + weights.shape[0], x : x + weights.shape[1]] += weights
@@ -71,12 +87,12 @@ def by_windows(
 
     def add(canvas: Array, corner: Array) -> tuple[Array, None]:
         y, x = corner
-        out = function(jax.lax.dynamic_slice(z, (0, y, x, 0), (b, *window, c)))
+        out = function(jax.lax.dynamic_slice(z, (0, y, x, 0), (b, *side, c)))
         place = (0, scale * y, scale * x, 0)
         here = jax.lax.dynamic_slice(canvas, place, out.shape)
         return jax.lax.dynamic_update_slice(canvas, here + weights * out, place), None
 
-    like = jax.eval_shape(function, jax.ShapeDtypeStruct((b, *window, c), z.dtype))
+    like = jax.eval_shape(function, jax.ShapeDtypeStruct((b, *side, c), z.dtype))
     canvas = jnp.zeros((b, scale * h, scale * w, like.shape[-1]), jnp.float32)
     canvas, _ = jax.lax.scan(add, canvas, jnp.asarray(corners, jnp.int32))
     return canvas / jnp.asarray(total, jnp.float32)[None, :, :, None]

@@ -10,9 +10,9 @@ from PIL import Image
 from ldm_jax import plots
 from ldm_jax.data.images import fit, to_image
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.experiments.draw import load_weights
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.trained import load_weights
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.generate import Generator
 from ldm_jax.sampling.sample import noise_like, picture_keys
+from ldm_jax.sampling.windows import Windows
 
 NULL = np.int32(9)
 PARAMS, CONSTANTS = {"contrast": jnp.float32(0.8)}, {"scale_factor": jnp.float32(0.5)}
@@ -24,13 +26,17 @@ def model(params):
     return predict
 
 
-def decode(constants, z_0):
-    return jnp.uint8(jnp.clip(jnp.round(16 * z_0 / constants["scale_factor"] + 128), 0, 255))
+def picture(constants, z_0):
+    return 0.125 * z_0 / constants["scale_factor"]
+
+
+def decoded(z_0):
+    return np.asarray(to_bytes(picture(CONSTANTS, z_0)), int)
 
 
 def make(null=NULL):
     schedule = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
-    return Generator(model, decode, schedule, "z_0", (4, 4, 3), null)
+    return Generator(model, picture, schedule, "z_0", (4, 4, 3), null)
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +154,12 @@ def test_other_pictures_to_edit_compile_nothing(draw):
 def test_what_is_known_is_kept_but_for_the_noise_of_the_last_step():
     """The model says that there is no noise; at the last step there is hardly any."""
     generator = Generator(
-        lambda _: lambda z_t, t, y: 0 * z_t, decode, make().schedule, "eps", (4, 4, 3), None
+        lambda _: lambda z_t, t, y: 0 * z_t, picture, make().schedule, "eps", (4, 4, 3), None
     )
     known, z_0 = keep = given()["keep"]
     images = generator(PARAMS, CONSTANTS, None, num_images=5, steps=100, keep=keep)
     known = np.broadcast_to(known, images.shape)
-    error = np.abs(images - np.asarray(decode(CONSTANTS, z_0), int))
+    error = np.abs(images - decoded(z_0))
     assert error[known].max() <= 6 < error[~known].mean()
 
 
@@ -174,7 +180,7 @@ def test_steps_may_be_left_out_at_the_noisy_end():
 
         return predict
 
-    generator = Generator(watched, decode, make().schedule, "eps", (4, 4, 3), None)
+    generator = Generator(watched, picture, make().schedule, "eps", (4, 4, 3), None)
     start = given(1)["start"]
     generator(PARAMS, CONSTANTS, None, num_images=1, steps=5, first_step=3, start=start)
     jax.effects_barrier()
@@ -193,7 +199,7 @@ class Embedding:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
-    generator = Generator(lambda _: Embedding(), decode, make().schedule, "z_0", (4, 4, 3), NULL)
+    generator = Generator(lambda _: Embedding(), picture, make().schedule, "z_0", (4, 4, 3), NULL)
 
     def means(conditions, **settings):
         images = generator(PARAMS, CONSTANTS, conditions, steps=4, guidance=guidance, **settings)
@@ -203,6 +209,57 @@ def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
     np.testing.assert_array_equal(means(y), means(Embedding().embed(y), embedded=True))
     between = means(np.array([[1], [3], [5]], np.float32) / 8, embedded=True, numbers=same)
     assert between[0] < between[1] < between[2]
+
+
+def test_batches_are_the_same_pictures_one_after_another(draw):
+    batches = list(draw.generator.batches(PARAMS, CONSTANTS, np.arange(5), steps=4, batch_size=2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(batches), draw(sampler="ddim"))
+
+
+def test_any_size_is_drawn_by_a_network_without_a_size(draw):
+    images = draw(shape=(6, 10, 3))
+    assert images.shape == (5, 6, 10, 3)
+    np.testing.assert_array_equal(draw(shape=(4, 4, 3)), draw())
+
+
+def test_windows_and_tiles_change_nothing_where_positions_do_not_meet(draw):
+    """The model, and its decoder, look at each position alone: parts of it are as the whole."""
+    whole = draw(shape=(6, 10, 3), guidance=2.0)
+    parts = draw(
+        shape=(6, 10, 3), guidance=2.0, windows=Windows.square(4), tiles=Windows.square(5, 0.2)
+    )
+    np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
+
+
+class Beside:
+    """A model whose condition is a map `[B, 2 h, 2 w, 3]`, of which it makes one beside z_t."""
+
+    def __call__(self, z_t, t, y=None, c=None):
+        return (self.embed(y) if c is None else c) + 0.1 * jnp.tanh(z_t)
+
+    def embed(self, y):
+        return y[:, ::2, ::2]
+
+
+def test_each_window_sees_its_own_part_of_a_map():
+    generator = Generator(
+        lambda _: Beside(), picture, make().schedule, "z_0", (4, 4, 3), None, True
+    )
+    y = np.random.default_rng(0).normal(size=(2, 12, 20, 3)).astype(np.float32)
+    settings = {"steps": 3, "shape": (6, 10, 3)}
+    whole = generator(PARAMS, CONSTANTS, y, **settings)
+    parts = generator(PARAMS, CONSTANTS, y, **settings, windows=Windows.square(4))
+    np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
+
+
+def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_picture(draw):
+    settings = {"sampler": "ddim", "batch_size": 5}
+    estimates = draw(**settings, trajectory=True)
+    assert estimates.shape == (5, 4, 4, 4, 3)
+    np.testing.assert_array_equal(estimates[:, -1], draw(**settings))
+    spread = estimates.astype(float).std((2, 3, 4)).mean(0)
+    assert len(set(spread)) == 4
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,6 @@ def picture(constants, z_0):
     return constants["contrast"] * jnp.repeat(jnp.repeat(z_0, 2, 1), 2, 2)
 
 
-def to_bytes(constants, z_0):
-    return jnp.uint8(jnp.clip(jnp.round(127.5 * picture(constants, z_0) + 127.5), 0, 255))
-
-
 def classifier(weights):
     """It looks at the mean colour, the less the noisier the latent is."""
 
@@ -75,7 +71,7 @@ def draw():
     def run(*guides, conditions=None, **settings):
         null = None if conditions is None else np.int32(0)
         generator = generators.setdefault(
-            null is None, Generator(model, to_bytes, SCHEDULE, "eps", (4, 4, 3), null)
+            null is None, Generator(model, picture, SCHEDULE, "eps", (4, 4, 3), null)
         )
         run.compiled_programs = generator.compiled_programs
         settings = {"steps": 10, "sampler": "ddim", "batch_size": 2} | settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.windows import by_windows, window_starts, window_weights
+from ldm_jax.sampling.windows import Windows, by_windows, window_starts, window_weights
 
 
 def reference(name):
@@ -50,7 +50,7 @@ def test_windows_that_cannot_cover_are_refused(length, window, stride):
 
 def test_a_function_of_each_position_alone_is_exact():
     z = np.random.default_rng(0).normal(size=(2, 11, 13, 3)).astype(np.float32)
-    out = jax.jit(lambda z: by_windows(lambda y: y**2, z, (4, 6), (2, 5)))(z)
+    out = jax.jit(lambda z: by_windows(lambda y: y**2, z, Windows((4, 6), (2, 5))))(z)
     np.testing.assert_allclose(out, z**2, rtol=1e-5, atol=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_a_decoder_enlarges():
     def enlarge(y):
         return jnp.repeat(jnp.repeat(y[..., :1], 4, axis=1), 4, axis=2)
 
-    out = by_windows(enlarge, z, (4, 4), (2, 2), scale=4)
+    out = by_windows(enlarge, z, Windows.square(4), scale=4)
     assert out.shape == (1, 24, 36, 1)
     np.testing.assert_allclose(out, enlarge(z), rtol=1e-5, atol=1e-6)
 
@@ -69,8 +69,24 @@ def test_what_differs_from_window_to_window_is_blended_without_a_step():
     """Each window becomes its own mean; at its borders it has next to no weight."""
     z = np.zeros((1, 32, 64, 1), np.float32)
     ramp = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32)[None, None, :, None], z.shape)
-    own = by_windows(lambda y: jnp.broadcast_to(jnp.mean(y), y.shape), ramp, (16, 16), (8, 8))
+
+    def mean(y):
+        return jnp.broadcast_to(jnp.mean(y), y.shape)
+
+    own = by_windows(mean, ramp, Windows.square(16))
     steps = np.abs(np.diff(np.asarray(own)[0, 16, :, 0]))
-    hard = by_windows(lambda y: jnp.broadcast_to(jnp.mean(y), y.shape), ramp, (16, 16), (16, 16))
+    hard = by_windows(mean, ramp, Windows.square(16, overlap=0))
     jumps = np.abs(np.diff(np.asarray(hard)[0, 16, :, 0]))
     assert jumps.max() > 0.2 and steps.max() < 0.06
+
+
+def test_windows_larger_than_the_whole_are_the_whole():
+    z = np.random.default_rng(0).normal(size=(1, 3, 9, 1)).astype(np.float32)
+    seen = []
+
+    def watched(y):
+        seen.append(y.shape)
+        return y
+
+    np.testing.assert_allclose(by_windows(watched, z, Windows.square(5)), z, rtol=1e-5)
+    assert set(seen) == {(1, 3, 5, 1)}

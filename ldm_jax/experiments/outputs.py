@@ -1,0 +1,174 @@
+"""Where drawn pictures go: the ending of --out decides.
+
+    samples.png   one picture: a grid of all
+    samples.gif   an animation: the estimates of z_0, step by step
+    samples.npz   all in one array, as the evaluation of ADM (Dhariwal and Nichol, 2021) reads them
+    samples       a folder of single pictures
+
+Folders and archives are for thousands of pictures. What is drawn is written at once, and the same
+command, given again after it was stopped, draws what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ldm_jax import plots
+from ldm_jax.conditioning.class_label import ClassLabels
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.edit import Request
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.second_stage import NAME
+
+log = logging.getLogger(__name__)
+Kind = Literal["grid", "animation", "archive", "folder"]
+KINDS: dict[str, Kind] = {".png": "grid", ".gif": "animation", ".npz": "archive", "": "folder"}
+SETTINGS = "settings.json"
+
+
+def kind_of(out: str) -> Kind:
+    """By the ending of a file. UserError for an ending that has no meaning."""
+    ending = epath.Path(out).suffix.lower()
+    if ending not in KINDS:
+        raise UserError(
+            f"--out is {out!r}; it ends with .png (a grid), .gif (an animation), .npz (an array), "
+            "or is a folder, for single pictures"
+        )
+    return KINDS[ending]
+
+
+class PictureFolder:
+    """Single pictures 000000.png, 000001.png, ..., with their settings in the metadata of each.
+
+    Beside them lies settings.json: what the pictures are, but for how many.
+
+    Raises:
+      UserError: the folder holds pictures that were made in another way.
+    """
+
+    def __init__(self, path: epath.Path, settings: Mapping[str, object]):
+        self.path, self.settings = path, {name: str(value) for name, value in settings.items()}
+        file = path / SETTINGS
+        if file.exists():
+            theirs = json.loads(file.read_text())
+            if differ := [
+                n for n in self.settings | theirs if theirs.get(n) != self.settings.get(n)
+            ]:
+                was, now = theirs.get(differ[0]), self.settings.get(differ[0])
+                raise UserError(
+                    f"{path} has pictures of another kind: {differ[0].replace('_', '-')} was "
+                    f"{was}, and is {now} now; give another --out, or remove it"
+                )
+        elif path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} has other files in it; --out is a new folder")
+
+    def file(self, number: int) -> epath.Path:
+        """Of this picture."""
+        return self.path / f"{number:06d}.png"
+
+    def missing(self, n: int) -> np.ndarray:
+        """The numbers below n whose pictures are not there yet."""
+        there = {f.name for f in self.path.iterdir()} if self.path.exists() else set()
+        return np.array([i for i in range(n) if self.file(i).name not in there], int)
+
+    def write(self, numbers: Sequence[int], images: np.ndarray, labels: Sequence[str]) -> None:
+        """Writes pictures uint8 `[b, H, W, C]`; each is there whole, or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / SETTINGS).exists():
+            (self.path / SETTINGS).write_text(json.dumps(self.settings, indent=2))
+        for number, image, label in zip(numbers, images, labels, strict=True):
+            part = self.path / f"{number:06d}.part"
+            plots.save_png(part, image, self.settings | {"number": number, "condition": label})
+            part.replace(self.file(number))
+
+    def read(self, number: int) -> np.ndarray:
+        """The picture: uint8 `[H, W, C]`."""
+        with self.file(number).open("rb") as content:
+            image = np.asarray(Image.open(content))
+        return image[..., None] if image.ndim == 2 else image
+
+
+def pack(folder: PictureFolder, n: int, file: epath.Path, labels: np.ndarray | None) -> None:
+    """Makes the archive of a folder's pictures 0 to n - 1, and removes the folder.
+
+    `arr_0` are the pictures, uint8 `[n, H, W, 3]`; `arr_1` the classes int64 `[n]`, if there are.
+    One picture is in memory at a time.
+    """
+    first = folder.read(0)
+    part = file.with_name(file.name + ".part")
+    with part.open("wb") as raw, zipfile.ZipFile(raw, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:
+            np.lib.format.write_array_header_1_0(
+                array, {"descr": "|u1", "fortran_order": False, "shape": (n, *first.shape[:2], 3)}
+            )
+            for number in range(n):
+                array.write(np.broadcast_to(folder.read(number), (*first.shape[:2], 3)).tobytes())
+        if labels is not None:
+            content = io.BytesIO()
+            np.save(content, np.asarray(labels, np.int64))
+            archive.writestr("arr_1.npy", content.getvalue())
+    part.replace(file)
+    folder.path.rmtree()
+
+
+class ManyPictures:
+    """Writes pictures one by one as they are drawn, and draws those that are not there yet."""
+
+    def __init__(self, out: epath.Path, kind: Kind, request: Request, run: RunDir, made_by: dict):
+        if kind == "archive" and out.exists():
+            raise UserError(f"{out} is there already; give another --out, or remove it")
+        settings = made_by | {"step": run.checkpoints(NAME).latest_step()}
+        settings["conditions"] = "\n".join(request.labels)
+        if len(request.labels) > 1:  # or else the pictures of a larger number begin with these
+            settings["num_images"] = request.copies
+        self.request, self.out = request, out
+        self.packs = kind == "archive"
+        path = out.with_name(out.name + ".parts") if self.packs else out
+        self.folder = PictureFolder(path, settings)
+        self.n = len(request.all_labels)
+        self.missing = self.folder.missing(self.n)
+        if 0 < len(self.missing) < self.n:
+            log.info("%d of %d pictures are there already", self.n - len(self.missing), self.n)
+
+    def draw(self, weights: tuple[dict, dict], options: dict) -> str:
+        """Draws what is missing."""
+        todo, labels = self.missing, self.request.all_labels
+        of_todo = [replace(guide, y=guide.y[todo]) for guide in options["guides"]]
+        conditions = self.request.conditions
+        batches = self.request.second.generator.batches(
+            *weights,
+            None if conditions is None else conditions[todo],
+            num_images=len(todo),
+            numbers=todo,
+            **options | {"guides": of_todo},
+        )
+        written = 0
+        for images in batches:
+            numbers = todo[written : written + len(images)]
+            self.folder.write(numbers, images, [labels[i] for i in numbers])
+            written += len(images)
+        return self.finish()
+
+    def keep(self, images: np.ndarray) -> str:
+        """Writes pictures that are drawn already."""
+        self.n, labels = len(images), self.request.all_labels
+        labels = labels if len(labels) == len(images) else [""] * len(images)
+        self.folder.write(range(self.n), images, labels)
+        return self.finish()
+
+    def finish(self) -> str:
+        """Makes the archive, if that is what is asked for; returns what there is to say."""
+        if self.packs:
+            classes = isinstance(self.request.second.encoder, ClassLabels)
+            pack(self.folder, self.n, self.out, self.request.conditions if classes else None)
+        return f"{self.n} pictures in {self.out}"

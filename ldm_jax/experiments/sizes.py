@@ -1,0 +1,75 @@
+"""Pictures of another size than the run was trained on, whole or piece by piece (Sec. 4.3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.sampling.windows import Windows
+
+# Shared with the next one: half by windows, as they disagree on what the picture shows; tiles only
+# differ near their borders.
+WINDOW_OVERLAP, TILE_OVERLAP = 0.5, 0.25
+
+
+class Size(NamedTuple):
+    """How large pictures are drawn, and in which pieces."""
+
+    height: int
+    width: int
+    shape: tuple[int, int, int]
+    """Of their latents."""
+    windows: Windows | None
+    tiles: Windows | None
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """Size: a network of convolutions draws pictures of any size (Sec. 4.3.2)."""
+
+    height: int | None = None
+    """Of the pictures, in pixels. Left out: as the run was trained."""
+    width: int | None = None
+    """Likewise."""
+    window: int | None = None
+    """The UNet sees squares of so many pixels, one by one, which overlap by half and are blended:
+    for sizes at which the whole has no order, or finds no room in memory."""
+    tile: int | None = None
+    """The decoder sees squares of so many pixels, one by one, blended: saves memory."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not left out, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def of(self, experiment: Experiment, channels: int) -> Size:
+        """What they mean for a run with latents of so many channels.
+
+        Raises:
+          UserError: a size that its networks cannot have.
+        """
+        size, f = experiment.data.size, experiment.autoencoder.network.f
+        multiple = f * experiment.diffusion.unet.factor
+        for name, of in (("height", multiple), ("width", multiple), ("window", multiple)):
+            _check(name, getattr(self, name), of)
+        _check("tile", self.tile, f)
+        height = size if self.height is None else self.height
+        width = size if self.width is None else self.width
+        return Size(
+            height,
+            width,
+            (height // f, width // f, channels),
+            self.window and Windows.square(self.window // f, WINDOW_OVERLAP),
+            self.tile and Windows.square(self.tile // f, TILE_OVERLAP),
+        )
+
+
+def _check(name: str, value: int | None, multiple: int) -> None:
+    if value is None or (value >= multiple and value % multiple == 0):
+        return
+    below = value // multiple * multiple
+    nearest = f"{below} or {below + multiple}" if below > 0 else f"{multiple}"
+    raise UserError(
+        f"--{name} is {value}; for this run it is a multiple of {multiple}, such as {nearest}"
+    )

@@ -1,0 +1,71 @@
+"""`python sample.py RUN --height H --width W`, whole, by windows and tiles."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.sizes import SizeOptions
+from ldm_jax.sampling.windows import Windows
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def drawn(trained, sample, tmp_path):
+    """The single pictures that `sample.py RUN words...` draws from a run on 8x8 pictures."""
+
+    def draw(*words):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        ended = sample(trained("flat")[1], "--num-images", 2, "--steps", 2, *words, "--out", out)
+        assert ended.code == 0, ended.err
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(out.glob("*.png"))])
+
+    return draw
+
+
+def test_options_in_pixels_become_sizes_of_latents():
+    """The default experiment: 32 pixels, f = 4, a UNet of two levels."""
+    size = SizeOptions(height=40, window=16, tile=12).of(Experiment(), 3)
+    assert size[:3] == (40, 32, (10, 8, 3))
+    assert size.windows == Windows((4, 4), (2, 2)) and size.tiles == Windows((3, 3), (2, 2))
+    assert SizeOptions().of(Experiment(), 3)[2:] == ((8, 8, 3), None, None)
+
+
+def test_pictures_have_the_size_that_is_asked_for(drawn):
+    assert drawn("--height", 12, "--width", 20).shape == (2, 12, 20, 3)
+    np.testing.assert_array_equal(drawn("--height", 8), drawn())
+
+
+def test_windows_and_tiles_as_large_as_the_picture_change_next_to_nothing(drawn):
+    parts = drawn("--window", 8, "--tile", 8).astype(int)
+    assert np.abs(parts - drawn()).max() <= 2
+
+
+def test_smaller_windows_are_other_pictures(drawn):
+    whole = drawn("--width", 16).astype(int)
+    parts = drawn("--width", 16, "--window", 4).astype(int)
+    assert whole.shape == parts.shape and np.abs(whole - parts).mean() > 1
+
+
+def test_pictures_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photographs):
+    image = photographs / "flat" / "0.png"
+    edited = drawn("--image", image, "--width", 16, "--strength", 0.5)
+    assert edited.shape == (2, 8, 16, 3)
+    guided = drawn("--guide-image", image, "--height", 16, "--guide-factor", 2)
+    assert guided.shape == (2, 16, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--height", 9], "--height is 9; for this run it is a multiple of 2, such as 8 or 10"),
+        (["--width", 0], "--width is 0; for this run it is a multiple of 2, such as 2"),
+        (["--window", 3], "--window is 3; for this run it is a multiple of 2, such as 2 or 4"),
+        (["--tile", -4], "--tile is -4; for this run it is a multiple of 2"),
+        (["--reconstruct", "x.png", "--height", 8], "no options of editing, guides or size"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(words, said, trained, sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in sample(trained("flat")[1], *words).error
