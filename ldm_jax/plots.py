@@ -38,7 +38,7 @@ def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -
 def save_png(
     file: epath.PathLike, image: np.ndarray, metadata: Mapping[str, object] | None = None
 ) -> None:
-    """Writes uint8 `[H, W, 3]`, with the settings that made it as text fields of the PNG."""
+    """Writes uint8 `[H, W, 3]` or `[H, W]`, with the settings that made it as text fields of the PNG."""
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))

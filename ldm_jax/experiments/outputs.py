@@ -88,6 +88,7 @@ class PictureFolder:
             (self.path / SETTINGS).write_text(json.dumps(self.settings, indent=2))
         for number, image, label in zip(numbers, images, labels, strict=True):
             part = self.path / f"{number:06d}.part"
+            image = image[..., 0] if image.shape[-1] == 1 else image
             plots.save_png(part, image, self.settings | {"number": number, "condition": label})
             part.replace(self.file(number))
 

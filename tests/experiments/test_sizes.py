@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments.config import Experiment
+from ldm_jax.errors import UserError
+from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.sizes import SizeOptions
 from ldm_jax.sampling.windows import Windows
 
@@ -26,10 +27,10 @@ def drawn(trained, sample, tmp_path):
 
 def test_options_in_pixels_become_sizes_of_latents():
     """The default experiment: 32 pixels, f = 4, a UNet of two levels."""
-    size = SizeOptions(height=40, window=16, tile=12).of(Experiment(), 3)
+    size = SizeOptions(height=40, window=16, tile=12).of(EXPERIMENTS["scenes"](), 3)
     assert size[:3] == (40, 32, (10, 8, 3))
     assert size.windows == Windows((4, 4), (2, 2)) and size.tiles == Windows((3, 3), (2, 2))
-    assert SizeOptions().of(Experiment(), 3)[2:] == ((8, 8, 3), None, None)
+    assert SizeOptions().of(EXPERIMENTS["scenes"](), 3)[2:] == ((8, 8, 3), None, None)
 
 
 def test_pictures_have_the_size_that_is_asked_for(drawn):
@@ -57,12 +58,24 @@ def test_pictures_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photogr
 
 
 @pytest.mark.parametrize(
+    "option, value, said",
+    [
+        ("height", 36, "--height is 36; for this run it is a multiple of 8, such as 32 or 40"),
+        ("width", 4, "--width is 4; for this run it is a multiple of 8, such as 8"),
+        ("window", 12, "--window is 12; for this run it is a multiple of 8, such as 8 or 16"),
+        ("tile", 6, "--tile is 6; for this run it is a multiple of 4, such as 4 or 8"),
+    ],
+)
+def test_sizes_are_multiples_of_what_the_networks_reduce_by(option, value, said):
+    with pytest.raises(UserError, match=said):
+        SizeOptions(**{option: value}).of(EXPERIMENTS["scenes"](), 3)
+
+
+@pytest.mark.parametrize(
     "words, said",
     [
-        (["--height", 9], "--height is 9; for this run it is a multiple of 2, such as 8 or 10"),
-        (["--width", 0], "--width is 0; for this run it is a multiple of 2, such as 2"),
-        (["--window", 3], "--window is 3; for this run it is a multiple of 2, such as 2 or 4"),
-        (["--tile", -4], "--tile is -4; for this run it is a multiple of 2"),
+        (["--height", 0], "--height is 0; for this run it is a multiple of 1, such as 1"),
+        (["--tile", -4], "--tile is -4; for this run it is a multiple of 1"),
         (["--reconstruct", "x.png", "--height", 8], "no options of editing, guides or size"),
     ],
 )
