@@ -14,6 +14,7 @@ from ldm_jax.experiments.edit import Request
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.models import Classifier, SecondStage
 from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.sizes import SizeOptions
 from ldm_jax.experiments.trained import load_weights
 from ldm_jax.sampling.guides import downsample
 
@@ -113,7 +114,8 @@ def library(classified):
 
     def draw(options, towards=("red cube",), copies=8):
         labels = list(towards)
-        request = Request(experiment, second, null, labels, copies, {})
+        size = SizeOptions().of(experiment, second.generator.shape[-1])
+        request = Request(experiment, second, null, labels, copies, {}, size)
         guides = prepare_guides(options, request, run, labels)(weights)
         conditions = np.repeat(null, copies * len(labels), axis=0)
         return second.generator(*weights, conditions, steps=10, batch_size=8, guides=guides)
