@@ -1,11 +1,11 @@
-"""From an image file to a uint8 array: colour modes, orientation, square views."""
+"""From an image file to a uint8 array: colour modes, orientation, square views, also of its map."""
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Literal, get_args
+from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,9 @@ from ldm_jax.errors import UserError
 
 Fit = Literal["crop", "pad", "stretch"]
 Crop = Literal["centre", "random"]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom as shares of a picture's width and height."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 # EXIF's orientation tag 0x0112 and the turn that undoes each of its values.
 _UPRIGHT = {
@@ -28,9 +31,25 @@ _UPRIGHT = {
 }
 
 
+class Shown(NamedTuple):
+    """A view of a picture, and of its map of classes if it has one."""
+
+    image: np.ndarray  # uint8 [H, W, C]
+    crop: Box = WHOLE  # the part of the picture that it shows; beyond 0 and 1 where it is padded
+    semantic: np.ndarray | None = None  # [H, W], class index of each pixel
+
+
 def natural_channels(image: Image.Image) -> int:
     """1 for a picture stored in grey, 3 for every other (palettes count as colour)."""
     return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I") else 3
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the EXIF orientation is applied, without decoding the picture."""
+    # Asked for the EXIF data of a PNG that has none in its header, Pillow decodes all of it.
+    known = image.format != "PNG" or "exif" in image.info
+    turned = known and image.getexif().get(0x0112, 1) >= 5
+    return image.size[::-1] if turned else image.size
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
@@ -103,19 +122,16 @@ def fit(image: Image.Image, size: int, how: Fit = "crop") -> np.ndarray:
     'pad': all of it in the centre, reduced if larger than `size` but never enlarged; the border
     gets the least value found along the picture's edge, per channel (MNIST, 28 -> 32: 0).
     """
-    w, h = image.size
     if how == "crop":
-        side = min(w, h)
-        return _square(image, (w - side) // 2, (h - side) // 2, side, size)
+        return _square(image, *_centred(*image.size), size)
     if how == "stretch":
         return to_array(_resize(image, (size, size)))
-    scale = min(1, size / max(w, h))
-    x = to_array(_resize(image, (max(1, round(w * scale)), max(1, round(h * scale)))))
+    left, top, w, h = _padded(*image.size, size)
+    x = to_array(_resize(image, (w, h)))
     edge = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])
     canvas = np.empty((size, size, x.shape[-1]), np.uint8)
     canvas[:] = edge.min(axis=0)
-    top, left = (size - x.shape[0]) // 2, (size - x.shape[1]) // 2
-    canvas[top : top + x.shape[0], left : left + x.shape[1]] = x
+    canvas[top : top + h, left : left + w] = x
     return canvas
 
 
@@ -130,10 +146,44 @@ def random_crop(
 
     Its side is uniform in [min_crop, max_crop] of the picture's short side.
     """
-    w, h = image.size
+    return _square(image, *_drawn(rng, *image.size, min_crop, max_crop), size)
+
+
+def _centred(w: int, h: int) -> tuple[int, int, int]:
+    """Left, top and side in pixels of the largest square in the middle of w x h."""
+    side = min(w, h)
+    return (w - side) // 2, (h - side) // 2, side
+
+
+def _drawn(
+    rng: np.random.Generator, w: int, h: int, min_crop: float, max_crop: float
+) -> tuple[int, int, int]:
+    """Left, top and side in pixels of a random square."""
     side = max(1, round(rng.uniform(min_crop, max_crop) * min(w, h)))
-    left, top = int(rng.integers(w - side + 1)), int(rng.integers(h - side + 1))
-    return _square(image, left, top, side, size)
+    return int(rng.integers(w - side + 1)), int(rng.integers(h - side + 1)), side
+
+
+def _padded(w: int, h: int, size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a padded picture on its canvas of size x size pixels."""
+    scale = min(1, size / max(w, h))
+    w, h = max(1, round(w * scale)), max(1, round(h * scale))
+    return (size - w) // 2, (size - h) // 2, w, h
+
+
+def nearest(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE) -> np.ndarray:
+    """A part of a map [H, W] at height x width pixels, each the one of the map under its centre.
+
+    Where the part reaches beyond the map there is class 0.
+    """
+
+    def places(low: float, high: float, n: int, length: int) -> np.ndarray:
+        return np.floor((low + (np.arange(n) + 0.5) / n * (high - low)) * length).astype(int)
+
+    left, top, right, bottom = part
+    x = places(left, right, width, semantic.shape[1])[None, :]
+    y = places(top, bottom, height, semantic.shape[0])[:, None]
+    inside = (x >= 0) & (x < semantic.shape[1]) & (y >= 0) & (y < semantic.shape[0])
+    return np.where(inside, semantic[y * inside, x * inside], 0).astype(semantic.dtype)
 
 
 @dataclass(frozen=True)
@@ -181,13 +231,45 @@ class View:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
         """The view of an 'L' or 'RGB' picture: uint8 [size, size, C]."""
-        if self.drawn and rng is not None:
-            return random_crop(rng, image, self.size, self.min_crop, self.max_crop)
-        return fit(image, self.size, self.fit)
+        return self.show(image, rng).image
 
-    def read(self, file: IO[bytes], rng: np.random.Generator | None = None) -> np.ndarray:
-        """The view of an encoded picture: uint8 [size, size, C]."""
-        return self(decode(file, self.channels, self.short), rng)
+    def show(
+        self,
+        image: Image.Image,
+        rng: np.random.Generator | None = None,
+        semantic: np.ndarray | None = None,
+    ) -> Shown:
+        """The view of an 'L' or 'RGB' picture, where it lies, and the same view of its map.
+
+        semantic: class indices [H, W] of the whole picture, at any resolution; nearest pixels are
+        taken, so that no class appears that is not there. 'pad' shows a square larger than the
+        picture: its `crop` reaches beyond 0 and 1, and the border of the map is class 0.
+        """
+        w, h = image.size
+        if self.fit == "crop":
+            if self.drawn and rng is not None:
+                left, top, side = _drawn(rng, w, h, self.min_crop, self.max_crop)
+            else:
+                left, top, side = _centred(w, h)
+            pixels = _square(image, left, top, side, self.size)
+            crop = (left / w, top / h, (left + side) / w, (top + side) / h)
+        else:
+            pixels, crop = fit(image, self.size, self.fit), WHOLE
+        if self.fit == "pad":
+            left, top, w, h = _padded(w, h, self.size)
+            crop = (-left / w, -top / h, (self.size - left) / w, (self.size - top) / h)
+        if semantic is not None:
+            semantic = nearest(semantic, self.size, self.size, crop)
+        return Shown(pixels, crop, semantic)
+
+    def read(
+        self,
+        file: IO[bytes],
+        rng: np.random.Generator | None = None,
+        semantic: np.ndarray | None = None,
+    ) -> Shown:
+        """The view of an encoded picture, and of its map, as in `show`."""
+        return self.show(decode(file, self.channels, self.short), rng, semantic)
 
     def keep(self, file: IO[bytes]) -> np.ndarray:
         """What to hold in memory of an encoded picture so that views of it need no file.
@@ -195,15 +277,19 @@ class View:
         The view itself, or for random crops all of it, reduced to the short side that they need.
         """
         if not self.drawn:
-            return self.read(file)
+            return self.read(file).image
         return to_array(shrink(decode(file, self.channels, self.short), self.short))
 
-    def kept_bytes(self, width: int, height: int) -> int:
-        """About how much memory `keep` takes for a picture of width x height pixels."""
+    def kept_bytes(self, width: int, height: int, map_bytes: int = 0) -> int:
+        """About how much memory a picture of width x height pixels takes when it is kept.
+
+        map_bytes: of each pixel of its map, 0 without one.
+        """
         pixels = self.size**2
         if self.drawn:
             pixels = width * height * min(1, self.short / min(width, height)) ** 2
-        return round(pixels * (self.channels or 3)) + 150  # what Python adds to an array
+        # What Python adds to the arrays and the numbers of the crop.
+        return round(pixels * ((self.channels or 3) + map_bytes)) + 330
 
 
 _WORKERS = min(16, os.cpu_count() or 1)

@@ -51,14 +51,27 @@ def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
 def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     """Mirrors each 'image' left to right with probability 1/2; a transform for `Loader`.
 
-    UserError for data with boxes or maps, which would no longer agree with their pictures.
+    With it go 'semantic', and 'boxes' and 'crop' in the frame of the whole picture, of which all is
+    mirrored and not the part that is shown alone. Rows of 'boxes' without a box (label -1) stay.
     """
-    if placed := {"boxes", "semantic"} & batch.keys():
-        raise UserError(f"flip mirrors pictures alone, but this data has {', '.join(placed)}")
     mirrored = np.array([rng.random() < 0.5 for rng in rngs])
-    image = batch["image"]
-    image = np.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
-    return {**batch, "image": image}
+    out = dict(batch)
+    for key in ("image", "semantic"):
+        if key in batch:
+            x = batch[key]
+            out[key] = np.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x[:, :, ::-1], x)
+    if "boxes" in batch:
+        turned = mirrored[:, None] & (batch["box_labels"] >= 0)
+        out["boxes"] = np.where(turned[..., None], _mirrored(batch["boxes"]), batch["boxes"])
+    if "crop" in batch:
+        out["crop"] = np.where(mirrored[:, None], _mirrored(batch["crop"]), batch["crop"])
+    return out
+
+
+def _mirrored(boxes: np.ndarray) -> np.ndarray:
+    """[..., 4] (left, top, right, bottom) in a picture -> the same in its mirror image."""
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    return np.stack([1 - right, top, 1 - left, bottom], axis=-1)
 
 
 class Loader:

@@ -20,6 +20,10 @@ class Source(Protocol):
 
     class_names: tuple[str, ...] | None
     """The names of the classes where examples carry 'class_label', otherwise None."""
+    box_names: tuple[str, ...] | None
+    """The names of what 'box_labels' number where examples carry 'boxes', otherwise None."""
+    semantic_names: tuple[str, ...] | None
+    """The names of what 'semantic' numbers, otherwise None."""
     channels: int
     """1 (grey) or 3 (colour); 0 where the examples hold no picture."""
 
@@ -30,8 +34,12 @@ class Source(Protocol):
 
         rngs: one generator per example where its view is to be drawn (random crop, one of many
         captions); None gives the deterministic view (centre crop, first caption).
-        Returns 'image' uint8 [n, H, W, C]; 'class_label' int32 [n] and 'caption' [n] of str
-        (dtype object) where the data has them.
+        Returns 'image' uint8 [n, H, W, C], and where the data has them
+        'class_label' int32 [n]; 'caption' [n] of str (dtype object);
+        'boxes' float32 [n, M, 4]: left, top, right, bottom as shares of the whole picture, with
+        'box_labels' int32 [n, M] (-1 behind the last box: none) and 'crop' float32 [n, 4], the part
+        of the whole picture that 'image' shows, in the same units;
+        'semantic' uint8 (int32 for more than 256 classes) [n, H, W]: the class of each pixel.
         """
         ...
 
@@ -42,7 +50,11 @@ class ArraySource:
     drawn = False
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], class_names: Sequence[str] | None = None
+        self,
+        arrays: Mapping[str, np.ndarray],
+        class_names: Sequence[str] | None = None,
+        box_names: Sequence[str] | None = None,
+        semantic_names: Sequence[str] | None = None,
     ) -> None:
         """arrays: [n, ...] each. UserError where there is none, or the lengths differ."""
         self.arrays = dict(arrays)
@@ -51,6 +63,8 @@ class ArraySource:
             raise UserError(f"arrays of one data set must be equally long, got {lengths}")
         image = self.arrays.get("image")
         self.class_names = tuple(class_names) if class_names is not None else None
+        self.box_names = tuple(box_names) if box_names is not None else None
+        self.semantic_names = tuple(semantic_names) if semantic_names is not None else None
         self.channels = 0 if image is None else image.shape[-1]
         self._length = next(iter(lengths.values()))
 
@@ -70,6 +84,8 @@ class Subset:
         self.source = source
         self.indices = np.asarray(indices, int)
         self.class_names = source.class_names
+        self.box_names = getattr(source, "box_names", None)
+        self.semantic_names = getattr(source, "semantic_names", None)
         self.channels = source.channels
         self.drawn = getattr(source, "drawn", False)
 
@@ -102,7 +118,8 @@ def in_memory(
             for key, array in source.read(rows).items():
                 arrays[key][rows.start : rows.stop] = array
             bar.update(len(rows))
-    return ArraySource(arrays, source.class_names)
+    names = (getattr(source, key, None) for key in ("box_names", "semantic_names"))
+    return ArraySource(arrays, source.class_names, *names)
 
 
 def held_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, int]:

@@ -6,13 +6,18 @@ A prepared set is opened from its folder alone, so sets whose code TFDS does not
 import dataclasses
 import io
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from etils import epath
+from PIL import Image
+from tqdm import tqdm
 
-from ldm_jax.data.images import Crop, Fit, View, in_threads
+from ldm_jax.data.boxes import rows as box_rows
+from ldm_jax.data.images import Crop, Fit, Shown, View, in_threads, upright_size
+from ldm_jax.data.maps import check_classes, check_size, decode_map, index_type
 from ldm_jax.data.source import Rngs, one_text
+from ldm_jax.data.tfds_features import box_features, features_by_kind, texts, value
 from ldm_jax.errors import UserError
 
 
@@ -77,7 +82,7 @@ def _open(folder: epath.Path):
 
 
 class TfdsSource:
-    """Pictures of a prepared TFDS set, with class labels and captions where it has them."""
+    """Pictures of a prepared TFDS set, with labels, captions, boxes, maps where it has them."""
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class TfdsSource:
         image_key: str = "image",
         label_key: str = "label",
         caption_key: str = "caption",
+        boxes_key: str = "auto",
+        map_key: str = "",
     ) -> None:
         """name, dir: see `find`. split: TFDS' own words, slices too: 'train', 'train[:90%]'.
 
@@ -100,6 +107,10 @@ class TfdsSource:
         data has.
         image_key, label_key, caption_key: features; 'captions/text' is a feature in a sequence. The
         default label and caption may be missing, '' means none, any other must exist.
+        boxes_key: a feature of boxes such as 'objects/bbox', whose labels are a sibling of it (all
+        are 'object' where there is none); 'auto' takes the only one there is, '' none.
+        map_key: a picture of class indices such as 'segmentation_mask'; '' for none. Its classes
+        are named by the feature, or else are the numbers up to the highest in any split of the set.
         UserError for whatever is missing, with what there is instead.
         """
         import tensorflow_datasets as tfds
@@ -109,10 +120,17 @@ class TfdsSource:
         builder = _open(folder)
         info = builder.info
         self.name = info.full_name
-        images, labels, captions = _features(info.features)
+        images, labels, captions = features_by_kind(info.features)
         self._image = self._choose(image_key, "image", images)
         self._label = self._choose(label_key, "label", labels, default="label")
         self._caption = self._choose(caption_key, "caption", captions, default="caption")
+        boxes = box_features(info.features)
+        if boxes_key == "auto":
+            boxes_key = next(iter(boxes)) if len(boxes) == 1 else ""
+        self._boxes = boxes[self._choose(boxes_key, "boxes", boxes)] if boxes_key else None
+        self.box_names = self._boxes and self._boxes.names
+        maps = {k: f for k, f in images.items() if f.shape[-1] == 1 and k != self._image}
+        self._map = self._choose(map_key, "map", maps)
 
         if channels == 0:  # pictures with alpha, or without a fixed number of channels: colour
             channels = 1 if images[image_key].shape[-1] == 1 else 3
@@ -121,6 +139,7 @@ class TfdsSource:
         self.class_names = tuple(labels[self._label].names) if self._label else None
         # One of several captions is drawn anew at each reading, as a random crop is.
         self.drawn = view.drawn or captions.get(self._caption, False)
+        self.semantic_names = None
         # Pictures come encoded: Pillow decodes them in threads, and only those that are read.
         skip = {key: tfds.decode.SkipDecoding() for key in images}
         try:
@@ -136,6 +155,9 @@ class TfdsSource:
                 f"{self.name} has no split {split!r} with examples; it has: {there}; "
                 "slices such as 'train[:90%]' work too"
             ) from error
+        if self._map:
+            names = getattr(maps[self._map], "names", None)
+            self.semantic_names = tuple(names or self._numbers(builder, skip))
 
     def _choose(self, key: str, kind: str, there: Collection[str], default: str = "") -> str:
         if key in there:
@@ -146,6 +168,19 @@ class TfdsSource:
             f"{self.name} has no {kind} feature {key!r}; it has: "
             f"{', '.join(sorted(there)) or 'none'}"
         )
+
+    def _numbers(self, builder, decoders: dict) -> Iterator[str]:
+        """A name for each class index up to the highest in the set's maps."""
+        highest = 0
+        for split, info in builder.info.splits.items():
+            if not info.num_examples:
+                continue
+            data = builder.as_data_source(split, decoders=decoders)
+            rows = np.array_split(np.arange(len(data)), -(-len(data) // 64))
+            for chunk in tqdm(rows, f"reading the maps of {split}", delay=1):
+                maps = in_threads(self._decode_map, data.__getitems__(chunk.tolist()))
+                highest = max(highest, *(int(one.max()) for one in maps))
+        return map(str, range(highest + 1))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -158,49 +193,39 @@ class TfdsSource:
         """
         examples = self._data.__getitems__([int(i) for i in indices])
         rngs = rngs if rngs is not None else [None] * len(examples)
-        batch = {"image": np.stack(in_threads(self._picture, examples, rngs))}
+        shown = in_threads(self._picture, examples, rngs)
+        batch = {"image": np.stack([one.image for one in shown])}
         if self._label:
-            labels = np.array([_value(example, self._label) for example in examples], np.int32)
+            labels = np.array([value(example, self._label) for example in examples], np.int32)
             if (labels < 0).any():
                 raise UserError(f"{self.name}: this split has no labels; give label_key ''")
             batch["class_label"] = labels
         if self._caption:
-            texts = [_texts(_value(example, self._caption)) for example in examples]
-            batch["caption"] = np.array(list(map(one_text, texts, rngs)), object)
+            several = [texts(value(example, self._caption)) for example in examples]
+            batch["caption"] = np.array(list(map(one_text, several, rngs)), object)
+        if self._boxes:
+            truth = [self._boxes.read(example) for example in examples]
+            batch |= box_rows(truth, [one.crop for one in shown])
+        if self._map:
+            dtype = index_type(self.semantic_names)
+            batch["semantic"] = np.stack([one.semantic for one in shown]).astype(dtype, copy=False)
         return batch
 
-    def _picture(self, example: dict, rng: np.random.Generator | None) -> np.ndarray:
+    def _picture(self, example: dict, rng: np.random.Generator | None) -> Shown:
+        file = io.BytesIO(example[self._image])
+        semantic = self._decode_map(example) if self._map else None
         try:
-            return self._view.read(io.BytesIO(example[self._image]), rng)
+            shown = self._view.read(file, rng, semantic)
+            size = upright_size(Image.open(file)) if self._map else (0, 0)
         except Exception as error:  # a damaged file can make the decoders raise anything
             raise UserError(f"{self.name}: a picture cannot be read: {error}") from error
+        if semantic is not None:
+            check_size(semantic.shape[::-1], size, f"{self.name}: a map")
+            check_classes(int(semantic.max()), self.semantic_names, f"{self.name}: a map")
+        return shown
 
-
-def _features(features) -> tuple[dict, dict, dict[str, bool]]:
-    """Pictures and labels by name, and captions by name: whether an example has several."""
-    import tensorflow_datasets as tfds
-
-    of = tfds.features
-    images = {k: f for k, f in features.items() if isinstance(f, of.Image)}
-    labels = {k: f for k, f in features.items() if isinstance(f, of.ClassLabel)}
-    captions = {k: False for k, f in features.items() if isinstance(f, of.Text)}
-    for key, sequence in features.items():
-        inner = sequence.feature if isinstance(sequence, of.Sequence) else None
-        if isinstance(inner, of.Text):
-            captions[key] = True
-        elif isinstance(inner, of.FeaturesDict):
-            captions |= {f"{key}/{k}": True for k, f in inner.items() if isinstance(f, of.Text)}
-    return images, labels, captions
-
-
-def _value(example: dict, key: str):
-    if key in example:
-        return example[key]
-    sequence, _, inner = key.rpartition("/")
-    return example[sequence][inner]
-
-
-def _texts(value) -> list[str]:
-    """The text or texts of a caption feature, which TFDS returns as bytes."""
-    values = [value] if isinstance(value, bytes) else value
-    return [text.decode("utf-8", "replace").strip() for text in values]
+    def _decode_map(self, example: dict) -> np.ndarray:
+        try:
+            return decode_map(io.BytesIO(example[self._map]))
+        except Exception as error:
+            raise UserError(f"{self.name}: a map cannot be read: {error}") from error

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from ldm_jax import plots
-from ldm_jax.data.folder import EXTENSIONS
+from ldm_jax.data.contents import EXTENSIONS
 from ldm_jax.data.images import fit
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr

@@ -7,7 +7,19 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data import images
-from ldm_jax.data.images import View, decode, fit, random_crop, shrink, to_array, to_image, to_mode
+from ldm_jax.data.images import (
+    WHOLE,
+    View,
+    decode,
+    fit,
+    nearest,
+    random_crop,
+    shrink,
+    to_array,
+    to_image,
+    to_mode,
+    upright_size,
+)
 from ldm_jax.errors import UserError
 
 GRADIENT = np.linspace(0, 255, 16 * 12).reshape(12, 16).astype(np.uint8)
@@ -202,6 +214,75 @@ def test_what_a_view_keeps_is_enough_for_it(crop):
     again = to_image(kept)
     want, got = view(big, np.random.default_rng(3)), view(again, np.random.default_rng(3))
     assert got.shape == (8, 8, 3) and np.abs(got.astype(int) - want.astype(int)).mean() < 8
+
+
+def places(w: int, h: int) -> tuple[Image.Image, np.ndarray]:
+    """A picture whose pixels are red = column, green = row, and a map of both."""
+    y, x = np.mgrid[:h, :w]
+    return Image.fromarray(np.stack([x, y, x * 0], -1).astype(np.uint8)), (x + 256 * y).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "crop"),
+    [
+        (View(20, 3), (60, 20), (1 / 3, 0, 2 / 3, 1)),
+        (View(20, 3), (20, 40), (0, 0.25, 1, 0.75)),
+        (View(20, 3, "stretch"), (20, 20), WHOLE),
+        (View(20, 3, "pad"), (20, 10), (0, -0.5, 1, 1.5)),
+        (View(20, 3, "pad"), (8, 16), (-0.75, -0.125, 1.75, 1.125)),
+    ],
+)
+def test_a_view_says_where_it_lies_and_shows_its_map_alike(view, size, crop):
+    image, semantic = places(*size)
+    shown = view.show(image, None, semantic)
+    np.testing.assert_allclose(shown.crop, crop, atol=1e-12)
+    np.testing.assert_array_equal(shown.image, view(image))
+    # None of these is resized, so each pixel tells where it comes from; the border is 0.
+    x, y = shown.image[..., 0].astype(int), shown.image[..., 1].astype(int)
+    np.testing.assert_array_equal(shown.semantic, x + 256 * y)
+
+
+def test_a_random_view_says_where_it_lies_and_draws_as_before():
+    image, semantic = places(100, 60)
+    view = View(30, 3, crop="random", min_crop=0.5, max_crop=0.5)
+    for seed in range(20):
+        shown = view.show(image, np.random.default_rng(seed), semantic)
+        drawn = random_crop(np.random.default_rng(seed), image, 30, 0.5, 0.5)
+        np.testing.assert_array_equal(shown.image, drawn)
+        x, y = shown.image[..., 0].astype(int), shown.image[..., 1].astype(int)
+        np.testing.assert_array_equal(shown.semantic, x + 256 * y)
+        corners = (x[0, 0] / 100, y[0, 0] / 60, (x[-1, -1] + 1) / 100, (y[-1, -1] + 1) / 60)
+        np.testing.assert_allclose(shown.crop, corners)
+
+
+def test_the_map_of_a_large_jpeg_is_shown_as_the_picture_although_that_is_decoded_smaller():
+    blocks = np.kron(np.random.default_rng(0).integers(0, 2, (6, 8)), np.ones((200, 200)))
+    image = Image.fromarray((blocks * 255).astype(np.uint8))
+    file = encoded(image, "JPEG", quality=95)
+    view = View(64, 1, crop="random", min_crop=0.4)
+    for seed in range(5):
+        shown = view.read(file, np.random.default_rng(seed), blocks.astype(np.uint8))
+        assert ((shown.image[..., 0] > 127) == shown.semantic).mean() > 0.97
+
+
+def test_nearest_takes_pixels_as_they_are():
+    x = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    np.testing.assert_array_equal(nearest(x, 3, 2), x)
+    np.testing.assert_array_equal(nearest(x, 6, 4), np.kron(x, np.ones((2, 2))))
+    np.testing.assert_array_equal(nearest(x, 1, 1, (2 / 3, 0.5, 1, 1)), [[5]])
+    np.testing.assert_array_equal(nearest(x, 2, 2, (-1 / 3, 0.5, 1 / 3, 1.5)), [[0, 3], [0, 0]])
+    assert nearest(x.astype(np.int32), 2, 2).dtype == np.int32
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_known_without_decoding(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = reopened(Image.new("L", (9, 5)), kind, exif=exif)
+    want = to_mode(reopened(Image.new("L", (9, 5)), kind, exif=exif), 1).size
+    assert upright_size(image) == want == ((9, 5) if orientation < 5 else (5, 9))
+    assert upright_size(reopened(Image.new("L", (9, 5)), kind)) == (9, 5)
 
 
 @pytest.mark.parametrize(

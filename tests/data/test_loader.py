@@ -165,11 +165,29 @@ def test_flip_mirrors_about_half_and_only_pictures():
     assert_equal(flipped, loader.batch(0))
 
 
-@pytest.mark.parametrize("key", ["boxes", "semantic"])
-def test_flip_refuses_truth_that_knows_left_from_right(key):
-    batch = {**numbered(2).arrays, key: np.zeros(2)}
-    with pytest.raises(UserError, match=key):
-        flip(batch, [np.random.default_rng(i) for i in range(2)])
+def test_flip_mirrors_boxes_crop_and_map_in_the_frame_of_the_whole_picture():
+    n = 40
+    batch = {
+        **numbered(n).arrays,
+        "semantic": np.tile(np.arange(6, dtype=np.uint8).reshape(2, 3), (n, 1, 1)),
+        "boxes": np.tile(np.float32([[0.1, 0.2, 0.3, 0.9], [0, 0, 0, 0]]), (n, 1, 1)),
+        "box_labels": np.tile(np.int32([4, -1]), (n, 1)),
+        "crop": np.tile(np.float32([0, -0.5, 0.25, 1.5]), (n, 1)),
+    }
+    out = flip(batch, [np.random.default_rng(i) for i in range(n)])
+    alone = flip({"image": batch["image"]}, [np.random.default_rng(i) for i in range(n)])
+    np.testing.assert_array_equal(out["image"], alone["image"])
+    for i in range(n):
+        turned = (out["image"][i] != batch["image"][i]).any()
+        boxes = [[0.7, 0.2, 0.9, 0.9], [0] * 4] if turned else [[0.1, 0.2, 0.3, 0.9], [0] * 4]
+        np.testing.assert_allclose(out["boxes"][i], boxes, atol=1e-6)
+        crop = [0.75, -0.5, 1, 1.5] if turned else [0, -0.5, 0.25, 1.5]
+        np.testing.assert_allclose(out["crop"][i], crop)
+        want = [[2, 1, 0], [5, 4, 3]] if turned else [[0, 1, 2], [3, 4, 5]]
+        assert out["semantic"][i].tolist() == want
+    assert 10 < (out["crop"] != batch["crop"]).any(axis=1).sum() < 30
+    assert out["semantic"].dtype == np.uint8 and out["boxes"].dtype == np.float32
+    np.testing.assert_array_equal(out["box_labels"], batch["box_labels"])
 
 
 @pytest.mark.parametrize(

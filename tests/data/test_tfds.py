@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.data.loader import Loader, flip
 from ldm_jax.data.source import ArraySource, in_memory
 from ldm_jax.data.tfds import TfdsSource, find, prepare_command, split_names
 from ldm_jax.errors import UserError
@@ -272,6 +273,152 @@ def test_tensorflow_is_never_imported(sets):
     assert json.loads(out.stdout) == [[], False, False]
 
 
+def as_png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory) -> str:
+    """A set with boxes and maps: pictures whose red is 10 * class, green a white rectangle.
+
+    'one' has one feature of boxes, 'two' has another, 'bare' has boxes without labels.
+    """
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+
+    class Placed(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("one", "two", "bare")]
+
+        def _info(self):
+            things = {"bbox": of.BBoxFeature(), "label": of.ClassLabel(names=["cat", "wall"])}
+            things["is_crowd"] = np.bool_
+            image = of.Image(shape=(None, None, 3))
+            if self.builder_config.name == "bare":
+                features = {"image": image, "faces": of.Sequence(of.BBoxFeature())}
+                return tfds.core.DatasetInfo(builder=self, features=of.FeaturesDict(features))
+            features = {
+                "image": image,
+                "objects": of.Sequence(things),
+                "segmentation_mask": of.Image(shape=(None, None, 1)),
+                "named": of.LabeledImage(labels=[f"kind {i}" for i in range(20)]),
+                "small": of.Image(shape=(None, None, 1)),
+            }
+            if self.builder_config.name == "two":
+                features["whole"] = of.BBoxFeature()
+                features["label"] = of.ClassLabel(names=["x", "y", "z"])
+            return tfds.core.DatasetInfo(builder=self, features=of.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {
+                "train": self._generate_examples(0, 6, 19),
+                "test": self._generate_examples(6, 7, 12),
+            }
+
+        def _generate_examples(self, start, stop, highest):
+            for i in range(start, stop):
+                semantic = np.random.default_rng(i).integers(0, highest, (40, 60), np.uint8)
+                semantic[0, 0] = highest
+                image = np.zeros((40, 60, 3), np.uint8)
+                image[..., 0] = semantic * 10
+                image[10:30, 15 + i : 45, 1] = 255
+                box = tfds.features.BBox(ymin=0.25, xmin=(15 + i) / 60, ymax=0.75, xmax=0.75)
+                all_of_it = tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
+                if self.builder_config.name == "bare":
+                    yield i, {"image": as_png(image), "faces": [box, all_of_it][: i % 3]}
+                    continue
+                objects = [
+                    {"bbox": all_of_it, "label": 0, "is_crowd": True},
+                    {"bbox": box, "label": 1, "is_crowd": False},
+                    {"bbox": all_of_it, "label": -1, "is_crowd": False},
+                ]
+                example = {
+                    "image": as_png(image),
+                    "objects": objects,
+                    "small": as_png(semantic[:9]),
+                }
+                example |= dict.fromkeys(("segmentation_mask", "named"), as_png(semantic))
+                if self.builder_config.name == "two":
+                    example |= {"whole": all_of_it, "label": 2}
+                yield i, example
+
+    root = tmp_path_factory.mktemp("placed")
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    for config in ("one", "two", "bare"):
+        builder = Placed(config=config, data_dir=root, file_format="array_record")
+        builder.download_and_prepare(download_config=offline)
+    return str(root)
+
+
+def test_boxes_and_maps_agree_with_the_picture_under_random_crops_and_flips(placed):
+    # Crops of 24 pixels, which is 0.6 of the short side, are not resized: all is exact.
+    options = {"crop": "random", "min_crop": 0.6, "max_crop": 0.6, "map_key": "segmentation_mask"}
+    source = TfdsSource("placed/one", "train", placed, 24, **options)
+    assert source.box_names == ("cat", "wall") and source.semantic_names == tuple(
+        map(str, range(20))
+    )
+    batch = Loader(source, 36, 0, transform=flip).batch(0)
+    np.testing.assert_array_equal(batch["image"][..., 0], batch["semantic"] * 10)
+    assert batch["semantic"].dtype == np.uint8 and len(np.unique(batch["crop"][:, 0])) > 20
+    for image, labels, boxes, crop in zip(
+        *(batch[key] for key in ("image", "box_labels", "boxes", "crop")), strict=True
+    ):
+        assert labels.tolist() == [1] + [-1] * 29
+        rows, columns = np.nonzero(image[..., 1])
+        shown = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        side = np.array([60, 40, 60, 40])
+        whole = np.clip(boxes[0] * side, (crop * side)[[0, 1, 0, 1]], (crop * side)[[2, 3, 2, 3]])
+        np.testing.assert_allclose(whole - (crop * side)[[0, 1, 0, 1]], shown, atol=1e-4)
+
+
+def test_the_only_feature_of_boxes_is_found_and_another_can_be_named(placed):
+    keys = {"image", "boxes", "box_labels", "crop"}
+    assert TfdsSource("placed/one", "train", placed, 8).read([0]).keys() == keys
+    none = TfdsSource("placed/one", "train", placed, 8, boxes_key="")
+    assert none.read([0]).keys() == {"image"} and none.box_names is None
+    two = TfdsSource("placed/two", "train", placed, 8)
+    assert two.read([0]).keys() == {"image", "class_label"}
+    two = TfdsSource("placed/two", "train", placed, 8, boxes_key="whole")
+    assert two.box_names == ("x", "y", "z") and two.read([0])["box_labels"][0, 0] == 2
+    np.testing.assert_array_equal(two.read([0])["boxes"][0, 0], [0, 0, 1, 1])
+    bare = TfdsSource("placed/bare", "train", placed, 8)
+    labels = bare.read(range(6))["box_labels"]
+    assert bare.box_names == ("object",) and labels.max() == 0
+    assert sorted((labels == 0).sum(axis=1)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_maps_have_the_names_of_their_feature_or_the_numbers_of_all_splits(placed):
+    named = TfdsSource("placed/one", "train", placed, 8, map_key="named")
+    assert named.semantic_names == tuple(f"kind {i}" for i in range(20))
+    test = TfdsSource("placed/one", "test", placed, 40, map_key="segmentation_mask")
+    assert len(test.semantic_names) == 20 and test.read([0])["semantic"].max() <= 12
+    kept = in_memory(test)
+    assert kept.semantic_names == test.semantic_names and kept.box_names == test.box_names
+    np.testing.assert_array_equal(kept.read([0])["semantic"], test.read([0])["semantic"])
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({"boxes_key": "box"}, "no boxes feature 'box'; it has: objects/bbox"),
+        ({"map_key": "mask"}, "no map feature 'mask'; it has: named, segmentation_mask, small"),
+        ({"map_key": "image"}, "no map feature"),
+    ],
+)
+def test_missing_boxes_and_maps_are_named_with_what_there_is(placed, options, there):
+    with pytest.raises(UserError, match=there):
+        TfdsSource("placed/one", "train", placed, 8, **options)
+
+
+def test_a_map_of_another_size_is_refused(placed):
+    source = TfdsSource("placed/one", "train", placed, 8, map_key="small")
+    with pytest.raises(UserError, match="placed/one/1.0.0: a map has 60x9 pixels, .* 60x40"):
+        source.read([0])
+
+
 DATA = Path(os.environ.get("LDM_JAX_TEST_DATA", Path(__file__).parents[3] / "shared/data")) / "tfds"
 
 
@@ -290,3 +437,26 @@ def test_a_set_whose_code_tfds_does_not_have():
     batch = source.read([0, 1])
     assert len(source) == 1200 and len(source.class_names) == 24
     assert batch["image"].shape == (2, 64, 64, 3) and all(batch["caption"])
+
+
+@pytest.mark.skipif(not (DATA / "bccd").is_dir(), reason="the blood cells are not here")
+def test_blood_cells():
+    source = TfdsSource("bccd", "validation", str(DATA), 240)
+    assert source.box_names == ("RBC", "WBC", "Platelets")
+    batch = source.read(range(len(source)))
+    np.testing.assert_allclose(batch["crop"], [[0.125, 0, 0.875, 1]] * len(source))
+    # A white cell's nucleus is the dark violet in the picture: far more red than green, and dark.
+    inside, outside = [], []
+    places = (np.arange(240) + 0.5) / 240
+    for boxes, labels, image in zip(
+        *(batch[key] for key in ("boxes", "box_labels", "image")), strict=True
+    ):
+        boxed = np.zeros((240, 240), bool)
+        for left, top, right, bottom in boxes[labels == 1]:
+            x, y = 0.125 + 0.75 * places[None, :], places[:, None]
+            boxed |= (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        red, green, blue = np.moveaxis(image.astype(int), -1, 0)
+        violet = (blue - green > 40) & (green < 130)
+        inside.append(violet[boxed])
+        outside.append(violet[~boxed])
+    assert np.concatenate(inside).mean() > 0.25 and np.concatenate(outside).mean() < 0.02

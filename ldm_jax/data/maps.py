@@ -1,0 +1,124 @@
+"""Semantic maps: pictures whose pixels are class indices."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from ldm_jax.data.annotations import match, read_text, stem, visible_files
+from ldm_jax.data.images import in_threads
+from ldm_jax.errors import UserError
+
+NAMES = "names.txt"
+
+
+def decode_map(file: IO[bytes]) -> np.ndarray:
+    """The class indices [H, W] in an encoded picture: uint8 of 8 bits or a palette, else int32.
+
+    UserError for colours, which are no indices; whatever Pillow raises for a damaged file.
+    """
+    image = Image.open(file)
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.int32)
+    if image.mode not in ("1", "L", "P"):
+        raise UserError(
+            "a map must be grey or have a palette, one class index a pixel; "
+            f"this one is {image.mode}"
+        )
+    return np.asarray(image).astype(np.uint8)
+
+
+def check_size(of_map: tuple[int, int], of_picture: tuple[int, int], what: str) -> None:
+    """UserError unless a map is as large (width, height) as its picture."""
+    if of_map != of_picture:
+        raise UserError(
+            f"{what} has {of_map[0]}x{of_map[1]} pixels, but its picture has "
+            f"{of_picture[0]}x{of_picture[1]}"
+        )
+
+
+def check_classes(highest: int, names: Collection[str], what: str) -> None:
+    """UserError for a class without a name."""
+    if highest >= len(names):
+        raise UserError(
+            f"{what} has class {highest}, but there are only {len(names)} class names; each index "
+            "needs one, the one that stands for 'unknown' too"
+        )
+
+
+def index_type(names: Collection[str]) -> type:
+    """The type of a batch's class indices."""
+    return np.uint8 if len(names) <= 256 else np.int32
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of a folder, by the names of their pictures."""
+
+    folder: epath.Path
+    files: dict[str, epath.Path]
+    sizes: dict[str, tuple[int, int]]  # width, height
+    names: tuple[str, ...]
+    unreadable: dict[str, str]  # pictures whose maps are damaged: why
+
+    def read(self, picture: str) -> np.ndarray:
+        """The class indices [H, W] of a picture."""
+        with self.files[picture].open("rb") as file:
+            return decode_map(file)
+
+
+def open_maps(
+    folder: epath.Path, pictures: Collection[str], progress: str | None = "reading maps"
+) -> Maps:
+    """The maps FOLDER/NAME.png of those pictures NAME.* that have one. Each is read once.
+
+    Classes are named by the lines of `names.txt` in the folder; without it they are the numbers
+    from 0 to the highest index that occurs.
+    UserError for a folder without a map of any of the pictures, for colours instead of indices, and
+    for an index beyond the names.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder of maps {folder} does not exist")
+    pngs = [name for name in sorted(visible_files(folder)) if name.lower().endswith(".png")]
+    there = {stem(name): folder / name for name in pngs}
+    if not there:
+        raise UserError(f"no map in {folder}; looked for PNG files named like the pictures")
+    by_stem = match({stem(name) for name in pictures}, there, folder)
+    files = {name: there[by_stem[stem(name)]] for name in pictures if stem(name) in by_stem}
+
+    found = in_threads(_look, list(files.values()), progress=progress)
+    looked = dict(zip(files, found, strict=True))
+    unreadable = {name: x for name, x in looked.items() if isinstance(x, str)}
+    good = {name: x for name, x in looked.items() if name not in unreadable}
+    if not good:
+        name, reason = next(iter(unreadable.items()))
+        raise UserError(f"no map in {folder} can be read; {files[name].name}: {reason}")
+    last = max(good, key=lambda name: good[name][1])
+    highest = good[last][1]
+    names = _names(folder) or tuple(str(i) for i in range(highest + 1))
+    check_classes(highest, names, f"the map {files[last]}")
+    sizes = {name: size for name, (size, _) in good.items()}
+    return Maps(folder, {name: files[name] for name in good}, sizes, names, unreadable)
+
+
+def _look(path: epath.Path) -> tuple[tuple[int, int], int] | str:
+    """((width, height), highest index) of a map, or why it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            indices = decode_map(file)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged file can make the decoders raise anything
+        return f"its map cannot be read: {error}"
+    return indices.shape[::-1], int(indices.max())
+
+
+def _names(folder: epath.Path) -> tuple[str, ...]:
+    path = folder / NAMES
+    if not path.exists():
+        return ()
+    # A blank line within the list is a class without a name, and still counts.
+    return tuple(line.strip() for line in read_text(path).rstrip().splitlines())

@@ -1,0 +1,155 @@
+"""Masks for in-painting (Sec. 4.5), drawn as LaMa draws them (Suvorov et al. 2021), and their use.
+
+A mask is bool [H, W], True where the picture is to be painted; in a file these places are white,
+at least by half. The masked picture is black there: 0 in bytes, -1 in [-1, 1]. That is what the
+published model was conditioned on, and beside it the mask as -1 and 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ldm_jax.errors import UserError
+
+Masks = Literal["narrow", "medium", "wide", "box", "mixed"]
+
+MAX_COVERAGE = 0.5  # LaMa's limit for its test sets; masks above it are drawn again
+MIN_SIDE = 8  # pixels of the picture
+
+# LaMa gives lengths in pixels of pictures with this side; here they scale with the picture, so
+# that masks of every size cover the same share of it.
+_SIDE = 256
+
+
+@dataclass(frozen=True)
+class _Strokes:
+    """Bent brush strokes of one to five straight pieces. Each pair: the least, the most."""
+
+    count: tuple[int, int]
+    length: tuple[int, int]  # of a piece
+    thickness: tuple[int, int]  # of a piece
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        mask = np.zeros((height, width), bool)
+        scale = min(height, width) / _SIDE
+        # LaMa draws angles in whole radians, from straight down.
+        least, most = zip((0, 3), self.length, self.thickness, strict=True)
+        for i in range(rng.integers(*self.count, endpoint=True)):
+            y, x = rng.uniform(0, (height, width)).tolist()
+            side = 1 if i % 2 else -1  # LaMa sends every other stroke to the left
+            shape = (rng.integers(1, 5, endpoint=True), 3)
+            for angle, length, thickness in rng.integers(
+                least, most, shape, endpoint=True
+            ).tolist():
+                end_y = min(max(y + scale * length * math.cos(angle), 0.0), height)
+                end_x = min(max(x + scale * length * math.sin(angle) * side, 0.0), width)
+                # LaMa's OpenCV draws lines one or two pixels wider than asked; with one, coverage
+                # is the same. Below a pixel, a line would fall apart between the pixels' centres.
+                _add_piece(mask, y, x, end_y, end_x, max(1.0, scale * (thickness + 1)) / 2)
+                y, x = end_y, end_x
+        return mask
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Upright rectangles, which may overlap. Each pair: the least, the most."""
+
+    count: tuple[int, int]
+    side: tuple[int, int]
+    margin: int  # stays free along the picture's edge
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        mask = np.zeros((height, width), bool)
+        scale = min(height, width) / _SIDE
+        margin = round(scale * self.margin)
+        for _ in range(rng.integers(*self.count, endpoint=True)):
+            sides = rng.integers(*self.side, 2, endpoint=True)
+            h, w = (max(1, round(scale * side)) for side in sides)
+            top = rng.integers(margin, height - margin - h, endpoint=True)
+            left = rng.integers(margin, width - margin - w, endpoint=True)
+            mask[top : top + h, left : left + w] = True
+        return mask
+
+
+# The odds of what a mask is made of: LaMa's random_thin_256, random_medium_256, random_thick_256.
+_WIDE_BOXES = _Boxes((1, 3), (30, 149), 10)
+_KINDS: dict[str, tuple[tuple[float, _Strokes | _Boxes], ...]] = {
+    "narrow": ((1.0, _Strokes((4, 50), (10, 49), (5, 14))),),
+    "medium": (
+        (1.0, _Strokes((4, 5), (10, 109), (5, 54))),
+        (0.3, _Boxes((1, 5), (10, 49), 0)),
+    ),
+    "wide": ((1.0, _Strokes((1, 5), (10, 209), (5, 104))), (0.3, _WIDE_BOXES)),
+    "box": ((1.0, _WIDE_BOXES),),
+}
+_MIXED = ("narrow", "medium", "wide")
+
+
+def draw_mask(kind: Masks, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A random mask, neither empty nor more than half of the picture: bool [height, width].
+
+    kind: 'narrow', 'medium' and 'wide' are LaMa's thin, medium and thick masks: brush strokes,
+    and in a quarter or so of the wider ones rectangles instead. 'box': the rectangles of 'wide'
+    alone. 'mixed': one of LaMa's three, each as likely as the others.
+
+    Raises:
+      UserError: no such kind, or a side of less than 8 pixels.
+    """
+    if kind not in get_args(Masks):
+        raise UserError(f"masks must be one of {', '.join(get_args(Masks))}, got {kind!r}")
+    if min(height, width) < MIN_SIDE:
+        raise UserError(f"masks need at least {MIN_SIDE} pixels a side, got {width}x{height}")
+    if kind == "mixed":
+        kind = _MIXED[rng.integers(len(_MIXED))]
+    odds, shapes = zip(*_KINDS[kind], strict=True)
+    while True:
+        shape = shapes[rng.choice(len(odds), p=np.divide(odds, sum(odds)))]
+        mask = shape.draw(height, width, rng)
+        if 0 < coverage(mask) <= MAX_COVERAGE:
+            return mask
+
+
+def _add_piece(
+    mask: np.ndarray, y_0: float, x_0: float, y_1: float, x_1: float, radius: float
+) -> None:
+    """Sets the pixels whose centres are within `radius` of a line, so that its ends are round.
+
+    From (y_0, x_0) to (y_1, x_1) in pixels; the centre of the first pixel is (0.5, 0.5).
+    """
+    top, left = (max(0, int(min(ends) - radius)) for ends in ((y_0, y_1), (x_0, x_1)))
+    bottom, right = (int(max(ends) + radius) + 1 for ends in ((y_0, y_1), (x_0, x_1)))
+    near = mask[top:bottom, left:right]  # a view: only these can be touched
+    # From the start of the line to each centre. float32 is exact to 1e-4 of a pixel, and faster.
+    y = np.arange(near.shape[0], dtype=np.float32)[:, None] + np.float32(top + 0.5 - y_0)
+    x = np.arange(near.shape[1], dtype=np.float32) + np.float32(left + 0.5 - x_0)
+    dy, dx = y_1 - y_0, x_1 - x_0
+    squared_length = max(dy * dy + dx * dx, 1e-6)  # it is 0 where the edge stops a stroke
+    along = y * (dy / squared_length) + x * (dx / squared_length)
+    np.clip(along, 0, 1, out=along)
+    near |= (y - along * dy) ** 2 + (x - along * dx) ** 2 <= radius**2
+
+
+def coverage(mask: np.ndarray) -> float:
+    """The share of the picture to be painted, from 0 to 1."""
+    return float(np.mean(mask))
+
+
+def masked_image(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What is known of a picture, black elsewhere: uint8 [..., H, W, C], mask bool [..., H, W]."""
+    return np.where(mask[..., None], np.uint8(0), image)
+
+
+def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The simplest in-painting: the mean colour of the known pixels in all others.
+
+    image uint8 [H, W, C], mask bool [H, W] -> uint8 [H, W, C]; a mean is rounded.
+
+    Raises:
+      UserError: the mask leaves nothing known.
+    """
+    if mask.all():
+        raise UserError("the mask covers all of the picture, so it has no known colour to fill in")
+    colour = np.rint(image[~mask].mean(axis=0)).astype(np.uint8)
+    return np.where(mask[..., None], colour, image)

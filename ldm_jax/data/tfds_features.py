@@ -1,0 +1,89 @@
+"""Which of the features of a TFDS set are pictures, labels, captions, boxes, and their values."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_jax.data.boxes import Boxes, of_picture
+
+
+def features_by_kind(features) -> tuple[dict, dict, dict[str, bool]]:
+    """Pictures and labels by name, and captions by name: whether an example has several."""
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+    images = {k: f for k, f in features.items() if isinstance(f, of.Image)}
+    labels = {k: f for k, f in features.items() if isinstance(f, of.ClassLabel)}
+    captions = {k: False for k, f in features.items() if isinstance(f, of.Text)}
+    for key, sequence in features.items():
+        inner = sequence.feature if isinstance(sequence, of.Sequence) else None
+        if isinstance(inner, of.Text):
+            captions[key] = True
+        elif isinstance(inner, of.FeaturesDict):
+            captions |= {f"{key}/{k}": True for k, f in inner.items() if isinstance(f, of.Text)}
+    return images, labels, captions
+
+
+@dataclass(frozen=True)
+class BoxFeature:
+    """A feature of boxes, with the keys of what else is said about each."""
+
+    key: str
+    label: str  # '' for none
+    crowd: str  # whether it surrounds several things; '' for none
+    names: tuple[str, ...]
+
+    def read(self, example: dict) -> Boxes:
+        corners = np.array(value(example, self.key), np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
+        labels = np.zeros(len(corners), np.int32)
+        if self.label:
+            labels = np.array(value(example, self.label), np.int32).reshape(-1)
+        if self.crowd:
+            labels = np.where(np.reshape(value(example, self.crowd), -1), -1, labels)
+        return of_picture(corners, labels)
+
+
+def box_features(features) -> dict[str, BoxFeature]:
+    """The features of boxes as TFDS defines them, (top, left, bottom, right) in [0, 1], by name."""
+    import tensorflow_datasets as tfds
+
+    of = tfds.features
+    found = {}
+
+    def one(feature):
+        return feature.feature if isinstance(feature, of.Sequence) else feature
+
+    def look(siblings: dict, prefix: str = "") -> None:
+        for key, feature in siblings.items():
+            if isinstance(one(feature), of.FeaturesDict) and not prefix:
+                look(dict(one(feature).items()), f"{key}/")
+            # Newer releases of TFDS know other forms, which a set has to name.
+            form = getattr(getattr(one(feature), "bbox_format", None), "name", "REL_YXYX")
+            if not isinstance(one(feature), of.BBoxFeature) or form != "REL_YXYX":
+                continue
+            label = siblings.get("label")
+            each = isinstance(label, of.Sequence) == isinstance(feature, of.Sequence)
+            named = each and isinstance(one(label), of.ClassLabel)
+            found[prefix + key] = BoxFeature(
+                prefix + key,
+                label=f"{prefix}label" if named else "",
+                crowd=f"{prefix}is_crowd" if prefix and "is_crowd" in siblings else "",
+                names=tuple(one(label).names) if named else ("object",),
+            )
+
+    look(dict(features.items()))
+    return found
+
+
+def value(example: dict, key: str):
+    """Of a feature, 'objects/label' for one within a sequence or group."""
+    if key in example:
+        return example[key]
+    sequence, _, inner = key.rpartition("/")
+    return example[sequence][inner]
+
+
+def texts(value) -> list[str]:
+    """The text or texts of a caption feature, which TFDS returns as bytes."""
+    several = [value] if isinstance(value, bytes) else value
+    return [text.decode("utf-8", "replace").strip() for text in several]
