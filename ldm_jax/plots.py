@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
@@ -38,7 +39,7 @@ def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -
 def save_png(
     file: epath.PathLike, image: np.ndarray, metadata: Mapping[str, object] | None = None
 ) -> None:
-    """Writes uint8 `[H, W, 3]` or `[H, W]`, with the settings that made it as text fields of the PNG."""
+    """Writes uint8 `[H, W, 3]` or `[H, W]`, with the settings that made it as text in the PNG."""
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
@@ -75,15 +76,46 @@ def save_gif(
     epath.Path(file).write_bytes(buffer.getvalue())
 
 
+def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
+    """Pictures that belong together above each other, so many beside each other, on white.
+
+    Args:
+      rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions. Those of a row that are
+        smaller are enlarged, pixel by pixel, by the whole number that makes them as large.
+
+    Returns:
+      uint8 `[H', W', 3]`.
+    """
+    n, columns = len(rows[0]), min(columns, len(rows[0]))
+    side = max(row.shape[1] for row in rows)
+    blank = -n % columns  # fills up the last row
+    rows = [
+        np.pad(enlarged(row, side), ((0, blank), *[(0, 0)] * 3), constant_values=255)
+        for row in rows
+    ]
+    parts = [row[i : i + columns] for i in range(0, n, columns) for row in rows]
+    return grid(np.concatenate(parts), columns)
+
+
+def enlarged(images: np.ndarray, height: int) -> np.ndarray:
+    """Pictures `[n, H, W, C]`, pixel by pixel, by the whole number that makes them as high."""
+    scale = height // images.shape[1]
+    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, columns: int = 8) -> np.ndarray:
     """Rows of inputs, each above its reconstructions: uint8 `[H', W', 3]`."""
-    columns = min(columns, len(x))
-    blank = np.full((-len(x) % columns, *x.shape[1:]), 255, np.uint8)  # fills up the last row
-    x, x_hat = np.concatenate([x, blank]), np.concatenate([x_hat, blank])
-    rows = []
-    for start in range(0, len(x), columns):
-        rows += [x[start : start + columns], x_hat[start : start + columns]]
-    return grid(np.concatenate(rows), columns)
+    return stacked([x, x_hat], columns)
+
+
+def coloured(maps: np.ndarray) -> np.ndarray:
+    """Class indices `[...]` -> uint8 `[..., 3]`, each class in a colour of its own."""
+    # Steps of the golden ratio in hue: neighbours differ, however many there are.
+    classes = np.arange(int(maps.max(initial=0)) + 1)
+    h, s, v = classes * 0.618 % 1, 0.45 + 0.4 * (classes % 2), 0.95 - 0.3 * (classes % 3 == 2)
+    palette = matplotlib.colors.hsv_to_rgb(np.stack([h, s, v], axis=-1))
+    return np.rint(255 * palette).astype(np.uint8)[maps]
 
 
 def labelled_grid(

@@ -51,12 +51,17 @@ def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
 def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     """Mirrors each 'image' left to right with probability 1/2; a transform for `Loader`.
 
-    With it go 'semantic', and 'boxes' and 'crop' in the frame of the whole picture, of which all is
-    mirrored and not the part that is shown alone. Rows of 'boxes' without a box (label -1) stay.
+    With it go 'semantic', 'low_res', and 'boxes' and 'crop' in the frame of the whole picture, of
+    which all is mirrored and not the part that is shown alone. Rows of 'boxes' without a box (label
+    -1) stay.
     """
-    mirrored = np.array([rng.random() < 0.5 for rng in rngs])
+    return mirror(batch, np.array([rng.random() < 0.5 for rng in rngs]))
+
+
+def mirror(batch: Batch, mirrored: np.ndarray) -> Batch:
+    """The rows that are chosen (bool [B]) in their mirror image, with all that `flip` names."""
     out = dict(batch)
-    for key in ("image", "semantic"):
+    for key in ("image", "semantic", "low_res"):
         if key in batch:
             x = batch[key]
             out[key] = np.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x[:, :, ::-1], x)

@@ -30,7 +30,8 @@ class DiffusionProblem:
       build: keys -> module called as (z_t, t, y, rngs).
       schedule, prediction: the forward process, and what is predicted about it.
       latents: (constants, batch, key) -> scaled latents z_0 `[B, h, w, c]`.
-      drop: (key, y) -> y with some conditions nulled, or None for an unconditional model.
+      condition: (constants, batch, key) -> y, some of them nulled, or None for an unconditional
+        model.
       norm: of the error, squared or absolute.
       dropout: whether the module has dropout to draw.
     """
@@ -41,13 +42,13 @@ class DiffusionProblem:
         schedule: Schedule,
         prediction: Prediction,
         latents: Callable[[dict, dict, Array], Array],
-        drop: Callable[[Array, Array], Array] | None = None,
+        condition: Callable[[dict, dict, Array], Array] | None = None,
         *,
         norm: Norm = "l2",
         dropout: bool = False,
     ):
         self.build, self.schedule, self.prediction = build, schedule, prediction
-        self.latents, self.drop, self.norm, self.dropout = latents, drop, norm, dropout
+        self.latents, self.condition, self.norm, self.dropout = latents, condition, norm, dropout
         self.graph = graph_of(build)
 
     def init(self, key: Array) -> dict:
@@ -62,11 +63,11 @@ class DiffusionProblem:
         """Eq. (3) of every example of a batch: (loss float32 `[B]`, t int `[B]`).
 
         Args:
-          batch: `condition` int `[B, ...]` for a conditional model, and what `latents` reads.
+          batch: what `latents` and `condition` read.
         """
         key_z, key_drop, key_t, key_dropout = jax.random.split(key, 4)
         z_0 = self.latents(constants, batch, key_z)
-        y = None if self.drop is None else self.drop(key_drop, batch["condition"])
+        y = None if self.condition is None else self.condition(constants, batch, key_drop)
         rngs = nnx.Rngs(dropout=key_dropout) if self.dropout else None
         model = self.model(params)
         return ldm_loss(

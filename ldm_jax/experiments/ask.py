@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from ldm_jax.conditioning.class_label import ClassLabels
+from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.guide import GuideOptions
 from ldm_jax.experiments.models import SecondStage
@@ -16,8 +17,9 @@ from ldm_jax.experiments.models import SecondStage
 class Asked(NamedTuple):
     """A row for each caption or class; one row if it is unconditional."""
 
-    conditions: np.ndarray | None
-    """Encoded, int32; the null condition where the guides alone decide; None if unconditional."""
+    seen: Batch | None
+    """As the model sees it; the null condition where the guides alone decide; None if
+    unconditional."""
     labels: list[str]
     """What to print under a picture."""
     towards: list[str]
@@ -40,9 +42,10 @@ def ask(
     Raises:
       UserError: what this run cannot draw, or what does not fit together.
     """
-    encoder, classified = second.encoder, guides.classifier_scale != 0
-    if encoder is None and second.conditional:
-        raise UserError("this run's condition is neither a caption nor a class: it cannot be drawn")
+    encoder = getattr(second.condition, "encoder", None)
+    classified = guides.classifier_scale != 0
+    if encoder is None and second.kind != "none":
+        raise UserError(f"this run's condition, {second.kind}, cannot be drawn from here")
     of_classes = isinstance(encoder, ClassLabels)
     if of_classes and classes == ["all"] and "all" not in encoder.names:
         classes = list(encoder.names)
@@ -63,10 +66,11 @@ def ask(
         if towards and not of_classes:
             towards = _one_each(wanted, towards)
             labels = [f"{a}, towards {b}" for a, b in zip(wanted, towards, strict=True)]
-        return Asked(encoder.encode(wanted), labels, towards)
+        return Asked({"condition": encoder.encode(wanted)}, labels, towards)
     if second.guidable and guides.given():
         labels = towards or [""]
-        return Asked(np.stack([second.generator.null] * len(labels)), labels, towards)
+        null = np.stack([second.generator.null] * len(labels))
+        return Asked({"condition": null}, labels, towards)
     takes, option = (
         ("classes", "--class-label NAME") if of_classes else ("captions", '--caption "..."')
     )
@@ -76,15 +80,16 @@ def ask(
 def _check_kind(
     second: SecondStage, captions: list[str], classes: list[str], classified: bool
 ) -> None:
-    if second.encoder is None and (captions or (classes and not classified)):
+    encoder = getattr(second.condition, "encoder", None)
+    if encoder is None and (captions or (classes and not classified)):
         raise UserError(
             "this run is unconditional: it takes no captions, and no classes but those to guide "
             "towards, with --classifier-scale"
         )
-    if isinstance(second.encoder, ClassLabels):
+    if isinstance(encoder, ClassLabels):
         if captions:
             raise UserError("this run was trained on classes: use --class-label")
-    elif second.encoder is not None and classes and not classified:
+    elif encoder is not None and classes and not classified:
         raise UserError(
             "this run was trained on captions: use --caption, or --classifier-scale to guide it "
             "towards a class"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.diffusion.classifier_step import accuracies
+from ldm_jax.experiments.conditions import Class
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.first_stage import in_batches
@@ -38,7 +39,7 @@ def train_classifier(
     classifier = Classifier(experiment, data.facts, second)
     autoencoder = jax.tree.map(np.asarray, autoencoder)
     loader, scale = latent_loader(
-        experiment, second.first, autoencoder, data, classifier.labels, config.batch_size
+        experiment, second.first, autoencoder, data, Class(classifier.labels), config.batch_size
     )
     if saved := run.checkpoints(DIFFUSION).restore_part(["constants"]):
         scale = saved["constants"]["scale_factor"]

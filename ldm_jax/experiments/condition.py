@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.clip_text import ClipTextConfig, ClipTextTransformer
+from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.model import ConditionalModel, Entry
 from ldm_jax.conditioning.spatial import SpatialRescaler
 from ldm_jax.conditioning.transformer import TransformerEncoder
@@ -20,8 +21,6 @@ from ldm_jax.parameters import Keys
 # Tokens of bert-base-uncased and of CLIP
 SUBWORDS = {"bert": 30_522, "clip": ClipTextConfig().vocabulary}
 TEXT_LENGTH = 77  # tokens of a caption (Table 17)
-LAYOUT_VOCABULARY = 8192  # coordinates, and classes with their attributes
-LAYOUT_LENGTH = 92  # 30 boxes of 3 tokens, and 2 of the crop (Table 17)
 CLIP_IMAGE_DIM = 768  # of an image embedding by CLIP ViT-L/14
 
 
@@ -70,7 +69,8 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
         case "text":
             return transformer(len(facts.vocabulary) + 2, facts.caption_length)
         case "layout":
-            return transformer(LAYOUT_VOCABULARY, LAYOUT_LENGTH)
+            layout = LayoutTokens(facts.box_names or ("object",), stage.objects, stage.sections)
+            return transformer(layout.vocabulary, layout.length)
         case "semantic":
             stages = network.f.bit_length() - 1
             return Mechanism(

@@ -11,6 +11,8 @@ from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.degradations import Degradation
+from ldm_jax.data.masks import Masks
 from ldm_jax.diffusion.loss import Norm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import ScheduleConfig
@@ -64,6 +66,10 @@ class TfdsData:
     """The feature with the class labels, if there is one; '' leaves labels out."""
     caption_key: str = "caption"
     """The feature with the captions, if there is one; captions/text is one in a sequence."""
+    boxes_key: str = "auto"
+    """The feature with the boxes, such as objects/bbox; auto: the only one, if there is one."""
+    map_key: str = ""
+    """The feature with the semantic maps, such as segmentation_mask; '': none."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,14 @@ class FolderData:
     """Mirror pictures at random."""
     validation: float = 0.05
     """Fraction of the images to hold out."""
+    captions: str = ""
+    """Their captions, if not in the folder itself: a .jsonl, COCO's captions_*.json, or a .json
+    {file: caption}."""
+    boxes: str = ""
+    """Their boxes: COCO's instances_*.json, or a folder of YOLO's .txt files."""
+    maps: str = ""
+    """Their semantic maps: a folder of .png files whose pixels are class numbers, names.txt beside
+    them."""
 
 
 Data = ScenesData | TfdsData | FolderData
@@ -148,7 +162,8 @@ class DiffusionStage:
     norm: Norm = "l2"
     """The error of the prediction is squared (Eq. 3), or absolute."""
     condition: Literal["auto", Condition] = "auto"
-    """What it is conditioned on; auto: captions if the data has them, else classes, else none."""
+    """What it is conditioned on; auto: captions if the data has them, else classes, else none.
+    layout takes boxes, semantic takes maps; the others any pictures."""
     text: TransformerConfig = field(default_factory=TransformerConfig)
     tokenizer: Literal["words", "bert", "clip"] = "words"
     """What splits captions: the words of this data, or a published tokenizer. clip also has the
@@ -161,6 +176,14 @@ class DiffusionStage:
     """Width of the class embedding (App. E.2.1)."""
     class_entry: Literal["cross-attention", "time"] = "cross-attention"
     """Where a class enters: as a token, or added to the embedding of the time step."""
+    objects: int = 30
+    """Most boxes of a layout."""
+    sections: int = 90
+    """Places along a side that the corner of a box can have."""
+    degradation: Degradation = "bicubic"
+    """How low-resolution pictures are made, for super-resolution: f times smaller."""
+    masks: Masks = "mixed"
+    """Shape of the holes, for in-painting: LaMa's (wide, narrow, ...), or a third of each."""
     drop_probability: float = 0.1
     """Probability with which a training example loses its condition; 0 rules out guidance."""
     scale_factor: float = 0.0
@@ -213,7 +236,9 @@ class SamplingDefaults:
     num_images: int = 64
     """Pictures in the grid at the end of training."""
     oracle_images: int = 256
-    """Pictures read by the oracle at the end, on the single-object scenes."""
+    """Pictures judged at the end: read by an oracle on scenes, or compared with the truth."""
+    perceptual_file: str = ""
+    """Weights of LPIPS on SqueezeNet, to judge restored pictures by; '': without."""
 
 
 @dataclass(frozen=True)

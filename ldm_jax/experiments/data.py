@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_jax.conditioning.class_label import ClassLabels
-from ldm_jax.conditioning.subwords import SubwordTokenizer, fetch_tokenizer, read_tokenizer
+from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.folder import FolderSource
 from ldm_jax.data.scenes import ScenesSource, draw
@@ -17,7 +16,15 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage, Experiment, FolderData, ScenesData, TfdsData
 from ldm_jax.experiments.run_dir import DataFacts
 
-Encoder = ClassLabels | Tokenizer | SubwordTokenizer
+# What an example must have for each kind of condition.
+NEEDS = {
+    "text": "caption",
+    "class": "class_label",
+    "layout": "boxes",
+    "semantic": "semantic",
+    "super-resolution": "image",
+    "inpainting": "image",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ def open_data(experiment: Experiment, needs_classes: bool = False) -> OpenData:
     """
     data = experiment.data
     if isinstance(data, ScenesData):
-        train, validation = _scenes(data, experiment.seed)
+        train, validation = _scenes(data, experiment.seed, experiment.diffusion.condition)
     elif isinstance(data, TfdsData):
         train, validation = _tfds(data, experiment.seed)
     else:
@@ -53,17 +60,6 @@ def open_data(experiment: Experiment, needs_classes: bool = False) -> OpenData:
     return OpenData(train, validation, _facts(condition, experiment.diffusion, train))
 
 
-def condition_encoder(stage: DiffusionStage, facts: DataFacts) -> Encoder | None:
-    """What turns class names or captions into the model's condition; None: there are none."""
-    if facts.condition == "class":
-        return ClassLabels(facts.class_names)
-    if facts.condition == "text" and stage.tokenizer != "words":
-        return SubwordTokenizer(facts.tokenizer, stage.tokenizer)
-    if facts.condition == "text":
-        return Tokenizer(facts.vocabulary, facts.caption_length)
-    return None
-
-
 def published_tokenizer(stage: DiffusionStage) -> str:
     """The content of tokenizer.json, of the file that the configuration names or downloaded."""
     if stage.tokenizer_file:
@@ -71,16 +67,13 @@ def published_tokenizer(stage: DiffusionStage) -> str:
     return fetch_tokenizer(stage.tokenizer)
 
 
-def encode_condition(encoder: Encoder, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """The condition of a batch as a source reads it: int32 `[B]` or `[B, length]`."""
-    if isinstance(encoder, ClassLabels):
-        return batch["class_label"].astype(np.int32)
-    return encoder.encode(batch["caption"], strict=False)
-
-
-def _scenes(data: ScenesData, seed: int) -> tuple[Source, Source]:
-    train = ScenesSource(data.size, data.level, data.count, seed, "train")
-    return train, ScenesSource(data.size, data.level, data.validation_count, seed, "validation")
+def _scenes(data: ScenesData, seed: int, condition: str) -> tuple[Source, Source]:
+    extras = {"layout": ("boxes",), "semantic": ("semantic",)}.get(condition, ())
+    train = ScenesSource(data.size, data.level, data.count, seed, "train", extras)
+    held_out = ScenesSource(
+        data.size, data.level, data.validation_count, seed, "validation", extras
+    )
+    return train, held_out
 
 
 def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
@@ -97,6 +90,8 @@ def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
             image_key=data.image_key,
             label_key=data.label_key,
             caption_key=data.caption_key,
+            boxes_key=data.boxes_key,
+            map_key=data.map_key,
         )
 
     names = split_names(data.name, data.dir)
@@ -121,6 +116,9 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
             crop=crop,
             min_crop=data.min_crop,
             max_crop=data.max_crop,
+            captions=data.captions,
+            boxes=data.boxes,
+            maps=data.maps,
         )
 
     return open_split("train", data.crop), open_split("validation", "centre")
@@ -128,22 +126,27 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
 
 def _in_memory(source: Source) -> Source:
     if isinstance(source, ScenesSource):
-        return ArraySource(draw(source), source.class_names)
+        names = source.class_names, source.box_names, source.semantic_names
+        return ArraySource(draw(source), *names)
     if isinstance(source, FolderSource):  # which keeps in memory what fits
         return source
     return in_memory(source, "reading pictures")
 
 
 def _condition(stage: DiffusionStage, train: Source) -> str:
-    """none, class or text: what the configuration asks for, if the data has it."""
+    """The kind that the configuration asks for, if the data has it."""
     first = train.read([0])
-    kinds = [k for k, key in (("text", "caption"), ("class", "class_label")) if key in first]
+    kinds = [kind for kind, key in NEEDS.items() if key in first]
     if stage.condition == "auto":
-        return kinds[0] if kinds else "none"
+        return next((kind for kind in ("text", "class") if kind in kinds), "none")
+    if stage.condition == "image-embedding":
+        raise UserError(
+            "models of image embeddings are converted and drawn from, but not trained here"
+        )
     if stage.condition != "none" and stage.condition not in kinds:
         raise UserError(
-            f"--diffusion.condition is {stage.condition}, but this data has "
-            + (f"only: {', '.join(kinds)}" if kinds else "neither captions nor classes")
+            f"--diffusion.condition is {stage.condition}, but this data has only what is needed "
+            f"for: {', '.join(kinds)}"
         )
     return stage.condition
 
@@ -151,6 +154,10 @@ def _condition(stage: DiffusionStage, train: Source) -> str:
 def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
     facts = {"channels": train.channels, "condition": condition}
     facts["class_names"] = train.class_names or ()
+    if condition == "layout":
+        facts["box_names"] = train.box_names
+    if condition == "semantic":
+        facts["semantic_classes"] = len(train.semantic_names)
     if condition == "text" and stage.tokenizer != "words":
         facts["tokenizer"] = published_tokenizer(stage)
     elif condition == "text":

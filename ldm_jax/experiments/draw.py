@@ -11,8 +11,10 @@ import tyro
 from etils import epath
 
 from ldm_jax import plots
+from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.ask import ask, lines_of
+from ldm_jax.experiments.condition_files import ConditionFiles, open_condition
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.edit import Drawn, Edit, EditOptions, Request, prepare
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
@@ -68,6 +70,7 @@ class DrawCommand:
     stopped. The settings are in the metadata."""
     trajectory: int = 0
     """In the grid, so many of the estimates of z_0 on the way to each picture; 0: none."""
+    condition: tyro.conf.OmitArgPrefixes[ConditionFiles] = ConditionFiles()
     size: tyro.conf.OmitArgPrefixes[SizeOptions] = SizeOptions()
     edit: tyro.conf.OmitArgPrefixes[EditOptions] = EditOptions()
     guide: tyro.conf.OmitArgPrefixes[GuideOptions] = GuideOptions()
@@ -105,16 +108,22 @@ def draw_from_run(command: DrawCommand) -> str:
         for given in (command.caption, command.class_label)
     )
     lines = lines_of(command.from_file) if command.from_file else []
-    asked, labels, towards = ask(second, captions, classes, lines, command.guide)
-    settings = _settings(command, second, experiment, asked)
-    second.generator.check(conditional=asked is not None, **settings)
-    copies = 1 if command.edit.invert else command.num_images
-    size = command.size.of(experiment, second.generator.shape[-1])
-    request = Request(experiment, second, asked, labels, copies, settings, size)
-    edit = prepare(command.edit, request)
+    edits, size_options = command.edit, command.size
+    if opened := open_condition(command.condition, edits, size_options, second, experiment):
+        seen, labels, size_options = opened
+        towards = []
+        edits = edits if second.kind != "inpainting" else replace(edits, image="", mask="")
+    else:
+        seen, labels, towards = ask(second, captions, classes, lines, command.guide)
+    settings = _settings(command, second, experiment, seen)
+    second.generator.check(conditional=seen is not None, **settings)
+    copies = 1 if edits.invert else command.num_images
+    size = size_options.of(experiment, second.generator.shape[-1])
+    request = Request(experiment, second, seen, labels, copies, settings, size)
+    edit = prepare(edits, request)
     guides = prepare_guides(command.guide, request, run, towards)
     made_by = {"run": command.run, **settings, **command.size.given()}
-    made_by |= command.edit.filled().given() | command.guide.given()
+    made_by |= command.edit.filled().given() | command.guide.given() | command.condition.given()
     writer = None
     if kind in ("folder", "archive"):
         writer = ManyPictures(out, kind, request, run, made_by)
@@ -140,13 +149,13 @@ def draw_from_run(command: DrawCommand) -> str:
 
 
 def _settings(
-    command: DrawCommand, second: SecondStage, experiment: Experiment, asked: np.ndarray | None
+    command: DrawCommand, second: SecondStage, experiment: Experiment, seen: Batch | None
 ) -> dict:
     """Of the sampler: what the command gives, else what the run's configuration does."""
     defaults = experiment.sampling
     if command.edit.invert:  # as it goes best; what is given is taken all the same
         defaults = replace(defaults, sampler="ddim", guidance=1.0, eta=0.0)
-    asks = second.guidable and bool(np.any(asked != second.generator.null))
+    asks = second.guidable and bool(np.any(seen["condition"] != second.generator.null))
     sampler = _given(command.sampler, defaults.sampler)
     return {
         "sampler": sampler,
@@ -171,7 +180,9 @@ def draw_as_asked(request: Request, trajectory: int, animated: bool) -> Edit:
 
     def edit(weights, draw):
         images = draw(
-            request.conditions, num_images=len(labels), trajectory=animated or bool(trajectory)
+            request.conditions(weights),
+            num_images=len(labels),
+            trajectory=animated or bool(trajectory),
         )
         said = f"{len(images)} pictures"
         if animated:
@@ -183,7 +194,16 @@ def draw_as_asked(request: Request, trajectory: int, animated: bool) -> Edit:
             beside = [word for label in labels for word in [*[""] * (len(chosen) - 1), label]]
             grid = plots.labelled_grid(np.concatenate(shown), beside, len(chosen))
             return Drawn(images[:, -1], grid, f"{said} and {len(chosen)} estimates of each")
-        return Drawn(images, plots.labelled_grid(images, labels, columns), said)
+        images = request.finish(images)
+        if request.shown is None:
+            return Drawn(images, plots.labelled_grid(images, labels, columns), said)
+        rows = images.reshape(-1, copies, *images.shape[1:])
+        high = max(images.shape[1], request.shown.shape[1])
+        beside = [
+            np.stack([condition, *plots.enlarged(row, high)])
+            for condition, row in zip(plots.enlarged(request.shown, high), rows, strict=True)
+        ]
+        return Drawn(images, plots.grid(np.concatenate(beside), copies + 1), said)
 
     return edit
 

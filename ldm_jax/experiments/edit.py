@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from ldm_jax import plots
+from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import Experiment
@@ -118,10 +119,10 @@ class Request:
 
     experiment: Experiment
     second: SecondStage
-    asked: np.ndarray | None
-    """The captions or classes, encoded: int32, a row each. None for an unconditional model."""
+    seen: Batch | None
+    """The conditions as the model sees them, a row each. None for an unconditional model."""
     labels: list[str]
-    """The same as words; one blank for an unconditional model."""
+    """The same as words; blanks where it has none."""
     copies: int
     """Pictures for each."""
     settings: dict[str, Any]
@@ -129,10 +130,27 @@ class Request:
     size: Size
     """Of the pictures."""
 
+    def asked(self, weights: Weights) -> np.ndarray | None:
+        """What the model takes: a row for each condition."""
+        return self.second.ys(weights[1], self.seen)
+
+    def conditions(self, weights: Weights) -> np.ndarray | None:
+        """The same, a row for each picture."""
+        asked = self.asked(weights)
+        return None if asked is None else np.repeat(asked, self.copies, axis=0)
+
+    def finish(self, images: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+        """Pictures `[n, H, W, C]`, all or those of these numbers, with what is known of them."""
+        if self.seen is None:
+            return images
+        rows = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+        seen = {key: array[rows // self.copies] for key, array in self.seen.items()}
+        return self.second.condition.finish(seen, images)
+
     @property
-    def conditions(self) -> np.ndarray | None:
-        """A row for each picture."""
-        return None if self.asked is None else np.repeat(self.asked, self.copies, axis=0)
+    def shown(self) -> np.ndarray | None:
+        """The conditions as pictures, where they are such."""
+        return None if self.seen is None else self.second.condition.show(self.seen)
 
     @property
     def all_labels(self) -> list[str]:
@@ -183,7 +201,9 @@ def _change(options: EditOptions, request: Request) -> Edit:
         if fill is not None:
             known = known_cells(fill, f)
             keep = (np.broadcast_to(known, (n, *known.shape)), z_0)
-        images = draw(request.conditions, num_images=n, first_step=first, start=start, keep=keep)
+        images = draw(
+            request.conditions(weights), num_images=n, first_step=first, start=start, keep=keep
+        )
         shown = image
         if fill is not None:
             images = composite(fill, images, image)
@@ -200,9 +220,9 @@ def _change(options: EditOptions, request: Request) -> Edit:
 def _interpolation(options: EditOptions, request: Request) -> Edit:
     """--interpolate: rows of pictures from one end to the other."""
     n, rows, seeds = options.interpolate, request.copies, options.to_seed is not None
-    ends = 1 if request.asked is None else len(request.asked)
+    ends = 1 if request.seen is None else len(request.labels)
     if ends + seeds != 2:
-        have = "this run is unconditional" if request.asked is None else f"this names {ends}"
+        have = "this run is unconditional" if request.seen is None else f"this names {ends}"
         raise UserError(
             "--interpolate has two ends: two captions or classes, or one (none for a run that is "
             f"unconditional) with --seed and --to-seed; {have}{' with --to-seed' * seeds}"
@@ -224,12 +244,13 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
             keys = [picture_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
             z_T = path(*(noise_like(k, shape) for k in keys))
             start = np.asarray(z_T).reshape(rows * n, *shape)
-            y = None if request.asked is None else np.repeat(request.asked, rows * n, axis=0)
+            asked = request.asked(weights)
+            y = None if asked is None else np.repeat(asked, rows * n, axis=0)
             images = draw(y, num_images=rows * n, numbers=numbers, start=start)
             labels = [f"seed {seed}", *[""] * (n - 2), f"seed {options.to_seed}"]
         else:
             embed = jax.jit(lambda params, y: second.problem.model(params).embed(y))
-            c = embed(weights[0], request.asked)
+            c = embed(weights[0], request.asked(weights))
             c = np.concatenate([path(c[:1], c[1:])[0]] * rows)
             images = draw(c, numbers=numbers, embedded=True)
             labels = [request.labels[0], *[""] * (n - 2), request.labels[1]]
@@ -241,7 +262,7 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
 
 def _inversion(options: EditOptions, request: Request) -> Edit:
     """--invert: z_0 up to z_T and down again, and how much of the picture is lost."""
-    second, settings, asked = request.second, request.settings, request.asked
+    second, settings = request.second, request.settings
     if settings["sampler"] == "ddpm" or settings["eta"]:
         raise UserError("--invert goes a way without chance: a sampler other than ddpm, eta 0")
     if len(request.labels) != 1:
@@ -258,7 +279,7 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
 
     def edit(weights, draw):
         z_0 = jax.jit(second.encode)(weights[1], image)
-        s = settings["guidance"]
+        s, asked = settings["guidance"], request.asked(weights)
         z_T = up(weights, asked, z_0, request.grid(), jnp.float32(s), is_guided=s != 1.0)
         x_tilde = np.asarray(jax.jit(second.decode)(weights[1], z_0))
         x = draw(asked, num_images=1, start=np.asarray(z_T))

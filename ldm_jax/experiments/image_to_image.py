@@ -124,7 +124,9 @@ def bsr_sr() -> Experiment:
         data=FolderData(size=256, crop="random", flip=False, min_crop=1.0),
         autoencoder=vq_f4().autoencoder,
         diffusion=replace(
-            SUPER_RESOLUTION, schedule=ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0155)
+            SUPER_RESOLUTION,
+            schedule=ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0155),
+            degradation="bsrgan-light",
         ),
         sampling=replace(UNGUIDED, steps=100, eta=1.0),
     )

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ldm_jax.data.loader import Batch, Loader, Transform, flip
+from ldm_jax.data.loader import Batch, Loader, Transform, flip, mirror
 from ldm_jax.data.source import ArraySource
+from ldm_jax.experiments.conditions import Condition
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.data import Encoder, OpenData, encode_condition
+from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.models import FirstStage
 
 BATCH = 64  # pictures encoded at a time
@@ -20,29 +21,26 @@ MOST_CACHED = 8e9  # bytes of latents that are kept in memory
 
 
 def cached_latents(
-    first: FirstStage, params: dict, data: OpenData, encoder: Encoder | None, mirrored: bool
+    first: FirstStage, params: dict, data: OpenData, condition: Condition | None, mirrored: bool
 ) -> ArraySource:
-    """The posterior of every training picture, and its condition, in memory.
+    """The posterior of every training picture, and what is kept of its condition, in memory.
 
     `encoded` float32 `[n, v, h, w, ...]` are mean and log-variance, not samples: each step draws
     its own z, as it would from the pictures. With a VQ bottleneck they are z. v is 1, or 2 with
-    the mirror image. `condition` int32.
+    the mirror image.
     """
     encode = jax.jit(first.encode)
-    n, encoded, conditions = len(data.train), [], []
+    n, parts = len(data.train), []
     with tqdm(total=n, desc="encoding pictures", unit="picture", disable=_silent()) as bar:
         for start in range(0, n, BATCH):
             rows = np.minimum(np.arange(start, start + BATCH), n - 1)
             batch = data.train.read(rows)
             views = [batch["image"], batch["image"][:, :, ::-1]][: 1 + mirrored]
-            encoded.append(np.stack([encode(params, view) for view in views], axis=1)[: n - start])
-            if encoder is not None:
-                conditions.append(encode_condition(encoder, batch)[: n - start])
-            bar.update(len(encoded[-1]))
-    arrays = {"encoded": np.concatenate(encoded)}
-    if encoder is not None:
-        arrays["condition"] = np.concatenate(conditions)
-    return ArraySource(arrays)
+            part = {"encoded": np.stack([encode(params, view) for view in views], axis=1)}
+            part |= condition.keep(batch) if condition else {}
+            parts.append({key: array[: n - start] for key, array in part.items()})
+            bar.update(len(parts[-1]["encoded"]))
+    return ArraySource({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
 def latent_loader(
@@ -50,10 +48,10 @@ def latent_loader(
     first: FirstStage,
     params: dict,
     data: OpenData,
-    encoder: Encoder | None,
+    condition: Condition | None,
     batch_size: int = 0,
 ) -> tuple[Loader, np.float32]:
-    """(batches for stage 2, or of another size, and the scale factor of App. G).
+    """(batches for stage 2, or of another size, and the scale factor of App. G and D.1).
 
     The latents are cached unless pictures are cropped at random, or captions drawn at random, while
     training, or they would not fit into memory: then a batch holds the pictures, and every step
@@ -61,10 +59,10 @@ def latent_loader(
     """
     mirrored = experiment.data.flip
     if data.fixed_views and first.bottleneck != "none" and _cache_bytes(first, data) < MOST_CACHED:
-        source = cached_latents(first, params, data, encoder, mirrored)
-        transform, encoded = one_view, source.arrays["encoded"][:FOR_SCALE, 0]
+        source = cached_latents(first, params, data, condition, mirrored)
+        transform, encoded = _latents(condition), source.arrays["encoded"][:FOR_SCALE, 0]
     else:
-        source, transform = data.train, _pictures(encoder, mirrored)
+        source, transform = data.train, _pictures(condition, mirrored)
         encoded = _encode_some(first, params, data)
     loader = Loader(
         source,
@@ -78,18 +76,29 @@ def latent_loader(
 
 
 def one_view(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
-    """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the picture or its mirror image."""
+    """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the picture or its mirror image.
+
+    All else in the batch that has a left and a right is mirrored with it.
+    """
     encoded = batch["encoded"]
     view = np.array([rng.integers(encoded.shape[1]) for rng in rngs])
-    return {**batch, "encoded": encoded[np.arange(len(view)), view]}
+    return {**mirror(batch, view == 1), "encoded": encoded[np.arange(len(view)), view]}
 
 
-def _pictures(encoder: Encoder | None, mirrored: bool) -> Transform:
+def _latents(condition: Condition | None) -> Transform:
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
-        out = {"image": batch["image"]}
-        if encoder is not None:
-            out["condition"] = encode_condition(encoder, batch)
-        return flip(out, rngs) if mirrored else out
+        batch = one_view(batch, rngs)
+        encoded = {"encoded": batch.pop("encoded")}
+        return encoded | (condition.view(batch, rngs) if condition else {})
+
+    return transform
+
+
+def _pictures(condition: Condition | None, mirrored: bool) -> Transform:
+    def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
+        batch = flip(batch, rngs) if mirrored else batch
+        seen = condition.view(condition.keep(batch), rngs) if condition else {}
+        return {"image": batch["image"], **seen}
 
     return transform
 

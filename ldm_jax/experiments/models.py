@@ -12,19 +12,21 @@ from ldm_jax.autoencoder.kl import sample_posterior, split_moments
 from ldm_jax.autoencoder.step import AutoencoderProblem, to_bytes, to_model_range
 from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.conditioning.model import drop_condition
+from ldm_jax.data.loader import Batch
 from ldm_jax.diffusion.classifier import NoisyLatentClassifier
 from ldm_jax.diffusion.classifier_step import ClassifierProblem
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.step import DiffusionProblem
-from ldm_jax.experiments.condition import build_model, latent_channels
+from ldm_jax.experiments.condition import build_model, latent_channels, mechanism
+from ldm_jax.experiments.conditions import condition_of
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.data import condition_encoder
 from ldm_jax.experiments.run_dir import DataFacts
 from ldm_jax.parameters import Keys
 from ldm_jax.sampling.generate import Generator
 from ldm_jax.sampling.guides import of_class
 
 Array = jax.Array
+AT_ONCE = 64  # conditions that are encoded at a time, where they are pictures
 
 
 class FirstStage:
@@ -95,13 +97,15 @@ class SecondStage:
     def __init__(self, experiment: Experiment, facts: DataFacts):
         stage = experiment.diffusion
         self.first = FirstStage(experiment, facts)
-        self.encoder = condition_encoder(stage, facts)
-        self.conditional = facts.condition != "none"
-        self.guidable = self.encoder is not None and stage.drop_probability > 0
-        null = self.encoder.null if self.guidable else None
+        f = experiment.autoencoder.network.f
+        self.condition = condition_of(stage, facts, f, self.encode)
+        self.kind = facts.condition
+        null = None if self.condition is None else self.condition.null
+        self.guidable = null is not None and stage.drop_probability > 0
 
-        def drop(key: Array, y: Array) -> Array:
-            if null is None:
+        def condition(constants: dict, batch: dict, key: Array) -> Array:
+            y = self.condition.y(constants, batch)
+            if not self.guidable:
                 return y
             return drop_condition(key, y, jnp.asarray(null), stage.drop_probability)
 
@@ -110,7 +114,7 @@ class SecondStage:
             make_schedule(stage.schedule),
             stage.prediction,
             self.latents,
-            None if self.encoder is None else drop,
+            None if self.condition is None else condition,
             norm=stage.norm,
             dropout=stage.unet.dropout > 0,
         )
@@ -120,8 +124,21 @@ class SecondStage:
             self.problem.schedule,
             stage.prediction,
             self.first.latent_shape,
-            null,
+            null if self.guidable else None,
+            mechanism(experiment, facts).entry == "concatenation",
         )
+        self._y = jax.jit(self.condition.y) if self.condition else None
+
+    def ys(self, constants: dict, seen: Batch | None) -> np.ndarray | None:
+        """The y of conditions as `Condition.view` gives them, a few at a time: `[n, ...]`."""
+        if seen is None:
+            return None
+        n = len(next(iter(seen.values())))
+        parts = [
+            self._y(constants, {key: rows[start : start + AT_ONCE] for key, rows in seen.items()})
+            for start in range(0, n, AT_ONCE)
+        ]
+        return np.concatenate(parts)
 
     def latents(self, constants: dict, batch: dict, key: Array) -> Array:
         """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `encoded` or else `image`."""

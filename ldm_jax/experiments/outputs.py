@@ -24,7 +24,6 @@ from etils import epath
 from PIL import Image
 
 from ldm_jax import plots
-from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.edit import Request
 from ldm_jax.experiments.run_dir import RunDir
@@ -145,7 +144,7 @@ class ManyPictures:
         """Draws what is missing."""
         todo, labels = self.missing, self.request.all_labels
         of_todo = [replace(guide, y=guide.y[todo]) for guide in options["guides"]]
-        conditions = self.request.conditions
+        conditions = self.request.conditions(weights)
         batches = self.request.second.generator.batches(
             *weights,
             None if conditions is None else conditions[todo],
@@ -156,6 +155,7 @@ class ManyPictures:
         written = 0
         for images in batches:
             numbers = todo[written : written + len(images)]
+            images = self.request.finish(images, numbers)
             self.folder.write(numbers, images, [labels[i] for i in numbers])
             written += len(images)
         return self.finish()
@@ -170,6 +170,8 @@ class ManyPictures:
     def finish(self) -> str:
         """Makes the archive, if that is what is asked for; returns what there is to say."""
         if self.packs:
-            classes = isinstance(self.request.second.encoder, ClassLabels)
-            pack(self.folder, self.n, self.out, self.request.conditions if classes else None)
+            classes = None
+            if self.request.second.kind == "class":
+                classes = np.repeat(self.request.seen["condition"], self.request.copies)
+            pack(self.folder, self.n, self.out, classes)
         return f"{self.n} pictures in {self.out}"

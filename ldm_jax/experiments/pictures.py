@@ -34,6 +34,21 @@ def fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
     return to_array(middle.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def middle(option: str, wide_high: tuple[int, int], multiple: int) -> tuple[int, int, int, int]:
+    """The largest part in the middle with sides that are multiples: left, top, right, bottom.
+
+    Raises:
+      UserError: there is none.
+    """
+    (width, height), (w, h) = wide_high, (side - side % multiple for side in wide_high)
+    if not (w and h):
+        raise UserError(
+            f"{option} has {width}x{height} pixels; this run takes {multiple}x{multiple} at least"
+        )
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
 def open_mask(
     option: str, file: str, wide_high: tuple[int, int], height: int, width: int
 ) -> np.ndarray:

@@ -36,6 +36,8 @@ class DataFacts:
     """Words of the captions, for text."""
     caption_length: int = 0
     """Words a caption may have, for text."""
+    box_names: tuple[str, ...] = ()
+    """Names of what is in boxes, for layout."""
     semantic_classes: int = 0
     """Channels of a one-hot semantic map, for semantic."""
     tokenizer: str = ""

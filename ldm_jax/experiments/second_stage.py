@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax import plots
-from ldm_jax.conditioning.class_label import ClassLabels
+from ldm_jax.data.loader import Batch
+from ldm_jax.experiments.conditions import Condition
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.data import OpenData, encode_condition
+from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.latents import latent_loader
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
@@ -33,14 +36,13 @@ def train_diffusion(
     config = experiment.diffusion
     second = SecondStage(experiment, data.facts)
     autoencoder = jax.tree.map(np.asarray, autoencoder)
-    loader, scale = latent_loader(experiment, second.first, autoencoder, data, second.encoder)
-    asked, labels = held_out_conditions(data, second, PREVIEWS)
+    loader, scale = latent_loader(experiment, second.first, autoencoder, data, second.condition)
+    held_out = HeldOut.of(data, second, PREVIEWS)
 
     def preview(state: TrainState, step: int) -> None:
-        images = draw(experiment, second, mesh, state, asked, len(labels))
+        images = draw(experiment, second, mesh, state, held_out)
         if jax.process_index() == 0:
-            file = run.sample_file(f"diffusion_{step:07d}")
-            plots.save_png(file, plots.labelled_grid(images, labels))
+            plots.save_png(run.sample_file(f"diffusion_{step:07d}"), held_out.figure(images))
 
     trained = train_stage(
         NAME,
@@ -57,18 +59,37 @@ def train_diffusion(
     return trained, second
 
 
-def held_out_conditions(
-    data: OpenData, second: SecondStage, n: int
-) -> tuple[np.ndarray | None, list[str]]:
-    """`n` conditions of held-out examples, and how to print them; (None, blanks) without one."""
-    if second.encoder is None:
-        return None, [""] * n
-    rows = np.arange(n) % len(data.validation)
-    batch = data.validation.read(rows)
-    asked = encode_condition(second.encoder, batch)
-    if isinstance(second.encoder, ClassLabels):
-        return asked, second.encoder.decode(asked)
-    return asked, list(batch["caption"])
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples, whose conditions a model is asked to draw."""
+
+    condition: Condition | None
+    truth: Batch
+    """As the source reads them; again from the first on where there are not as many."""
+    seen: Batch | None
+    """Their conditions, as the model sees them; None without any."""
+
+    @classmethod
+    def of(cls, data: OpenData, second: SecondStage, n: int) -> HeldOut:
+        """The first `n` of a data set. What is random in a condition depends on its number."""
+        truth = data.validation.read(np.arange(n) % len(data.validation))
+        if second.condition is None:
+            return cls(None, truth, None)
+        rngs = [np.random.default_rng(i) for i in range(n)]
+        return cls(
+            second.condition, truth, second.condition.view(second.condition.keep(truth), rngs)
+        )
+
+    def figure(self, images: np.ndarray) -> np.ndarray:
+        """Samples above their conditions' names, or between their conditions and the truth."""
+        if self.condition is None:
+            return plots.grid(images, 8, least_side=144)
+        n = len(images)
+        shown = self.condition.show({key: rows[:n] for key, rows in self.seen.items()})
+        names = self.condition.names(self.truth)[:n]
+        if shown is None:
+            return plots.labelled_grid(images, names)
+        return plots.stacked([shown, images, self.truth["image"][:n]])
 
 
 def guidance_of(experiment: Experiment, second: SecondStage) -> float:
@@ -81,17 +102,16 @@ def draw(
     second: SecondStage,
     mesh: jax.sharding.Mesh,
     state: TrainState,
-    asked: np.ndarray | None,
-    n: int,
+    held_out: HeldOut,
     progress: str | None = None,
 ) -> np.ndarray:
-    """Pictures for these conditions by the experiment's own sampling settings: bytes `[n, ...]`."""
+    """A picture for each of these conditions by the experiment's own settings: bytes `[n, ...]`."""
     settings = experiment.sampling
-    return second.generator(
+    images = second.generator(
         state.params if state.ema is None else state.ema,
         state.constants,
-        asked,
-        num_images=n,
+        second.ys(state.constants, held_out.seen),
+        num_images=len(held_out.truth["image"]),
         sampler=settings.sampler,
         steps=settings.steps,
         spacing=settings.spacing,
@@ -102,3 +122,4 @@ def draw(
         sharding=batch_sharding(mesh),
         progress=progress,
     )
+    return images if held_out.seen is None else second.condition.finish(held_out.seen, images)

@@ -7,33 +7,31 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.diffusion.step import NOISE_LEVELS
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation import oracle
 from ldm_jax.experiments.check import check
 from ldm_jax.experiments.classifier_stage import NAME as CLASSIFIER
 from ldm_jax.experiments.classifier_stage import train_classifier
-from ldm_jax.experiments.config import Experiment, ScenesData
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData, open_data
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
 from ldm_jax.experiments.first_stage import (
     borrowed_autoencoder,
     first_stage_constants,
+    in_batches,
     score_autoencoder,
     train_autoencoder,
     trained_autoencoder,
 )
+from ldm_jax.experiments.judge import is_judged, judge
+from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
-from ldm_jax.experiments.second_stage import (
-    draw,
-    guidance_of,
-    held_out_conditions,
-    train_diffusion,
-)
+from ldm_jax.experiments.second_stage import HeldOut, draw, guidance_of, train_diffusion
+from ldm_jax.experiments.stages import Trained
+from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.training.sharding import make_mesh
 
 log = logging.getLogger(__name__)
@@ -71,6 +69,8 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     if experiment.autoencoder.from_run:
         borrowed, channels = borrowed_autoencoder(experiment)
     constants = {} if stage == CLASSIFIER else first_stage_constants(experiment, run)
+    file = experiment.sampling.perceptual_file
+    judge_weights = load_lpips("squeezenet", file) if file else None
     data = open_data(experiment, needs_classes=stage == CLASSIFIER)
     if channels not in (None, data.facts.channels):
         raise UserError(
@@ -86,7 +86,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
         data.facts.condition,
     )
     try:
-        _train(experiment, data, run, mesh, stage, borrowed, constants)
+        _train(experiment, data, run, mesh, stage, borrowed, constants, judge_weights)
     finally:
         run.record()  # also the time of a start that was stopped
     return summary_line(run.summary())
@@ -100,6 +100,7 @@ def _train(
     stage: StageName,
     weights: dict | None,
     constants: dict[str, Any],
+    judge_weights: dict | None,
 ) -> None:
     key = jax.random.key(experiment.seed)
     if stage == CLASSIFIER:
@@ -123,7 +124,7 @@ def _train(
     if stage == AUTOENCODER:
         return
     trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
-    results = _final_pictures(experiment, data, run, mesh, trained, second)
+    results = _final_pictures(experiment, data, run, mesh, trained, second, judge_weights)
     _finish(run, DIFFUSION, trained.summary | results)
 
 
@@ -134,28 +135,32 @@ def _what_next(run: RunDir, summary: dict[str, Any], stage: StageName) -> str:
 
 
 def _final_pictures(
-    experiment: Experiment, data: OpenData, run: RunDir, mesh, trained, second
-) -> dict:
-    """The labelled grid at the end, and what the oracle reads in the samples of single scenes."""
+    experiment: Experiment,
+    data: OpenData,
+    run: RunDir,
+    mesh: jax.sharding.Mesh,
+    trained: Trained,
+    second: SecondStage,
+    weights: dict | None,
+) -> dict[str, Any]:
+    """The figure at the end, and the numbers of the task."""
     settings, guidance = experiment.sampling, guidance_of(experiment, second)
-    reads = isinstance(experiment.data, ScenesData) and experiment.data.level == "single"
-    reads = reads and experiment.data.size % oracle.SIZE == 0
-    reads = reads and data.facts.condition != "none" and settings.oracle_images > 0
-    n = max(settings.num_images, settings.oracle_images if reads else 0)
-    asked, labels = held_out_conditions(data, second, n)
-    images = draw(experiment, second, mesh, trained.state, asked, n, progress="sampling")
+    judged = settings.oracle_images if is_judged(experiment, second.kind) else 0
+    held_out = HeldOut.of(data, second, max(settings.num_images, judged))
+    images = draw(experiment, second, mesh, trained.state, held_out, progress="sampling")
     if jax.process_index() == 0:
-        shown = settings.num_images
-        grid = plots.labelled_grid(images[:shown], labels[:shown])
-        plots.save_png(run.path / "samples.png", grid, vars(settings) | {"guidance": guidance})
-        log.info("pictures made for the captions under them: %s", run.path / "samples.png")
-    if not reads:
+        figure = held_out.figure(images[: settings.num_images])
+        plots.save_png(run.path / "samples.png", figure, vars(settings) | {"guidance": guidance})
+        log.info("pictures for held-out conditions: %s", run.path / "samples.png")
+    if not judged:
         return {}
-    n = settings.oracle_images
-    truth = data.validation.read(np.arange(n) % len(data.validation))
-    asked = truth["class_label"]
-    report = oracle.oracle_report(images[:n], asked, truth["image"], asked)
-    return {"oracle": report | {"pictures": n, "guidance": guidance}}
+    autoencoder, truth = trained.state.constants["autoencoder"], held_out.truth["image"][:judged]
+    reconstructed = truth
+    if second.first.bottleneck != "none":
+        program = jax.jit(second.first.reconstruct)
+        reconstructed = in_batches(program, (autoencoder,), (truth,), mesh)
+    numbers = judge(experiment, second.kind, held_out, images[:judged], reconstructed, weights)
+    return {name: report | {"guidance": guidance} for name, report in numbers.items()}
 
 
 def _finish(run: RunDir, stage: str, results: dict[str, Any]) -> None:
@@ -192,11 +197,34 @@ def summary_line(summary: dict[str, Any]) -> str:
         facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
         if "codebook_usage" in s:
             facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
-        if "oracle" in s:
-            o = s["oracle"]
-            facts.append(
-                f"shape and colour as asked {o['samples']['both']:.1%} "
-                f"(true renders {o['ceiling']['both']:.1%}, shuffled {o['floor']['both']:.1%})"
-            )
+        facts += _judged(s)
         parts.append(f"{stage}: " + ", ".join(facts))
     return " | ".join(parts)
+
+
+# What a report's number is called when it is said in a line.
+_SAID = {
+    "both": "shape and colour as asked",
+    "valid": "proper scenes",
+    "iou": "box IoU",
+    "mean_iou": "mean IoU",
+    "objects": "objects of the captions there",
+}
+
+
+def _judged(summary: dict[str, Any]) -> list[str]:
+    """The first number of each report, with what it is compared to."""
+    facts = []
+    if report := summary.get("oracle"):
+        name = next(name for name in _SAID if name in report["samples"])
+        others = [("true renders", "ceiling"), ("shuffled", "floor")]
+        beside = ", ".join(f"{what} {report[o][name]:.1%}" for what, o in others if o in report)
+        facts.append(f"{_SAID[name]} {report['samples'][name]:.1%} ({beside})")
+    if report := summary.get("restored"):
+        for who, scores in report.items():
+            if isinstance(scores, dict):
+                numbers = [f"{scores['psnr']:.1f} dB", f"SSIM {scores['ssim']:.3f}"]
+                if "lpips_squeezenet" in scores:
+                    numbers.append(f"LPIPS (squeezenet) {scores['lpips_squeezenet']:.3f}")
+                facts.append(f"{who.replace('_', ' ')} " + " ".join(numbers))
+    return facts

@@ -48,11 +48,11 @@ def latents(constants, batch, key):
 
 
 def make_problem(build=conditional, drop=0.0, latents=latents, **kwargs):
-    def drop_some(key, y):
-        return drop_condition(key, y, jnp.int32(NULL), drop)
+    def condition(constants, batch, key):
+        return drop_condition(key, batch["condition"], jnp.int32(NULL), drop)
 
     return DiffusionProblem(
-        build, SCHEDULE, "eps", latents, None if build is unconditional else drop_some, **kwargs
+        build, SCHEDULE, "eps", latents, None if build is unconditional else condition, **kwargs
     )
 
 

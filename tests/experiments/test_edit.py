@@ -84,7 +84,8 @@ def plain():
         run = RunDir(path)
         _, experiment, facts = run.load()
         second = SecondStage(experiment, facts)
-        asked = second.encoder and second.encoder.encode([w for w in wanted for _ in range(n)])
+        asked = [w for w in wanted for _ in range(n)]
+        asked = second.condition and second.condition.encoder.encode(asked)
         guidance = experiment.sampling.guidance if second.guidable else 1.0
         settings = {"steps": experiment.sampling.steps, "guidance": guidance} | settings
         return second.generator(

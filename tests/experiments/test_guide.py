@@ -115,7 +115,7 @@ def library(classified):
     def draw(options, towards=("red cube",), copies=8):
         labels = list(towards)
         size = SizeOptions().of(experiment, second.generator.shape[-1])
-        request = Request(experiment, second, null, labels, copies, {}, size)
+        request = Request(experiment, second, {"condition": null}, labels, copies, {}, size)
         guides = prepare_guides(options, request, run, labels)(weights)
         conditions = np.repeat(null, copies * len(labels), axis=0)
         return second.generator(*weights, conditions, steps=10, batch_size=8, guides=guides)

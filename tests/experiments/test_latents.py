@@ -53,7 +53,9 @@ def test_the_loss_is_the_same_for_the_same_key(problem):
     losses = []
     for source in (data.train, Drawn(data.train)):
         views = dataclasses.replace(data, train=source)
-        loader, scale = latent_loader(experiment, second.first, autoencoder, views, second.encoder)
+        loader, scale = latent_loader(
+            experiment, second.first, autoencoder, views, second.condition
+        )
         batch = loader.batch(3)
         assert ("image" in batch) == views.train.drawn
         constants = {"autoencoder": autoencoder, "scale_factor": scale}
@@ -67,7 +69,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem):
 def test_the_mirror_image_is_cached_beside_the_picture(problem):
     experiment, data, second, autoencoder = problem
     flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
-    loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.encoder)
+    loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.condition)
     images = data.train.read(range(len(data.train)))["image"]
     moments = loader.source.arrays["encoded"]
     for view, pictures in enumerate((images, images[:, :, ::-1])):
@@ -113,7 +115,7 @@ def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
 def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem):
     _, data, second, _ = problem
     experiment, first = first_stage(problem, "none")
-    loader, scale = latent_loader(experiment, first, {}, data, second.encoder)
+    loader, scale = latent_loader(experiment, first, {}, data, second.condition)
     batch = loader.batch(0)
     assert set(batch) == {"image", "condition"} and batch["image"].dtype == np.uint8
     z = first.encode({}, batch["image"])
@@ -128,5 +130,5 @@ def test_the_scale_factor_that_is_given_is_not_measured(problem):
     experiment, first = first_stage(problem, "none")
     stage = dataclasses.replace(experiment.diffusion, scale_factor=0.18215)
     experiment = dataclasses.replace(experiment, diffusion=stage)
-    _, scale = latent_loader(experiment, first, {}, data, second.encoder)
+    _, scale = latent_loader(experiment, first, {}, data, second.condition)
     assert scale == np.float32(0.18215)

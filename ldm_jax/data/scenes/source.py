@@ -84,6 +84,8 @@ class ScenesSource:
         self.size, self.level, self.count, self.seed, self.split = size, level, count, seed, split
         self.extras = tuple(name for name in EXTRAS if name in extras)
         self.class_names = captions.CLASS_NAMES if level == "single" else None
+        self.box_names = captions.CLASS_NAMES if "boxes" in extras else None
+        self.semantic_names = SEMANTIC_NAMES if "semantic" in extras else None
 
     def __len__(self) -> int:
         return self.count

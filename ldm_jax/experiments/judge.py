@@ -1,0 +1,88 @@
+"""How well samples match what was asked: a number for each task, with what gives it a meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax.autoencoder.perceptual import lpips
+from ldm_jax.autoencoder.step import to_model_range
+from ldm_jax.data.degradations import upscale
+from ldm_jax.data.masks import mean_fill
+from ldm_jax.evaluation import oracle
+from ldm_jax.evaluation.distortion import psnr, ssim
+from ldm_jax.evaluation.scene_reports import box_report, caption_report, semantic_report, validity
+from ldm_jax.experiments.config import Experiment, ScenesData
+from ldm_jax.experiments.second_stage import HeldOut
+
+BATCH = 16  # pairs of pictures compared by LPIPS at a time
+
+
+def is_judged(experiment: Experiment, kind: str) -> bool:
+    """Whether there is a number for samples of this kind of condition, and it is wanted."""
+    data = experiment.data
+    if experiment.sampling.oracle_images == 0:
+        return False
+    if kind in ("super-resolution", "inpainting"):
+        return data.size >= 11  # the window of SSIM
+    return isinstance(data, ScenesData) and data.size in (oracle.SIZE, 2 * oracle.SIZE)
+
+
+def judge(
+    experiment: Experiment,
+    kind: str,
+    held_out: HeldOut,
+    images: np.ndarray,
+    reconstructed: np.ndarray,
+    weights: dict | None,
+) -> dict[str, Any]:
+    """The numbers of a task, for the summary of a run.
+
+    On scenes `oracle`: what is read in the `samples`, in the true pictures (`ceiling`), and in the
+    samples if others had been asked for (`floor`). For pictures that are restored `restored`: how
+    far the `samples`, the simplest alternative, and the first stage's reconstructions (a ceiling)
+    are from the truth.
+
+    Args:
+      images: samples, uint8 `[n, H, W, C]`; reconstructed: D(E(x)) of the truth, likewise.
+      weights: of LPIPS on SqueezeNet, or None to do without.
+    """
+    n, truth = len(images), {key: rows[: len(images)] for key, rows in held_out.truth.items()}
+    if kind == "super-resolution":
+        low = held_out.seen["low_res"][:n]
+        other = {"bicubic": upscale(low, experiment.autoencoder.network.f)}
+    elif kind == "inpainting":
+        other = {"mean_fill": np.stack(list(map(mean_fill, truth["image"], held_out.seen["mask"])))}
+    else:
+        return {"oracle": _read(experiment, kind, truth, images) | {"pictures": n}}
+    compared = {"samples": images, **other, "reconstructed": reconstructed}
+    scores = {who: _distances(truth["image"], x, weights) for who, x in compared.items()}
+    return {"restored": scores | {"pictures": n}}
+
+
+def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) -> dict[str, Any]:
+    if kind == "none":
+        shares = {"samples": images, "ceiling": truth["image"]}
+        return {who: {"valid": float(validity(x).mean())} for who, x in shares.items()}
+    if kind == "layout":
+        return box_report(images, truth["boxes"], truth["box_labels"], truth["image"])
+    if kind == "semantic":
+        return semantic_report(images, truth["semantic"], truth["image"])
+    if experiment.data.level == "full":
+        return caption_report(images, truth["caption"], truth["image"], truth["caption"])
+    asked = truth["class_label"]
+    return oracle.oracle_report(images, asked, truth["image"], asked)
+
+
+def _distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:
+    scores = {"psnr": psnr(x, y), "ssim": ssim(x, y)}
+    if weights is not None:
+        distance = jax.jit(
+            lambda p, a, b: lpips(p, "squeezenet", to_model_range(a), to_model_range(b))
+        )
+        rows = [np.arange(i, i + BATCH) % len(x) for i in range(0, len(x), BATCH)]
+        parts = [distance(weights, x[r], y[r]) for r in rows]
+        scores["lpips_squeezenet"] = np.concatenate(parts)[: len(x)]
+    return {name: round(float(np.mean(score)), 4) for name, score in scores.items()}
