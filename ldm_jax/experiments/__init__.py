@@ -9,14 +9,28 @@ from ldm_jax.experiments import (
     class_conditional,
     first_stages,
     image_to_image,
+    scenes,
     text_and_layout,
     unconditional,
 )
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.real import folder, tfds
-from ldm_jax.experiments.scenes import scenes, scenes_large, smoke
 
 Experiments = dict[str, Callable[[], Experiment]]
+
+# The embedded scenes: all tasks of the paper, on a laptop; one for a GPU; one just to see it run.
+SCENES: Experiments = {
+    "scenes": scenes.scenes,
+    "scenes-class": scenes.scenes_class,
+    "scenes-unconditional": scenes.scenes_unconditional,
+    "scenes-text": scenes.scenes_text,
+    "scenes-layout": scenes.scenes_layout,
+    "scenes-semantic": scenes.scenes_semantic,
+    "scenes-super-resolution": scenes.scenes_super_resolution,
+    "scenes-inpainting": scenes.scenes_inpainting,
+    "scenes-large": scenes.scenes_large,
+    "smoke": scenes.smoke,
+}
 
 # Table 8: each trains its first stage alone unless told otherwise.
 FIRST_STAGES: Experiments = {
@@ -82,9 +96,7 @@ UNPUBLISHED: Experiments = {
 }
 
 EXPERIMENTS: Experiments = {
-    "scenes": scenes,
-    "scenes-large": scenes_large,
-    "smoke": smoke,
+    **SCENES,
     "tfds": tfds,
     "folder": folder,
     **FIRST_STAGES,

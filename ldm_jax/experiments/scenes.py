@@ -1,5 +1,7 @@
 """Experiments on the embedded scenes, which need no download."""
 
+from dataclasses import replace
+
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
@@ -8,6 +10,7 @@ from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import (
     AutoencoderStage,
     ClassifierStage,
+    Condition,
     DiffusionStage,
     Experiment,
     Progress,
@@ -82,6 +85,92 @@ def scenes() -> Experiment:
             ema_decay=0.99,
         ),
         sampling=SamplingDefaults(steps=25, guidance=3.0, num_images=32),
+    )
+
+
+def scenes_class() -> Experiment:
+    """Class to image (Table 3): shape and colour of single objects at 32x32.
+
+        python train.py scenes-class --autoencoder.from-run runs/scenes
+    """
+    text = scenes()
+    return replace(text, diffusion=replace(text.diffusion, condition="class"))
+
+
+def scenes_unconditional() -> Experiment:
+    """Scenes of one to four objects at 64x64, from noise alone (Table 1).
+
+        python train.py scenes-unconditional
+
+    Its first stage serves all experiments that follow.
+    """
+    return _task("none")
+
+
+def scenes_text() -> Experiment:
+    """Captions to scenes of one to four objects at 64x64 (Table 2).
+
+        python train.py scenes-text --autoencoder.from-run runs/scenes-unconditional
+    """
+    return _task("text", guidance=3.0)
+
+
+def scenes_layout() -> Experiment:
+    """Boxes with names to scenes at 64x64 (Table 9).
+
+        python train.py scenes-layout --autoencoder.from-run runs/scenes-unconditional
+    """
+    return _task("layout", guidance=2.0)
+
+
+def scenes_semantic() -> Experiment:
+    """Semantic maps to scenes at 64x64 (Sec. 4.3.2).
+
+        python train.py scenes-semantic --autoencoder.from-run runs/scenes-unconditional
+    """
+    return _task("semantic")
+
+
+def scenes_super_resolution() -> Experiment:
+    """Super-resolution of scenes, from 16x16 to 64x64 (Sec. 4.4, Table 5).
+
+        python train.py scenes-super-resolution --autoencoder.from-run runs/scenes-unconditional
+    """
+    return _task("super-resolution")
+
+
+def scenes_inpainting() -> Experiment:
+    """In-painting of scenes at 64x64 (Sec. 4.5, Tables 6 and 7).
+
+        python train.py scenes-inpainting --autoencoder.from-run runs/scenes-unconditional
+    """
+    return _task("inpainting")
+
+
+def _task(condition: Condition, guidance: float = 1.0) -> Experiment:
+    """As scenes, but at 64x64: latents of 16x16, so that the UNet attends at 8x8 alone."""
+    small = scenes()
+    return Experiment(
+        data=ScenesData(size=64, level="full", count=8192, validation_count=256),
+        autoencoder=replace(small.autoencoder, batch_size=4),  # as many pixels a step
+        diffusion=replace(
+            small.diffusion,
+            unet=UNetConfig(
+                channels=48,
+                channel_mult=(1, 2, 2),
+                num_res_blocks=1,
+                attention_factors=(2,),
+                head_channels=32,
+                groups=16,
+            ),
+            text=TransformerConfig(dim=96, depth=2, heads=2),
+            condition=condition,
+            objects=4,
+            sections=32,
+            batch_size=16,
+            steps=2000,
+        ),
+        sampling=replace(small.sampling, guidance=guidance, num_images=24),
     )
 
 

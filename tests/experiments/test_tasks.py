@@ -1,0 +1,153 @@
+"""Every task of the paper: it trains, is judged, leaves a figure, and draws from a file."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.data.scenes import ScenesSource
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("none", "layout", "semantic", "super-resolution", "inpainting")
+NAMES = {"none": "unconditional"}
+
+
+@pytest.fixture(scope="module")
+def trained_task(train_tiny, tmp_path_factory):
+    """`trained_task("layout")`: (how training scenes-layout ended, its run directory), once."""
+    root, runs = tmp_path_factory.mktemp("tasks"), {}
+
+    def run(kind):
+        if kind not in runs:
+            path = root / kind
+            words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
+            words += ["--sampling.oracle-images", 16, "--run-dir", path]
+            words += ["--autoencoder.network.channel-mult", 1, 2]
+            if kind != "none":
+                words += ["--autoencoder.from-run", run("none")[1]]
+            runs[kind] = train_tiny(f"scenes-{NAMES.get(kind, kind)}", *words), path
+        return runs[kind]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What a user would have: a picture, a mask, a map, a layout."""
+    folder = tmp_path_factory.mktemp("files")
+    scene = ScenesSource(48, "full", 1, extras=("semantic",)).read([0])
+    Image.fromarray(scene["image"][0][:33]).save(folder / "image.png")  # 48 wide, 33 high
+    Image.fromarray(scene["semantic"][0]).save(folder / "map.png")
+    mask = np.zeros((33, 48), np.uint8)
+    mask[8:20, 10:30] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    thing = {"label": "red ball", "box": [0.1, 0.4, 0.4, 0.8]}
+    (folder / "layout.json").write_text(json.dumps({"objects": [thing]}))
+    return folder
+
+
+def words_for(kind, files):
+    return {
+        "none": [],
+        "layout": ["--layout", files / "layout.json"],
+        "semantic": ["--semantic-map", files / "map.png"],
+        "super-resolution": ["--low-res", files / "image.png"],
+        "inpainting": ["--image", files / "image.png", "--mask", files / "mask.png"],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_trains_is_judged_and_leaves_a_figure(kind, trained_task):
+    ended, run = trained_task(kind)
+    assert ended.code == 0, ended.err
+    summary = json.loads((run / "summary.json").read_text())["diffusion"]
+    assert summary["finished"]
+    if kind in ("super-resolution", "inpainting"):
+        other = "bicubic" if kind == "super-resolution" else "mean_fill"
+        scores = summary["restored"]
+        assert set(scores) == {"samples", other, "reconstructed", "pictures", "guidance"}
+        assert all(set(scores[who]) == {"psnr", "ssim"} for who in ("samples", other))
+        assert scores[other]["ssim"] > 0.3 and other.replace("_", " ") in ended.out
+    else:
+        number = {"none": "valid", "layout": "iou", "semantic": "mean_iou"}[kind]
+        scores = summary["oracle"]
+        assert scores["ceiling"][number] > 0.3 and 0 <= scores["samples"][number] <= 1
+        assert "true renders" in ended.out
+    figure = np.asarray(Image.open(run / "samples.png"))
+    assert figure.std() > 10
+
+
+SIZES = {
+    "none": (32, 32),
+    "layout": (32, 32),
+    "semantic": (48, 48),
+    "super-resolution": (66, 96),
+    "inpainting": (32, 48),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_draws_from_its_file(kind, trained_task, files, sample, tmp_path):
+    run = trained_task(kind)[1]
+    words = [run, *words_for(kind, files), "--num-images", 2]
+    ended = sample(*words, "--out", tmp_path / "f")
+    assert ended.code == 0 and ended.out == f"2 pictures in {tmp_path / 'f'}\n", ended.err
+    picture = np.asarray(Image.open(tmp_path / "f" / "000001.png"))
+    assert picture.shape == (*SIZES[kind], 3)
+    if kind == "inpainting":
+        image, mask = (np.asarray(Image.open(files / f))[:32] for f in ("image.png", "mask.png"))
+        np.testing.assert_array_equal(picture[mask == 0], image[mask == 0])
+        assert not np.array_equal(picture[mask > 0], image[mask > 0])
+    assert sample(*words, "--out", tmp_path / "a.png").code == 0
+    assert np.asarray(Image.open(tmp_path / "a.png")).std() > 10
+    if kind != "none":
+        sized = sample(*words, "--height", 16, "--width", 24, "--out", tmp_path / "s")
+        assert sized.code == 0, sized.err
+        assert np.asarray(Image.open(tmp_path / "s" / "000000.png")).shape == (16, 24, 3)
+
+
+def test_the_condition_decides(trained_task, files, sample, tmp_path):
+    """Another map, with the same noise, is another picture."""
+    run = trained_task("semantic")[1]
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "sky.png")
+    for name, file in (("a", files / "map.png"), ("b", tmp_path / "sky.png")):
+        words = ["--semantic-map", file, "--num-images", 1, "--out", tmp_path / name]
+        assert sample(run, *words).code == 0
+    a, b = (np.asarray(Image.open(tmp_path / name / "000000.png")) for name in "ab")
+    assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "kind, words, said",
+    [
+        ("layout", [], "trained for layout: give --layout FILE.json"),
+        ("layout", ["--layout", "nowhere"], "--layout nowhere cannot be read"),
+        ("layout", ["--layout", "text"], "the layout is not JSON"),
+        ("layout", ["--low-res", "image"], "--low-res is not what this run was trained on"),
+        ("layout", ["--caption", "a"], "give --layout FILE.json"),
+        ("none", ["--layout", "x"], "--layout is not what this run was trained on"),
+        ("semantic", ["--semantic-map", "text"], "cannot be read as a map"),
+        ("semantic", ["--semantic-map", "image"], "cannot be read as a map"),
+        ("semantic", ["--semantic-map", "high"], "has class 9; this run knows 0 to 5"),
+        ("super-resolution", ["--low-res", "text"], "--low-res text cannot be read as an image"),
+        ("inpainting", ["--image", "image"], "give --image FILE.png --mask FILE.png"),
+        ("inpainting", ["--image", "image", "--mask", "high"], "they must be of one size"),
+        ("inpainting", ["--image", "image", "--mask", "mask", "--strength", 0.5], "no --strength"),
+    ],
+)
+def test_the_wrong_condition_is_said(kind, words, said, trained_task, files, sample, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "text").write_text("dear reader")
+    (files / "image").write_bytes((files / "image.png").read_bytes())
+    (files / "mask").write_bytes((files / "mask.png").read_bytes())
+    Image.fromarray(np.full((48, 48), 9, np.uint8)).save(files / "high", format="png")
+    assert said in sample(trained_task(kind)[1], *words).error
+
+
+def test_data_without_what_a_task_needs_is_refused(train_tiny, photographs, tmp_path):
+    for kind in ("layout", "semantic", "text"):
+        words = ["--data.path", photographs / "flat", "--diffusion.condition", kind]
+        error = train_tiny("folder", *words, "--run-dir", tmp_path / "r").error
+        assert f"--diffusion.condition is {kind}, but this data has only what is needed" in error
