@@ -9,10 +9,6 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.sampling.windows import Windows
 
-# Shared with the next one: half by windows, as they disagree on what the picture shows; tiles only
-# differ near their borders.
-WINDOW_OVERLAP, TILE_OVERLAP = 0.5, 0.25
-
 
 class Size(NamedTuple):
     """How large pictures are drawn, and in which pieces."""
@@ -37,7 +33,8 @@ class SizeOptions:
     """The UNet sees squares of so many pixels, one by one, which overlap by half and are blended:
     for sizes at which the whole has no order, or finds no room in memory."""
     tile: int | None = None
-    """The decoder sees squares of so many pixels, one by one, blended: saves memory."""
+    """The decoder sees squares of so many pixels, one by one, likewise: saves memory. The larger,
+    the nearer to the whole."""
 
     def given(self) -> dict[str, Any]:
         """The options that are not left out, by name."""
@@ -60,8 +57,8 @@ class SizeOptions:
             height,
             width,
             (height // f, width // f, channels),
-            self.window and Windows.square(self.window // f, WINDOW_OVERLAP),
-            self.tile and Windows.square(self.tile // f, TILE_OVERLAP),
+            self.window and Windows.square(self.window // f),
+            self.tile and Windows.square(self.tile // f),
         )
 
 

@@ -1,0 +1,233 @@
+"""Do pictures of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
+
+Every report stands between two numbers that give it a meaning: its ceiling, the same measure on
+held-out true renders, and its floor, which is what a model deaf to its condition reaches (the
+samples against each other's conditions).
+
+All pictures are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ldm_jax.data.scenes import SEMANTIC_NAMES
+from ldm_jax.data.scenes.world import MAX_OBJECTS
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation.scene_captions import AskedScene, holds, parse_caption
+from ldm_jax.evaluation.scene_objects import SeenObject, objects, objects_of
+from ldm_jax.evaluation.scene_reader import Reading, read, semantic
+
+Report = dict[str, dict[str, float]]
+
+# What a proper scene obeys; set so that 97 in 100 true renders do (`validity`).
+_LEAST_CERTAIN = {32: 0.60, 64: 0.70}  # mean certainty of an object's pixels, by the side read
+_MOST_ASTRAY = 0.01  # share of sky and floor pixels on the wrong side of the horizon
+_MOST_CRUMBS = 0.05  # share of object pixels that belong to no object
+
+
+def mean_iou(predicted, truth, classes: int) -> float:
+    """Intersection over union of each class over the whole set, averaged over classes.
+
+    Args:
+      predicted, truth: integers of one shape.
+      classes: how many there are; those in neither array do not count.
+    Raises:
+      UserError: if the shapes differ or nothing is compared.
+    """
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    if predicted.shape != truth.shape or not truth.size:
+        raise UserError(
+            "mean IoU compares two maps of one shape with at least one pixel, "
+            f"not {list(predicted.shape)} with {list(truth.shape)}"
+        )
+    pairs = np.stack([predicted.ravel(), truth.ravel()]).astype(np.int64)
+    if pairs.min() < 0 or pairs.max() >= classes:
+        raise UserError(f"maps of {classes} classes hold numbers from 0 to {classes - 1}")
+    counts = np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2)
+    counts = counts.reshape(classes, classes)
+    both = np.diag(counts)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - both
+    return float((both[either > 0] / either[either > 0]).mean())
+
+
+def semantic_report(images, truth_maps, truth_images) -> Report:
+    """How well samples follow the semantic maps that they were asked to.
+
+    Args:
+      images: samples, one per map.
+      truth_maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
+      truth_images: the true renders of these maps.
+    Returns:
+      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the share read as asked.
+    """
+    truth_maps = np.asarray(truth_maps)
+
+    def score(seen, asked):
+        return {
+            "mean_iou": mean_iou(seen, asked, len(SEMANTIC_NAMES)),
+            "pixels": float((seen == asked).mean()),
+        }
+
+    return _report(score, semantic, images, truth_maps, truth_images, truth_maps)
+
+
+def box_report(images, boxes, box_labels, truth_images) -> Report:
+    """How well samples follow layouts: objects of the asked classes in the asked boxes.
+
+    Args:
+      images: samples, one per layout.
+      boxes: [n, M, 4], (left, top, right, bottom) in [0, 1].
+      box_labels: [n, M], indices in CLASS_NAMES, -1 where there is no box.
+      truth_images: the true renders of these layouts.
+    Returns:
+      'samples', 'ceiling' and 'floor', each with 'iou', of each asked box with the best object of
+      its class (0 without one), averaged; 'found', the share of boxes for which it is 0.5 or more;
+      'precision', the share of seen objects that fit an asked box of their class so well.
+    """
+    boxes, box_labels = np.asarray(boxes), np.asarray(box_labels)
+    if boxes.shape != (*box_labels.shape, 4) or box_labels.ndim != 2:
+        raise UserError(
+            "layouts are boxes [n, M, 4] with labels [n, M], "
+            f"not {list(boxes.shape)} with {list(box_labels.shape)}"
+        )
+    asked = [
+        [(int(label), box) for label, box in zip(labels, places, strict=True) if label >= 0]
+        for labels, places in zip(box_labels, boxes, strict=True)
+    ]
+    return _report(_box_score, objects, images, asked, truth_images, asked)
+
+
+def _box_score(found, asked):
+    best, fits = [], []
+    for seen, wanted in zip(found, asked, strict=True):
+        overlap = np.array(
+            [
+                [box_iou(thing.box, box) if thing.label == label else 0.0 for thing in seen]
+                for label, box in wanted
+            ]
+        ).reshape(len(wanted), len(seen))
+        best.extend(overlap.max(axis=1, initial=0.0))
+        fits.extend(overlap.max(axis=0, initial=0.0) >= 0.5)
+    return {
+        "iou": _mean(best),
+        "found": _mean(np.array(best) >= 0.5),
+        "precision": _mean(fits),
+    }
+
+
+def box_iou(one, two) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom); 0 where both are empty."""
+    (l1, t1, r1, b1), (l2, t2, r2, b2) = one, two
+    both = max(min(r1, r2) - max(l1, l2), 0.0) * max(min(b1, b2) - max(t1, t2), 0.0)
+    either = (r1 - l1) * (b1 - t1) + (r2 - l2) * (b2 - t2) - both
+    return float(both / either) if either > 0 else 0.0
+
+
+def caption_report(images, captions, truth_images, truth_captions) -> Report:
+    """How much of what captions say the samples show.
+
+    Args:
+      images, captions: samples, and one caption of the scenes' vocabulary for each.
+      truth_images, truth_captions: held-out true renders and theirs.
+    Returns:
+      'samples', 'ceiling' and 'floor', each with these shares: 'objects', of the asked objects that
+      are there (shape and colour; two of a kind must be two); 'captions', of the captions whose
+      objects all are; 'exact', of those to which nothing was added either; 'size' and 'material',
+      of the objects for which the caption says it that are there and have it; 'relations', of the
+      asked relations whose objects are there and stand so.
+    """
+    asked = [parse_caption(str(text)) for text in captions]
+    truth_asked = [parse_caption(str(text)) for text in truth_captions]
+    return _report(_caption_score, objects, images, asked, truth_images, truth_asked)
+
+
+def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene]):
+    there, wanted = Counter(), Counter()
+    whole, exact = [], []
+    for seen, scene in zip(found, asked, strict=True):
+        # What each word of the score compares: two lists, as multisets.
+        lists = {"objects": ([x.label for x in seen], [x.label for x in scene.objects])}
+        for name in ("size", "material"):
+            said = [(x.label, getattr(x, name)) for x in scene.objects if getattr(x, name)]
+            lists[name] = [(x.label, getattr(x, name)) for x in seen], said
+        for name, (have, want) in lists.items():
+            there[name] += (Counter(have) & Counter(want)).total()
+            wanted[name] += len(want)
+        have, want = (Counter(labels) for labels in lists["objects"])
+        whole.append(want <= have)
+        exact.append(want == have)
+        there["relations"] += sum(holds(r, scene.objects, seen) for r in scene.relations)
+        wanted["relations"] += len(scene.relations)
+    shares = {name: there[name] / max(wanted[name], 1) for name in wanted}
+    return shares | {"captions": _mean(whole), "exact": _mean(exact)}
+
+
+def validity(images) -> np.ndarray:
+    """1.0 for each picture that reads as a proper scene, 0.0 for any other: float32 [n].
+
+    A proper scene has sky above floor with a level horizon between them, one to four objects, each
+    of which the reader is certain about, and nothing else. About 97 in 100 true renders pass.
+    """
+    seen = read(images)
+    side = seen.semantic.shape[1]
+    astray, crumbs, least, counts = plausibility(seen)
+    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _LEAST_CERTAIN[side])
+    proper &= (astray <= _MOST_ASTRAY) & (crumbs <= _MOST_CRUMBS)
+    return proper.astype(np.float32)
+
+
+def plausibility(seen: Reading):
+    """What `validity` judges by, each [n].
+
+    Returns:
+      the share of sky and floor pixels on the wrong side of the horizon that fits best (1 without
+      any); the share of object pixels that belong to no object; the certainty of the least certain
+      object (0 without any); the number of objects.
+    """
+    sky, floor = seen.semantic == 0, seen.semantic == 1
+    background = (sky | floor).sum(axis=(1, 2))
+    # With the horizon above row r, floor pixels before r and sky pixels from r on are astray.
+    floor_before = np.pad(np.cumsum(floor.sum(axis=2), axis=1), ((0, 0), (1, 0)))
+    sky_before = np.pad(np.cumsum(sky.sum(axis=2), axis=1), ((0, 0), (1, 0)))
+    wrong = (floor_before + sky_before[:, -1:] - sky_before).min(axis=1)
+    astray = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
+    found = objects_of(seen)
+    filled = (~sky & ~floor).sum(axis=(1, 2))
+    kept = np.array([sum(thing.pixels for thing in things) for things in found], int)
+    crumbs = 1.0 - kept / np.maximum(filled, 1)
+    least = np.array([min((x.certainty for x in things), default=0.0) for things in found])
+    return astray, crumbs, least, np.array([len(things) for things in found], int)
+
+
+def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> Report:
+    """Samples, ceiling and floor of one `score(seen, asked)`; each picture is looked at once."""
+    for name, pictures, conditions in (
+        ("pictures", images, asked),
+        ("true renders", truth_images, truth_asked),
+    ):
+        if len(pictures) != len(conditions):
+            raise UserError(
+                f"{len(pictures)} {name} cannot be compared with {len(conditions)} conditions"
+            )
+        if not len(pictures):
+            raise UserError("a report needs at least one picture and one true render")
+    seen = look(images)
+    return {
+        "samples": score(seen, asked),
+        "ceiling": score(look(truth_images), truth_asked),
+        "floor": score(seen, [asked[i] for i in others(len(asked))]),
+    }
+
+
+def others(n: int) -> np.ndarray:
+    """For each of n conditions another one, always the same: one random cycle through them all."""
+    order = np.random.default_rng(0).permutation(n)
+    other = np.empty(n, int)
+    other[order] = np.roll(order, 1)
+    return other
+
+
+def _mean(values) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

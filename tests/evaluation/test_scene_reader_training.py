@@ -1,0 +1,41 @@
+"""Training the scene reader: truth that moves with its picture, and a network that learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.data.scenes import SEMANTIC_NAMES, ScenesSource
+from ldm_jax.evaluation import scene_reader
+from ldm_jax.evaluation import scene_reader_training as training
+
+
+def test_what_is_right_moves_with_the_picture():
+    source = ScenesSource(32, "full", 6, seed=3)
+    data = training.draw_truth([source], progress=False)
+    tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
+    right = training.targets(tables, data["instance32"])
+    assert np.array_equal(right["semantic"], np.stack([source.truth(i).semantic for i in range(6)]))
+    # A picture made of its own truth shows whether both are moved alike.
+    x = jnp.repeat(right["semantic"][..., None] * 0.3 - 0.8, 3, axis=-1)
+    moved, right_moved = training.augment(jax.random.key(1), x, right)
+    assert not np.array_equal(right_moved["semantic"], right["semantic"])
+    for picture, what in zip(moved.mean(axis=-1), right_moved["semantic"], strict=True):
+        assert np.corrcoef(picture.ravel(), what.ravel())[0, 1] > 0.85
+    # All pixels of an object still point at one place.
+    ticks = (np.arange(32) + 0.5) / 32
+    place = np.stack(np.meshgrid(ticks, ticks), axis=-1)
+    for way, what in zip(right_moved["way"], right_moved["semantic"], strict=True):
+        inner = np.zeros((32, 32), bool)
+        inner[3:-3, 3:-3] = np.asarray(what)[3:-3, 3:-3] >= 2  # edges were repeated
+        middles = np.unique((place + way)[inner].round(3), axis=0)
+        assert len(middles) <= 4
+
+
+def test_training_learns(monkeypatch):
+    params = training.train(16, 16, (training.Cycle(12, 8, 4e-3, 1.0),), progress=False)
+    monkeypatch.setattr(scene_reader, "weights", lambda: params)
+    source = ScenesSource(32, "full", 16, seed=training.SEED, extras=("semantic",))
+    data = source.read(range(16))
+    assert (scene_reader.semantic(data["image"]) == data["semantic"]).mean() > 2 / len(
+        SEMANTIC_NAMES
+    )

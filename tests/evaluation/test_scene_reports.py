@@ -1,0 +1,200 @@
+"""Scores by hand; reports stand between ceiling and floor; scenes are told from other pictures."""
+
+import numpy as np
+import pytest
+
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation import scene_reports
+from ldm_jax.evaluation.scene_captions import parse_caption
+from ldm_jax.evaluation.scene_objects import SeenObject
+from ldm_jax.evaluation.scene_reports import (
+    box_iou,
+    box_report,
+    caption_report,
+    mean_iou,
+    others,
+    semantic_report,
+    validity,
+)
+
+COUNT = 64
+
+
+@pytest.fixture(scope="module", params=[32, 64])
+def data(request):
+    source = ScenesSource(
+        request.param, "full", COUNT, seed=77, split="validation", extras=("semantic", "boxes")
+    )
+    return source.read(range(COUNT))
+
+
+def half_wrong(values):
+    """Every second condition belongs to another picture."""
+    wrong = np.array(values)
+    wrong[::2] = wrong[others(COUNT)][::2]
+    return wrong
+
+
+def test_mean_iou_by_hand():
+    truth = np.array([[0, 0, 1], [1, 1, 2]])
+    seen = np.array([[0, 1, 1], [1, 2, 2]])
+    # 0: 1 of 2; 1: 2 of 4; 2: 1 of 2; 3 and 4 occur nowhere.
+    assert mean_iou(seen, truth, 5) == pytest.approx((1 / 2 + 2 / 4 + 1 / 2) / 3)
+    assert mean_iou(truth, truth, 3) == 1.0
+    # A class that is seen but not there counts as 0; sums run over the set, not over pictures.
+    assert mean_iou(np.array([3, 3]), np.array([0, 3]), 4) == pytest.approx((0 + 1 / 2) / 2)
+    a, b = np.array([[0, 0], [0, 1]]), np.array([[0, 0], [1, 1]])
+    assert mean_iou(a, b, 2) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "truth", "match"),
+    [
+        (np.zeros((2, 3), int), np.zeros((3, 2), int), "one shape"),
+        (np.zeros((0, 3), int), np.zeros((0, 3), int), "at least one pixel"),
+        (np.array([0]), np.array([6]), "from 0 to 5"),
+        (np.array([-1]), np.array([0]), "from 0 to 5"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused(seen, truth, match):
+    with pytest.raises(UserError, match=match):
+        mean_iou(seen, truth, 6)
+
+
+def test_box_iou_by_hand():
+    assert box_iou((0, 0, 1, 1), (0, 0, 1, 1)) == 1.0
+    assert box_iou((0, 0, 0.5, 1), (0.25, 0, 0.75, 1)) == pytest.approx(1 / 3)
+    assert box_iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0.0
+    assert box_iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0.0
+
+
+def thing(name, box=(0.2, 0.2, 0.4, 0.4), size="small", material="matte"):
+    return SeenObject(CLASS_NAMES.index(name), box, 100, 0.9, size, material)
+
+
+def test_the_score_of_boxes_by_hand():
+    ball, cone = CLASS_NAMES.index("red ball"), CLASS_NAMES.index("pink cone")
+    found = [[thing("red ball"), thing("pink cone", (0.5, 0.5, 0.9, 0.9))], []]
+    asked = [[(ball, (0.2, 0.2, 0.4, 0.35)), (ball, (0.7, 0.7, 0.9, 0.9))], [(cone, (0, 0, 1, 1))]]
+    score = scene_reports._box_score(found, asked)
+    assert score == {
+        "iou": pytest.approx(0.75 / 3),
+        "found": pytest.approx(1 / 3),
+        "precision": pytest.approx(1 / 2),  # the ball; no cone was asked for
+    }
+    assert scene_reports._box_score([[]], [[]]) == {"iou": 0.0, "found": 0.0, "precision": 0.0}
+
+
+def test_the_score_of_captions_by_hand():
+    asked = [
+        parse_caption("a small shiny red ball left of a small red ball"),
+        parse_caption("a large pink cone next to a small white cube"),
+        parse_caption("a small green cylinder"),
+    ]
+    found = [
+        [thing("red ball", (0.1, 0.2, 0.3, 0.4)), thing("red ball", (0.6, 0.2, 0.8, 0.4))],
+        [thing("pink cone")],
+        [thing("green cylinder"), thing("blue ball")],
+    ]
+    assert scene_reports._caption_score(found, asked) == {
+        "objects": pytest.approx(4 / 5),
+        "captions": pytest.approx(2 / 3),
+        "exact": pytest.approx(1 / 3),
+        "size": pytest.approx(3 / 5),  # the cone is not large, and the cube is missing
+        "material": 0.0,
+        "relations": pytest.approx(1 / 2),
+    }
+    nothing = scene_reports._caption_score([[], [], []], asked)
+    assert set(nothing.values()) == {0.0}
+    # Two asked, one there: half.
+    assert scene_reports._caption_score([[thing("red ball")]], asked[:1])["objects"] == 0.5
+
+
+def test_semantic_reports_stand_between_ceiling_and_floor(data):
+    image, maps = data["image"], data["semantic"]
+    report = semantic_report(image, half_wrong(maps), image)
+    assert semantic_report(image, maps, image)["samples"]["mean_iou"] >= 0.85
+    assert 0.3 <= report["samples"]["mean_iou"] <= 0.75
+    assert report["floor"]["mean_iou"] <= 0.45
+    assert report["floor"]["pixels"] < report["samples"]["pixels"]
+    assert semantic_report(image, maps, image)["ceiling"]["pixels"] >= 0.97
+
+
+def test_box_reports_stand_between_ceiling_and_floor(data):
+    image = data["image"]
+    right = box_report(image, data["boxes"], data["box_labels"], image)
+    assert right["samples"] == right["ceiling"]
+    assert right["ceiling"]["iou"] >= 0.75
+    assert right["ceiling"]["found"] >= 0.85
+    assert right["ceiling"]["precision"] >= 0.85
+    assert right["floor"]["iou"] <= 0.1 and right["floor"]["found"] <= 0.05
+    mixed = box_report(half_wrong(image), data["boxes"], data["box_labels"], image)
+    assert 0.3 <= mixed["samples"]["found"] <= 0.7
+    assert mixed["ceiling"] == right["ceiling"]
+
+
+def test_caption_reports_stand_between_ceiling_and_floor(data):
+    image, captions = data["image"], data["caption"]
+    report = caption_report(image, half_wrong(captions), image, captions)
+    assert report["ceiling"]["objects"] >= 0.88
+    assert report["ceiling"]["captions"] >= 0.75
+    assert report["ceiling"]["relations"] >= 0.75
+    assert report["ceiling"]["exact"] <= report["ceiling"]["captions"]
+    assert 0.35 <= report["samples"]["objects"] <= 0.7
+    assert report["floor"]["objects"] <= 0.15 and report["floor"]["relations"] <= 0.05
+    assert caption_report(image, half_wrong(captions), image, captions) == report
+
+
+def test_renders_are_valid_and_other_pictures_are_not(data):
+    image = data["image"]
+    rng = np.random.default_rng(0)
+    n, side = image.shape[:2]
+    proper = validity(image)
+    assert proper.shape == (n,) and set(np.unique(proper)) <= {0.0, 1.0}
+    assert proper.mean() >= 0.85
+    noise = rng.integers(0, 256, image.shape, dtype=np.uint8)
+    blend = ((image.astype(int) + image[others(n)]) // 2).astype(np.uint8)
+    k = side // 4
+    patches = image.reshape(n, 4, k, 4, k, 3).transpose(0, 1, 3, 2, 4, 5).reshape(n, 16, k, k, 3)
+    patches = patches[:, rng.permutation(16)].reshape(n, 4, 4, k, k, 3)
+    shuffled = patches.transpose(0, 1, 3, 2, 4, 5).reshape(image.shape)
+    upside_down = image[:, ::-1]
+    for name, wrong in [
+        ("noise", noise),
+        ("one grey", np.full_like(image, 128)),
+        ("shuffled", shuffled),
+        ("upside down", upside_down),
+    ]:
+        assert validity(wrong).mean() <= 0.1, name
+    assert validity(blend).mean() <= 0.4
+    assert validity(image[:0]).shape == (0,)
+
+
+def test_others_are_all_conditions_but_never_ones_own():
+    for n in (2, 3, 50):
+        assert sorted(others(n)) == list(range(n))
+        assert (others(n) != np.arange(n)).all()
+        assert np.array_equal(others(n), others(n))
+    assert others(1).tolist() == [0]
+
+
+def test_what_cannot_be_reported_is_said():
+    image = np.zeros((2, 32, 32, 3), np.uint8)
+    maps = np.zeros((2, 32, 32), np.uint8)
+    boxes, labels = np.zeros((2, 4, 4)), np.full((2, 4), -1)
+    captions = ["a red ball", "a red ball"]
+    with pytest.raises(UserError, match="2 pictures"):
+        semantic_report(image, maps[:1], image[:1])
+    with pytest.raises(UserError, match="1 true renders"):
+        box_report(image, boxes, labels, image[:1])
+    with pytest.raises(UserError, match="layouts are"):
+        box_report(image, boxes, labels[:, :3], image)
+    with pytest.raises(UserError, match="at least one"):
+        caption_report(image[:0], [], image[:0], [])
+    with pytest.raises(UserError, match="names no object"):
+        caption_report(image, ["a red ball", "a floor"], image, captions)
+    # No object at all is a score of nothing, not an error.
+    report = caption_report(image, captions, image, captions)
+    assert report["samples"]["objects"] == 0.0
+    assert box_report(image, boxes, labels, image)["samples"]["iou"] == 0.0
