@@ -91,7 +91,7 @@ def scenes() -> Experiment:
 def scenes_class() -> Experiment:
     """Class to image (Table 3): shape and colour of single objects at 32x32.
 
-        python train.py scenes-class --autoencoder.from-run runs/scenes
+    python train.py scenes-class --autoencoder.from-run runs/scenes
     """
     text = scenes()
     return replace(text, diffusion=replace(text.diffusion, condition="class"))
@@ -110,7 +110,7 @@ def scenes_unconditional() -> Experiment:
 def scenes_text() -> Experiment:
     """Captions to scenes of one to four objects at 64x64 (Table 2).
 
-        python train.py scenes-text --autoencoder.from-run runs/scenes-unconditional
+    python train.py scenes-text --autoencoder.from-run runs/scenes-unconditional
     """
     return _task("text", guidance=3.0)
 
@@ -118,7 +118,7 @@ def scenes_text() -> Experiment:
 def scenes_layout() -> Experiment:
     """Boxes with names to scenes at 64x64 (Table 9).
 
-        python train.py scenes-layout --autoencoder.from-run runs/scenes-unconditional
+    python train.py scenes-layout --autoencoder.from-run runs/scenes-unconditional
     """
     return _task("layout", guidance=2.0)
 
@@ -126,7 +126,7 @@ def scenes_layout() -> Experiment:
 def scenes_semantic() -> Experiment:
     """Semantic maps to scenes at 64x64 (Sec. 4.3.2).
 
-        python train.py scenes-semantic --autoencoder.from-run runs/scenes-unconditional
+    python train.py scenes-semantic --autoencoder.from-run runs/scenes-unconditional
     """
     return _task("semantic")
 
@@ -134,7 +134,7 @@ def scenes_semantic() -> Experiment:
 def scenes_super_resolution() -> Experiment:
     """Super-resolution of scenes, from 16x16 to 64x64 (Sec. 4.4, Table 5).
 
-        python train.py scenes-super-resolution --autoencoder.from-run runs/scenes-unconditional
+    python train.py scenes-super-resolution --autoencoder.from-run runs/scenes-unconditional
     """
     return _task("super-resolution")
 
@@ -142,7 +142,7 @@ def scenes_super_resolution() -> Experiment:
 def scenes_inpainting() -> Experiment:
     """In-painting of scenes at 64x64 (Sec. 4.5, Tables 6 and 7).
 
-        python train.py scenes-inpainting --autoencoder.from-run runs/scenes-unconditional
+    python train.py scenes-inpainting --autoencoder.from-run runs/scenes-unconditional
     """
     return _task("inpainting")
 

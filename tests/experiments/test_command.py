@@ -81,11 +81,11 @@ def flat(tmp_path):
         (["smoke", "--stage", "diffusion"], ["no trained autoencoder", "step 0 of 40"]),
         (
             ["smoke", "--data.level", "full", "--diffusion.condition", "class"],
-            ["--diffusion.condition is class, but this data has only: text"],
+            ["--diffusion.condition is class, but this data has only what is needed for: text"],
         ),
         (
-            ["smoke", "--diffusion.condition", "layout"],
-            ["layout, but this data has only: text, class"],
+            ["smoke", "--diffusion.condition", "image-embedding"],
+            ["image embeddings", "not trained here"],
         ),
         (["folder"], ["--data.path FOLDER"]),
         (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),
@@ -116,7 +116,8 @@ def test_a_folder_of_broken_pictures_is_an_error(train, broken, tmp_path):
 @pytest.mark.parametrize("condition", ["class", "text"])
 def test_a_condition_that_a_folder_lacks_is_refused(train, flat, tmp_path, condition):
     words = ["--data.path", flat, "--run-dir", tmp_path / "run", "--diffusion.condition", condition]
-    assert "neither captions nor classes" in train("folder", *words).error
+    error = train("folder", *words).error
+    assert error.endswith("what is needed for: super-resolution, inpainting")
     assert not (tmp_path / "run").exists()
 
 

@@ -205,12 +205,14 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
     assert not np.array_equal(*pictures)
 
 
-def test_a_model_whose_condition_has_no_words_is_converted_but_not_drawn_from(
+def test_a_model_of_layouts_is_converted_but_nobody_knows_the_names_of_its_boxes(
     file, sample, tmp_path
 ):
     path, _ = file("tiny-layout")
     assert convert(path, "--model", "tiny-layout", "--out", tmp_path / "run").code == 0
-    assert "neither a caption nor a class" in sample(tmp_path / "run").error
+    (tmp_path / "layout.json").write_text("{}")
+    error = sample(tmp_path / "run", "--layout", tmp_path / "layout.json").error
+    assert "the names of its boxes are not known" in error
 
 
 def test_a_trained_run_is_exported_under_the_published_names(smoke, tmp_path):
