@@ -19,7 +19,7 @@ from ldm_jax.data.source import in_memory
 from ldm_jax.data.tfds import TfdsSource
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
-from ldm_jax.experiments.trained import load_weights
+from ldm_jax.experiments.trained import load_weights, placed
 
 BATCH, EPOCHS = 128, 2
 
@@ -89,14 +89,17 @@ def main() -> None:
     asked = np.repeat(np.arange(10, dtype=np.int32), options.each)
     settings = experiment.sampling
     guidance = options.guidance or settings.guidance
+    weights, split = placed(load_weights(run, experiment), experiment, len(asked))
     images = second.generator(
-        *load_weights(run, experiment),
+        *weights,
         asked,
         sampler=settings.sampler,
         steps=settings.steps,
+        spacing=settings.spacing,
         guidance=guidance,
         eta=settings.eta,
         batch_size=50,
+        sharding=split,
         progress="sampling",
     )
     right = read(images) == asked

@@ -1,0 +1,98 @@
+"""Does a picture decoded tile by tile show where the tiles meet?
+
+    python benchmarks/tiles.py runs/scenes
+
+encodes scenes drawn at 128x128 and decodes them whole and in tiles, and prints how far the two are
+apart: PSNR; the difference in the two rows or columns at each border of a tile, as a multiple of
+that elsewhere; likewise the step that the difference makes from one side of a border to the other;
+and the step that the picture itself makes there, as a multiple of elsewhere's and of what the same
+comes to in the whole: a seam that the eye sees is well above 1. Writes a picture, below each result
+8 times the difference.
+"""
+
+import argparse
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ldm_jax.autoencoder.step import to_bytes
+from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.evaluation.distortion import psnr
+from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.trained import load_weights
+from ldm_jax.sampling.windows import Windows, by_windows, window_starts
+
+TILES, OVERLAPS = (32, 48, 64), (0.0, 0.25, 0.375, 0.5)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("run")
+    arguments.add_argument("--size", type=int, default=128)
+    arguments.add_argument("--pictures", type=int, default=32)
+    arguments.add_argument("--out", default="tiles.png")
+    options = arguments.parse_args()
+    run, size = RunDir(options.run), options.size
+    _, experiment, facts = run.load()
+    second = SecondStage(experiment, facts)
+    f, level = experiment.autoencoder.network.f, experiment.data.level
+    _, constants = load_weights(run, experiment)
+    source = ScenesSource(size, level, options.pictures, experiment.seed, "validation")
+    images = source.read(range(options.pictures))["image"]
+    z_0 = jax.jit(second.encode)(constants, images)
+    whole = np.asarray(jax.jit(second.picture)(constants, z_0))
+    bytes_whole = np.asarray(to_bytes(whole))
+    print(f"whole against the pictures: PSNR {psnr(images, bytes_whole).mean():.1f} dB")
+    print(
+        "| tile | overlap | PSNR to the whole | to the picture | difference at borders | its step |"
+        " the picture's step |\n|---|---|---|---|---|---|---|"
+    )
+    shown = [np.concatenate([bytes_whole[0], np.zeros_like(images[0])])]
+    for side in TILES:
+        for overlap in OVERLAPS:
+            windows = Windows.square(side // f, overlap)
+            tiled = jax.jit(
+                lambda constants, z, windows=windows: by_windows(
+                    lambda z: second.picture(constants, z), z, windows, f
+                )
+            )(constants, z_0)
+            tiled = np.asarray(tiled)
+            difference = 127.5 * (tiled - whole)
+            starts = f * window_starts(size // f, *(axis[0] for axis in windows))
+            at, step = seam(difference, starts, side, f)
+            near = np.asarray(to_bytes(tiled))
+            seen = seam(tiled, starts, side, f)[1] / seam(whole, starts, side, f)[1]
+            print(
+                f"| {side} | {overlap:g} | {psnr(bytes_whole, near).mean():.1f} dB | "
+                f"{psnr(images, near).mean():.1f} dB | {at:.2f} | {step:.2f} | {seen:.2f} |",
+                flush=True,
+            )
+            enlarged = np.clip(128 + 8 * difference[0], 0, 255).astype(np.uint8)
+            shown.append(np.concatenate([near[0], enlarged]))
+    Image.fromarray(np.concatenate(shown, axis=1)).save(options.out)
+
+
+def seam(difference: np.ndarray, starts: np.ndarray, side: int, f: int) -> tuple[float, float]:
+    """(mean |difference| at borders, mean |step| across them), each as a multiple of elsewhere's.
+
+    Elsewhere is where one position of the latent meets the next, as it does at every border: there
+    the decoder's pixels differ by more than within.
+
+    Args:
+      difference: `[n, H, H, C]`. starts: the first rows (and columns) of tiles. side: of a tile.
+    """
+    meetings = np.arange(f, difference.shape[1], f)
+    here = np.isin(meetings, [*starts, *(starts + side)])
+    ratios = []
+    for axis in (1, 2):
+        d = np.moveaxis(difference, axis, 0)
+        before, after = d[meetings - 1], d[meetings]
+        for values in (np.abs(before) + np.abs(after), np.abs(after - before)):
+            ratios.append(values[here].mean() / values[~here].mean())
+    return float(np.mean(ratios[::2])), float(np.mean(ratios[1::2]))
+
+
+if __name__ == "__main__":
+    main()
