@@ -2,8 +2,8 @@
 
     python benchmarks/tasks.py runs [--only layout semantic] [--perceptual-file FILE]
 
-Trains what is not trained yet under that folder, one run a task (all at 64x64 share the first stage
-of scenes-unconditional), and prints what the summaries say. Super-resolution has a regression of
+Trains what is not trained yet under that folder, one run a task (all share the first stage of
+scenes), and prints what the summaries say. Super-resolution has a regression of
 the same size beside it: the same network, which predicts the latent at once (T = 1) in place of
 drawing it.
 """
@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
-SCENES, SHARED = "scenes", "scenes-unconditional"
+SHARED = "scenes"
 # Task: (experiment, the run that has its first stage, further options).
 REGRESSION = "--diffusion.prediction z_0 --sampling.steps 1 --diffusion.schedule.timesteps 1 "
 REGRESSION += "--diffusion.schedule.beta-start 0.9999 --diffusion.schedule.beta-end 0.9999"
 TASKS = {
     "text": ("scenes", "", ""),
-    "class": ("scenes-class", SCENES, ""),
-    "unconditional": (SHARED, "", ""),
+    "class": ("scenes-class", SHARED, ""),
+    "unconditional": ("scenes-unconditional", SHARED, ""),
     "text-full": ("scenes-text", SHARED, ""),
     "layout": ("scenes-layout", SHARED, ""),
     "semantic": ("scenes-semantic", SHARED, ""),

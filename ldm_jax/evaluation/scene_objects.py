@@ -32,12 +32,6 @@ class SeenObject(NamedTuple):
     def name(self) -> str:
         return CLASS_NAMES[self.label]
 
-    @property
-    def middle(self) -> tuple[float, float]:
-        """(x, y) of the middle of the box."""
-        left, top, right, bottom = self.box
-        return (left + right) / 2, (top + bottom) / 2
-
 
 def objects(images) -> list[list[SeenObject]]:
     """What stands in each picture, the largest first.
@@ -138,6 +132,8 @@ def _parted(middles, least) -> list[np.ndarray]:
       middles: [m, 2], where each pixel takes the middle of its object to be.
       least: pixels that an object must have.
     """
+    if np.ptp(middles, axis=0).max() < _APART / 2:  # most objects: of one opinion
+        return [np.arange(len(middles))]
     second = _halves(middles)
     parts = np.nonzero(~second)[0], np.nonzero(second)[0]
     if min(len(part) for part in parts) >= least:

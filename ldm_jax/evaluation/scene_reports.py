@@ -21,9 +21,11 @@ from ldm_jax.evaluation.scene_reader import Reading, read, semantic
 
 Report = dict[str, dict[str, float]]
 
-# What a proper scene obeys; set so that 97 in 100 true renders do (`validity`).
-_LEAST_CERTAIN = {32: 0.60, 64: 0.70}  # mean certainty of an object's pixels, by the side read
-_MOST_ASTRAY = 0.01  # share of sky and floor pixels on the wrong side of the horizon
+# What a proper scene obeys. Each alone lets nearly every true render pass; of 500 held-out ones of
+# the level full 93 in 100 keep to all (small objects are read with doubt), of 50:50 blends of two
+# 30 to 35, of those with noise of standard deviation 40 at most 3, of shuffled ones at most 4.
+_LEAST_CERTAIN = 0.35  # certainty of an object
+_MOST_ASTRAY = {32: 0.017, 64: 0.010}  # share of the background across the horizon, by side read
 _MOST_CRUMBS = 0.05  # share of object pixels that belong to no object
 
 
@@ -168,13 +170,13 @@ def validity(images) -> np.ndarray:
     """1.0 for each picture that reads as a proper scene, 0.0 for any other: float32 [n].
 
     A proper scene has sky above floor with a level horizon between them, one to four objects, each
-    of which the reader is certain about, and nothing else. About 97 in 100 true renders pass.
+    of which the reader is certain, and nothing else.
     """
     seen = read(images)
     side = seen.semantic.shape[1]
     astray, crumbs, least, counts = plausibility(seen)
-    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _LEAST_CERTAIN[side])
-    proper &= (astray <= _MOST_ASTRAY) & (crumbs <= _MOST_CRUMBS)
+    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _LEAST_CERTAIN)
+    proper &= (astray <= _MOST_ASTRAY[side]) & (crumbs <= _MOST_CRUMBS)
     return proper.astype(np.float32)
 
 
