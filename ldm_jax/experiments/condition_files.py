@@ -18,7 +18,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.edit import EditOptions
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.pictures import fitted, middle, open_mask, open_picture
+from ldm_jax.experiments.pictures import check_mask, fitted, middle, open_picture, white
 from ldm_jax.experiments.sizes import SizeOptions
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
@@ -114,7 +114,9 @@ def open_condition(
         picture = open_picture("--image", edit.image, channels)
         image = _sized("--image", picture, size, f * k)
         h, w = image.shape[:2]
-        hole = open_mask("--mask", edit.mask, picture.size, h, w)
+        mask = open_picture("--mask", edit.mask, 1)
+        check_mask("--mask", edit.mask, mask, picture.size)
+        hole = white("--mask", edit.mask, _sized("--mask", mask, size, f * k))
         seen = {"masked": masked_image(image, hole)[None], "mask": hole[None]}
     return Opened(seen, [""], replace(size, height=h, width=w))
 

@@ -127,7 +127,7 @@ def draw_from_run(command: DrawCommand) -> str:
     writer = None
     if kind in ("folder", "archive"):
         writer = ManyPictures(out, kind, request, run, made_by)
-        if not len(writer.missing):
+        if not edit and not len(writer.missing):
             return writer.finish()
     n = len(request.all_labels)
     weights, split = placed(load_weights(run, experiment), experiment, n)

@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -25,6 +26,7 @@ from PIL import Image
 
 from ldm_jax import plots
 from ldm_jax.errors import UserError
+from ldm_jax.experiments.condition_files import OPTIONS
 from ldm_jax.experiments.edit import Request
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME
@@ -129,6 +131,9 @@ class ManyPictures:
             raise UserError(f"{out} is there already; give another --out, or remove it")
         settings = made_by | {"step": run.checkpoints(NAME).latest_step()}
         settings["conditions"] = "\n".join(request.labels)
+        if request.second.kind in OPTIONS:  # read from a file, whose content counts
+            content = b"".join(rows.tobytes() for _, rows in sorted(request.seen.items()))
+            settings["content"] = f"{zlib.crc32(content):08x}"
         if len(request.labels) > 1:  # or else the pictures of a larger number begin with these
             settings["num_images"] = request.copies
         self.request, self.out = request, out

@@ -52,18 +52,32 @@ def middle(option: str, wide_high: tuple[int, int], multiple: int) -> tuple[int,
 def open_mask(
     option: str, file: str, wide_high: tuple[int, int], height: int, width: int
 ) -> np.ndarray:
-    """Where a mask is white, at least by half, brought to this size: bool `[height, width]`.
+    """Where a mask is white, brought to this size as `fitted` does: bool `[height, width]`.
 
     Raises:
       UserError: it cannot be read, is not as wide and as high as its picture, or has no white.
     """
     mask = open_picture(option, file, 1)
+    check_mask(option, file, mask, wide_high)
+    return white(option, file, fitted(mask, height, width))
+
+
+def check_mask(option: str, file: str, mask: Image.Image, wide_high: tuple[int, int]) -> None:
+    """Raises UserError for a mask that is not as wide and as high as its picture."""
     if mask.size != wide_high:
         raise UserError(
             f"{option} {file} has {mask.width}x{mask.height} pixels, its picture "
             f"{wide_high[0]}x{wide_high[1]}; they must be of one size"
         )
-    white = fitted(mask, height, width)[..., 0] >= 128
-    if not white.any():
+
+
+def white(option: str, file: str, mask: np.ndarray) -> np.ndarray:
+    """Where bytes `[H, W, 1]` are white, at least by half: bool `[H, W]`.
+
+    Raises:
+      UserError: nowhere.
+    """
+    hole = mask[..., 0] >= 128
+    if not hole.any():
         raise UserError(f"{option} {file} has nothing white, so there is nothing to fill")
-    return white
+    return hole

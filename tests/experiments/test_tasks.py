@@ -108,6 +108,23 @@ def test_a_task_draws_from_its_file(kind, trained_task, files, sample, tmp_path)
         assert np.asarray(Image.open(tmp_path / "s" / "000000.png")).shape == (16, 24, 3)
 
 
+def test_a_mask_is_cut_as_its_picture_is(trained_task, sample, tmp_path):
+    """Each white pixel is painted, and no other; also where a border is cut off on all sides."""
+    pixels = np.random.default_rng(0).integers(0, 255, (39, 51, 3), dtype=np.uint8)
+    mask = np.random.default_rng(1).random((39, 51)) < 0.3
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(np.uint8(255 * mask)).save(tmp_path / "mask.png")
+    words = ["--image", tmp_path / "image.png", "--mask", tmp_path / "mask.png"]
+    run = trained_task("inpainting")[1]
+    assert sample(run, *words, "--num-images", 1, "--out", tmp_path / "f").code == 0
+    drawn = np.asarray(Image.open(tmp_path / "f" / "000000.png"))
+    (h, w), (top, left) = drawn.shape[:2], ((39 - 38) // 2, (51 - 50) // 2)
+    assert (h, w) == (38, 50)
+    image, hole = (x[top : top + h, left : left + w] for x in (pixels, mask))
+    np.testing.assert_array_equal(drawn[~hole], image[~hole])
+    assert (drawn[hole] != image[hole]).any(axis=-1).mean() > 0.9
+
+
 def test_the_condition_decides(trained_task, files, sample, tmp_path):
     """Another map, with the same noise, is another picture."""
     run = trained_task("semantic")[1]
@@ -117,6 +134,9 @@ def test_the_condition_decides(trained_task, files, sample, tmp_path):
         assert sample(run, *words).code == 0
     a, b = (np.asarray(Image.open(tmp_path / name / "000000.png")) for name in "ab")
     assert not np.array_equal(a, b)
+    (tmp_path / "sky.png").write_bytes((files / "map.png").read_bytes())
+    again = sample(run, *words[:4], "--out", tmp_path / "b").error
+    assert "has pictures of another kind: content was" in again
 
 
 @pytest.mark.parametrize(
