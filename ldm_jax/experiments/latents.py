@@ -58,7 +58,8 @@ def latent_loader(
     encodes them. So it does without a first stage, where bytes are all there is to keep.
     """
     mirrored = experiment.data.flip
-    if data.fixed_views and first.bottleneck != "none" and _cache_bytes(first, data) < MOST_CACHED:
+    cached = data.fixed_views and first.bottleneck != "none"
+    if cached and _cache_bytes(first, data, condition) < MOST_CACHED:
         source = cached_latents(first, params, data, condition, mirrored)
         transform, encoded = _latents(condition), source.arrays["encoded"][:FOR_SCALE, 0]
     else:
@@ -103,9 +104,11 @@ def _pictures(condition: Condition | None, mirrored: bool) -> Transform:
     return transform
 
 
-def _cache_bytes(first: FirstStage, data: OpenData) -> int:
-    """Of every picture's moments and those of its mirror image, in float32."""
-    return len(data.train) * 2 * 2 * math.prod(first.latent_shape) * 4
+def _cache_bytes(first: FirstStage, data: OpenData, condition: Condition | None) -> int:
+    """Of every picture's moments and those of its mirror image, in float32, and its condition."""
+    kept = condition.keep(data.train.read([0])) if condition else {}
+    latents = 2 * 2 * math.prod(first.latent_shape) * 4
+    return len(data.train) * (latents + sum(array.nbytes for array in kept.values()))
 
 
 def _encode_some(first: FirstStage, params: dict, data: OpenData) -> np.ndarray:
