@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ def judge(
     kind: str,
     held_out: HeldOut,
     images: np.ndarray,
-    reconstructed: np.ndarray,
+    reconstruct: Callable[[np.ndarray], np.ndarray],
     weights: dict | None,
 ) -> dict[str, Any]:
     """The numbers of a task, for the summary of a run.
@@ -46,7 +47,7 @@ def judge(
     are from the truth.
 
     Args:
-      images: samples, uint8 `[n, H, W, C]`; reconstructed: D(E(x)) of the truth, likewise.
+      images: samples, uint8 `[n, H, W, C]`. reconstruct: x -> D(E(x)), likewise.
       weights: of LPIPS on SqueezeNet, or None to do without.
     """
     n, truth = len(images), {key: rows[: len(images)] for key, rows in held_out.truth.items()}
@@ -57,7 +58,7 @@ def judge(
         other = {"mean_fill": np.stack(list(map(mean_fill, truth["image"], held_out.seen["mask"])))}
     else:
         return {"oracle": _read(experiment, kind, truth, images) | {"pictures": n}}
-    compared = {"samples": images, **other, "reconstructed": reconstructed}
+    compared = {"samples": images, **other, "reconstructed": reconstruct(truth["image"])}
     scores = {who: _distances(truth["image"], x, weights) for who, x in compared.items()}
     return {"restored": scores | {"pictures": n}}
 

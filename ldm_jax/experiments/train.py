@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.diffusion.step import NOISE_LEVELS
@@ -154,12 +155,14 @@ def _final_pictures(
         log.info("pictures for held-out conditions: %s", run.path / "samples.png")
     if not judged:
         return {}
-    autoencoder, truth = trained.state.constants["autoencoder"], held_out.truth["image"][:judged]
-    reconstructed = truth
-    if second.first.bottleneck != "none":
-        program = jax.jit(second.first.reconstruct)
-        reconstructed = in_batches(program, (autoencoder,), (truth,), mesh)
-    numbers = judge(experiment, second.kind, held_out, images[:judged], reconstructed, weights)
+
+    def reconstruct(x: np.ndarray) -> np.ndarray:
+        if second.first.bottleneck == "none":
+            return x
+        autoencoder = trained.state.constants["autoencoder"]
+        return in_batches(jax.jit(second.first.reconstruct), (autoencoder,), (x,), mesh)
+
+    numbers = judge(experiment, second.kind, held_out, images[:judged], reconstruct, weights)
     return {name: report | {"guidance": guidance} for name, report in numbers.items()}
 
 
