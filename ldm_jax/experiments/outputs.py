@@ -70,7 +70,7 @@ class PictureFolder:
                     f"{path} has pictures of another kind: {differ[0].replace('_', '-')} was "
                     f"{was}, and is {now} now; give another --out, or remove it"
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and any(f.suffix != ".part" for f in path.iterdir()):
             raise UserError(f"{path} has other files in it; --out is a new folder")
 
     def file(self, number: int) -> epath.Path:
@@ -86,7 +86,9 @@ class PictureFolder:
         """Writes pictures uint8 `[b, H, W, C]`; each is there whole, or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / SETTINGS).exists():
-            (self.path / SETTINGS).write_text(json.dumps(self.settings, indent=2))
+            part = self.path / f"{SETTINGS}.part"
+            part.write_text(json.dumps(self.settings, indent=2))
+            part.replace(self.path / SETTINGS)
         for number, image, label in zip(numbers, images, labels, strict=True):
             part = self.path / f"{number:06d}.part"
             image = image[..., 0] if image.shape[-1] == 1 else image
