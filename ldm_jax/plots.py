@@ -23,10 +23,9 @@ def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -
     Small pictures are enlarged by a whole number, pixel by pixel, to at least `least_side` a side,
     so that what one sees is what the model made.
     """
-    n, h, w, c = images.shape
-    images = np.broadcast_to(images, (n, h, w, 3)) if c == 1 else images[..., :3]
+    n, h, w, _ = images.shape
     scale = max(1, -(-least_side // min(h, w)))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    images = enlarged(images[..., :3], h * scale)
     h, w = h * scale, w * scale
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
