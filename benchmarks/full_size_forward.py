@@ -17,7 +17,7 @@ from flax import nnx
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.condition import build_model
+from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.experiments.run_dir import DataFacts
 from ldm_jax.parameters import fresh, graph_of
 

@@ -17,9 +17,9 @@ from ldm_jax.diffusion.classifier import NoisyLatentClassifier
 from ldm_jax.diffusion.classifier_step import ClassifierProblem
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.step import DiffusionProblem
-from ldm_jax.experiments.condition import build_model, latent_channels, mechanism
 from ldm_jax.experiments.conditions import condition_of
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
 from ldm_jax.experiments.run_dir import DataFacts
 from ldm_jax.parameters import Keys
 from ldm_jax.sampling.generate import Generator

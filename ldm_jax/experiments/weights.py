@@ -19,10 +19,10 @@ from ldm_jax.conditioning.subwords import SubwordTokenizer
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED
-from ldm_jax.experiments.condition import SUBWORDS, build_model, mechanism
 from ldm_jax.experiments.config import DiffusionStage, Experiment
 from ldm_jax.experiments.data import published_tokenizer
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
+from ldm_jax.experiments.mechanism import SUBWORDS, build_model, mechanism
 from ldm_jax.experiments.models import FirstStage
 from ldm_jax.experiments.run_dir import DataFacts, RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION

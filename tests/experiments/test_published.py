@@ -14,7 +14,6 @@ from ldm_jax.autoencoder.discriminator import Discriminator
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED, UNPUBLISHED, command
 from ldm_jax.experiments.check import check
-from ldm_jax.experiments.condition import build_model
 from ldm_jax.experiments.config import (
     AutoencoderStage,
     DiffusionStage,
@@ -22,6 +21,7 @@ from ldm_jax.experiments.config import (
     FolderData,
     TfdsData,
 )
+from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.experiments.run_dir import DataFacts, from_json, to_json
 
 OURS = FIRST_STAGES | PUBLISHED | UNPUBLISHED

@@ -15,8 +15,8 @@ from ldm_jax.conditioning.transformer import TransformerEncoder
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.condition import build_model, latent_channels, mechanism
 from ldm_jax.experiments.config import Condition
+from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import DataFacts
 
