@@ -8,56 +8,33 @@ DDIM make of the same noise (mean PSNR); writes the same as curves to solvers.pn
 network once, the first step of plms twice.
 """
 
-import argparse
+from functools import partial
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
+from trained_run import TrainedRun, options_of
 
-from ldm_jax.conditioning.tokenizer import Tokenizer
-from ldm_jax.data.scenes import ScenesSource
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.oracle import agreement
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
-from ldm_jax.experiments.trained import load_weights, placed
 
 SOLVERS = ("ddim", "plms", "dpmpp-2m")
 STEPS = (5, 10, 20, 50)
 
 
 def main():
-    jax.config.update("jax_num_cpu_devices", 2)  # one a core, as sample.py has them
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("run")
-    arguments.add_argument("--pictures", type=int, default=256)
+    arguments = options_of(__doc__)
     arguments.add_argument("--out", default="solvers.png")
     options = arguments.parse_args()
-    run = RunDir(options.run)
-    _, experiment, facts = run.load()
-    second = SecondStage(experiment, facts)
-    data, n = experiment.data, options.pictures
-    held_out = ScenesSource(data.size, data.level, n, experiment.seed, "validation").read(range(n))
-    captions = Tokenizer(facts.vocabulary, facts.caption_length).encode(held_out["caption"])
-    weights, split = placed(load_weights(run, experiment), experiment, n)
+    trained = TrainedRun(options.run, options.pictures)
+    held_out = trained.held_out()
+    captions = trained.second.condition.encoder.encode(held_out["caption"])
+    drawn = partial(trained.draw, captions, guidance=3.0)
 
-    def drawn(sampler, steps):
-        return second.generator(
-            *weights,
-            captions,
-            sampler=sampler,
-            steps=steps,
-            guidance=3.0,
-            batch_size=32,
-            sharding=split,
-            progress=f"{sampler} {steps}",
-        )
-
-    exact, rows = drawn("ddim", 200), {}
+    exact, rows = drawn(sampler="ddim", steps=200, progress="ddim 200"), {}
     print("| solver | steps | shape and colour as asked | PSNR to DDIM 200 |\n|---|---|---|---|")
     for sampler in SOLVERS:
         for steps in STEPS:
-            pictures = drawn(sampler, steps)
+            pictures = drawn(sampler=sampler, steps=steps, progress=f"{sampler} {steps}")
             right = agreement(pictures, held_out["class_label"])["both"]
             near = float(np.mean(psnr(exact, pictures)))
             rows[sampler, steps] = right, near

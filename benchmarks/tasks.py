@@ -2,10 +2,10 @@
 
     python benchmarks/tasks.py runs [--only layout semantic] [--perceptual-file FILE]
 
-Trains what is not trained yet under that folder, one run a task (all share the first stage of
-scenes), and prints what the summaries say. Super-resolution has a regression of
-the same size beside it: the same network, which predicts the latent at once (T = 1) in place of
-drawing it.
+Trains what is not trained yet under that folder, one run a task (those at 64x64 share one first
+stage), and prints what the summaries say, then what guidance does to classes, and what the
+unconditional model can be led to. Super-resolution has a regression of the same size beside it:
+the same network on the same condition, which predicts the latent at once (T = 1).
 """
 
 import argparse
@@ -14,37 +14,53 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parent.parent
-SHARED = "scenes"
-# Task: (experiment, the run that has its first stage, further options).
+HERE = Path(__file__).parent
 REGRESSION = "--diffusion.prediction z_0 --sampling.steps 1 --diffusion.schedule.timesteps 1 "
 REGRESSION += "--diffusion.schedule.beta-start 0.9999 --diffusion.schedule.beta-end 0.9999"
+SHARED = "scenes-autoencoder"
+# Task: (experiment, the run that has its first stage, further options).
 TASKS = {
-    "text": ("scenes", "", ""),
-    "class": ("scenes-class", SHARED, ""),
+    "text, one object": ("scenes", "", ""),
+    "class": ("scenes-class", "scenes", ""),
     "unconditional": ("scenes-unconditional", SHARED, ""),
-    "text-full": ("scenes-text", SHARED, ""),
+    "text": ("scenes-text", SHARED, ""),
     "layout": ("scenes-layout", SHARED, ""),
-    "semantic": ("scenes-semantic", SHARED, ""),
+    "semantic map": ("scenes-semantic", SHARED, ""),
     "super-resolution": ("scenes-super-resolution", SHARED, ""),
     "regression": ("scenes-super-resolution", SHARED, REGRESSION),
-    "inpainting": ("scenes-inpainting", SHARED, ""),
+    "in-painting": ("scenes-inpainting", SHARED, ""),
 }
-NUMBERS = ("both", "valid", "objects", "relations", "iou", "found", "mean_iou", "pixels")
-DISTANCES = ("psnr", "ssim", "lpips_squeezenet")
+NUMBERS = {
+    "both": "shape and colour",
+    "valid": "proper scenes",
+    "objects": "objects",
+    "relations": "relations",
+    "iou": "box IoU",
+    "mean_iou": "mean IoU",
+}
+DISTANCES = {"lpips_squeezenet": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
 
 
-def train(folder: Path, task: str, perceptual_file: str) -> dict:
-    """Trains a task, or goes on with it, or does nothing; its summary."""
-    experiment, first, options = TASKS[task]
-    run = folder / (experiment if task != "regression" else f"{experiment}-regression")
-    words = [experiment, "--run-dir", run, *options.split()]
-    if first:
-        words += ["--autoencoder.from-run", folder / first]
+def train(folder: Path, name: str, options: list) -> Path:
+    """Trains an experiment, or goes on with it, or does nothing; the run's directory."""
+    run = folder / name
+    words = [sys.executable, HERE.parent / "train.py", *options, "--run-dir", run]
+    subprocess.run(list(map(str, words)), check=True)
+    return run
+
+
+def trained_task(folder: Path, task: str, perceptual_file: str) -> dict:
+    """The summary of a task's run, which is trained first if need be, and so is its first stage."""
+    experiment, first, more = TASKS[task]
+    options = [experiment, *more.split()]
+    if first == SHARED:
+        options += ["--autoencoder.from-run", train(folder, SHARED, [SHARED])]
+    elif first:
+        options += ["--autoencoder.from-run", folder / first]
     if perceptual_file:
-        words += ["--sampling.perceptual-file", perceptual_file]
-    subprocess.run([sys.executable, REPOSITORY / "train.py", *map(str, words)], check=True)
-    return json.loads((run / "summary.json").read_text())
+        options += ["--sampling.perceptual-file", perceptual_file]
+    name = f"{experiment}-{task}" if task == "regression" else experiment
+    return json.loads((train(folder, name, options) / "summary.json").read_text())
 
 
 def rows(task: str, summary: dict) -> list[str]:
@@ -52,21 +68,24 @@ def rows(task: str, summary: dict) -> list[str]:
     stage = summary["diffusion"]
     minutes = f"{stage['seconds'] / 60:.0f} min"
     if report := stage.get("restored"):
-        compared = {who: scores for who, scores in report.items() if isinstance(scores, dict)}
-        said = [
-            f"{who.replace('_', ' ')}: "
-            + ", ".join(f"{name} {scores[name]:.3f}" for name in DISTANCES if name in scores)
-            for who, scores in compared.items()
-        ]
-        return [f"| {task} | {minutes} | {said[0]} | {'; '.join(said[1:])} |"]
+        report = {who: scores for who, scores in report.items() if isinstance(scores, dict)}
+        measured = {name: said for name, said in DISTANCES.items() if name in report["samples"]}
+
+        def said(who):
+            return ", ".join(f"{report[who][name]:.3g}" for name in measured)
+
+        (other,) = report.keys() - {"samples", "reconstructed"}
+        cells = [task, ", ".join(measured.values()), said("samples")]
+        cells += [f"{other.replace('_', ' ')} {said(other)}"]
+        cells += [f"reconstructions {said('reconstructed')}", minutes]
+        return [f"| {' | '.join(cells)} |"]
     report, lines = stage["oracle"], []
-    for name in NUMBERS:
+    for name, title in NUMBERS.items():
         if name in report["samples"]:
-            beside = [("true renders", "ceiling"), ("shuffled", "floor")]
-            others = ", ".join(f"{what} {report[o][name]:.1%}" for what, o in beside if o in report)
-            lines.append(
-                f"| {task} | {minutes} | {name} {report['samples'][name]:.1%} | {others} |"
-            )
+            floor = f"shuffled {report['floor'][name]:.1%}" if "floor" in report else ""
+            ceiling = f"true renders {report['ceiling'][name]:.1%}"
+            number = f"{report['samples'][name]:.1%}"
+            lines.append(f"| {task} | {title} | {number} | {floor} | {ceiling} | {minutes} |")
     return lines
 
 
@@ -76,11 +95,23 @@ def main():
     arguments.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     arguments.add_argument("--perceptual-file", default="", help="weights of LPIPS on SqueezeNet")
     options = arguments.parse_args()
-    lines = []
+    lines = [
+        "| task | number | samples | beside | at best | stage 2 |",
+        "|---|---|---|---|---|---|",
+    ]
     for task in options.only:
-        lines += rows(task, train(options.folder, task, options.perceptual_file))
-    print("| task | training of stage 2 | samples | compare |\n|---|---|---|---|")
-    print("\n".join(lines))
+        lines += rows(task, trained_task(options.folder, task, options.perceptual_file))
+    print("\n".join(lines), flush=True)
+    after = {
+        "class": ["guidance_scale.py", options.folder / "scenes-class"],
+        "unconditional": ["unconditional.py", options.folder / "scenes-unconditional"],
+    }
+    if options.perceptual_file:
+        after["unconditional"] += ["--perceptual-file", options.perceptual_file]
+    for task, (script, *words) in after.items():
+        if task in options.only:
+            print(flush=True)
+            subprocess.run([sys.executable, HERE / script, *map(str, words)], check=True)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class AutoencoderProblem:
         discriminator out of the model altogether.
       channels: image channels.
       dtype: computing type of the networks.
+      init_gain: factor on the autoencoder's initial weights.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class AutoencoderProblem:
         channels: int,
         *,
         dtype=jnp.float32,
+        init_gain: float = 1.0,
     ):
-        self.network, self.loss = network, loss
+        self.network, self.loss, self.init_gain = network, loss, init_gain
         self._builders = {
             "autoencoder": lambda rngs: Autoencoder(network, channels, dtype=dtype, rngs=rngs)
         }
@@ -82,10 +84,16 @@ class AutoencoderProblem:
     def init(self, key: Array) -> dict:
         """Fresh parameters of the players."""
         keys = jax.random.split(key, len(self._builders))
-        return {
+        params = {
             name: fresh(build, k)
             for (name, build), k in zip(self._builders.items(), keys, strict=True)
         }
+
+        def gained(path, weights):
+            return weights * self.init_gain if path[-1].key == "kernel" else weights
+
+        fresh_autoencoder = jax.tree_util.tree_map_with_path(gained, params["autoencoder"])
+        return params | {"autoencoder": fresh_autoencoder}
 
     def autoencoder(self, params: dict) -> Autoencoder:
         """The module from its own parameters (`params['autoencoder']`)."""

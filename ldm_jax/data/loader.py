@@ -58,6 +58,17 @@ def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     return mirror(batch, np.array([rng.random() < 0.5 for rng in rngs]))
 
 
+def random_squares(batch: Batch, side: int, rngs: list[np.random.Generator]) -> Batch:
+    """Of each 'image' [B, H, W, C] a square [B, side, side, C], anywhere in it."""
+    h, w = batch["image"].shape[1:3]
+    corners = [(rng.integers(h - side + 1), rng.integers(w - side + 1)) for rng in rngs]
+    squares = [
+        x[top : top + side, left : left + side]
+        for x, (top, left) in zip(batch["image"], corners, strict=True)
+    ]
+    return {**batch, "image": np.stack(squares)}
+
+
 def mirror(batch: Batch, mirrored: np.ndarray) -> Batch:
     """The rows that are chosen (bool [B]) in their mirror image, with all that `flip` names."""
     out = dict(batch)

@@ -20,6 +20,7 @@ from ldm_jax.training.sharding import check_batch_size
 
 # Whole numbers are at least 1, and other numbers at least 0, except for these.
 FROM_ZERO = (
+    "crop_size",
     "decay_steps",
     "disc_start",
     "oracle_images",
@@ -149,6 +150,12 @@ def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
         yield "--autoencoder.revive-every needs codes: --autoencoder.network.bottleneck vq"
     if first.from_run:
         return
+    if first.crop_size > size or first.crop_size % first.network.f:
+        yield (
+            f"--autoencoder.crop-size is {first.crop_size}; it is 0, or a multiple of "
+            f"f = {first.network.f} up to the {size} pixels of --data.size"
+        )
+    size = first.crop_size or size
     if loss.perceptual_weight > 0 and size < (least := SMALLEST_SIZE[loss.perceptual]):
         yield f"LPIPS with {loss.perceptual} needs pictures of {least} pixels or more, not {size}"
     if loss.disc_weight > 0 and size < first.discriminator.smallest_size:

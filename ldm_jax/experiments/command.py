@@ -19,7 +19,7 @@ import jax
 import tyro
 
 from ldm_jax.errors import UserError
-from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
+from ldm_jax.experiments import EXPERIMENTS, TRAINED_ALONE
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.draw import DrawCommand, draw_from_run
 from ldm_jax.experiments.run_dir import RunDir
@@ -67,7 +67,7 @@ def train_main(words: Sequence[str]) -> int:
                 f"unknown experiment {name!r}; python train.py --help lists them"
                 + (f"; perhaps you meant {meant[0]}" if meant else "")
             )
-        stage = "autoencoder" if name in FIRST_STAGES else "both"
+        stage = "autoencoder" if name in TRAINED_ALONE else "both"
         default = TrainCommand(EXPERIMENTS[name](), f"runs/{name}", stage)
         command = _parse(TrainCommand, fields, f"train.py {name}", default)
         _one_device_a_core()

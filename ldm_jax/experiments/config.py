@@ -142,10 +142,16 @@ class AutoencoderStage:
     progress: Progress = field(default_factory=Progress)
     batch_size: int = 16
     """Pictures a step, over all devices."""
+    crop_size: int = 0
+    """Side of the squares, cut out at random, that it trains on; 0: whole pictures. Those it codes
+    may have any size."""
     steps: int = 100_000
     """Training steps."""
     ema_decay: float = 0.0
     """Decay of the running average of the weights, which stage 2 then uses; 0: none."""
+    init_gain: float = 1.0
+    """Factor on the weights that training begins with, PyTorch's as in the published models; 2.45
+    makes them He's (variance 2 / fan-in), from which short runs learn far faster."""
     revive_every: int = 0
     """Steps after which codes that no training picture uses are moved to where latents are (VQ);
     0: never, as in the paper."""

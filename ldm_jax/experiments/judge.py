@@ -59,7 +59,7 @@ def judge(
     else:
         return {"oracle": _read(experiment, kind, truth, images) | {"pictures": n}}
     compared = {"samples": images, **other, "reconstructed": reconstruct(truth["image"])}
-    scores = {who: _distances(truth["image"], x, weights) for who, x in compared.items()}
+    scores = {who: distances(truth["image"], x, weights) for who, x in compared.items()}
     return {"restored": scores | {"pictures": n}}
 
 
@@ -77,7 +77,11 @@ def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) ->
     return oracle.oracle_report(images, asked, truth["image"], asked)
 
 
-def _distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:
+def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:
+    """Means over pictures uint8 `[n, H, W, C]` and their truth: `psnr` in dB, `ssim`.
+
+    And `lpips_squeezenet` where the weights of its network are given.
+    """
     scores = {"psnr": psnr(x, y), "ssim": ssim(x, y)}
     if weights is not None:
         distance = jax.jit(

@@ -44,6 +44,7 @@ class FirstStage:
             stage.discriminator,
             facts.channels,
             dtype=jnp.dtype(experiment.precision),
+            init_gain=stage.init_gain,
         )
         side = experiment.data.size // stage.network.f
         self.latent_shape = (side, side, latent_channels(stage.network, facts))

@@ -266,3 +266,18 @@ def test_bytes_survive_the_way_to_the_model_and_back():
     np.testing.assert_array_equal(to_bytes(x), image)
     assert to_bytes(jnp.array([-7.0, 7.0])).tolist() == [0, 255]
     assert to_bytes(jnp.array([-1 + 0.6 / 127.5])).tolist() == [1]  # rounded, not cut
+
+
+def test_the_initial_weights_of_the_autoencoder_alone_have_a_gain():
+    problems = make_problem(), AutoencoderProblem(KL, LOSS, CRITIC, 3, init_gain=2.5)
+    plain, gained = (jax.jit(p.init, compiler_options=QUICKLY)(KEY) for p in problems)
+    assert gained.keys() == plain.keys() == {"autoencoder", "discriminator"}
+    jax.tree.map(np.testing.assert_array_equal, gained["discriminator"], plain["discriminator"])
+
+    def compare(path, ours, theirs):
+        factor = 2.5 if path[-1].key == "kernel" else 1.0
+        np.testing.assert_allclose(ours, factor * theirs, rtol=1e-6)
+        return factor
+
+    factors = jax.tree_util.tree_map_with_path(compare, gained["autoencoder"], plain["autoencoder"])
+    assert set(jax.tree.leaves(factors)) == {1.0, 2.5}

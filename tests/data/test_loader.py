@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ldm_jax.data.loader import Loader, batch_indices, batch_positions, flip
+from ldm_jax.data.loader import Loader, batch_indices, batch_positions, flip, random_squares
 from ldm_jax.data.source import ArraySource
 from ldm_jax.errors import UserError
 
@@ -188,6 +188,24 @@ def test_flip_mirrors_boxes_crop_and_map_in_the_frame_of_the_whole_picture():
     assert 10 < (out["crop"] != batch["crop"]).any(axis=1).sum() < 30
     assert out["semantic"].dtype == np.uint8 and out["boxes"].dtype == np.float32
     np.testing.assert_array_equal(out["box_labels"], batch["box_labels"])
+
+
+def test_random_squares_are_cut_from_anywhere_and_nothing_else_changes():
+    n, h, w, side = 400, 5, 7, 3
+    image = np.arange(h * w, dtype=np.uint8).reshape(1, h, w, 1) + np.zeros((n, 1, 1, 2), np.uint8)
+    batch = {"image": image, "class_label": np.arange(n)}
+
+    def cut():
+        return random_squares(batch, side, [np.random.default_rng(i) for i in range(n)])
+
+    squares = cut()["image"]
+    assert squares.shape == (n, side, side, 2) and squares.dtype == np.uint8
+    corners = squares[:, 0, 0, 0]
+    inside = np.arange(h * w).reshape(h, w)[: h - side + 1, : w - side + 1]
+    assert set(corners) == set(inside.ravel())  # all places, and only such
+    steps = np.arange(side)[:, None] * w + np.arange(side)
+    np.testing.assert_array_equal(squares[..., 1], corners[:, None, None] + steps)
+    assert_equal(cut(), {**batch, "image": squares})
 
 
 @pytest.mark.parametrize(

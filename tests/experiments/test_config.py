@@ -138,6 +138,8 @@ def changed(*fields):
         ("diffusion.unet.heads", 3, "{} 3 does not divide the 32 channels of level 1"),
         ("autoencoder.discriminator.layers", 4, "needs pictures of 48 pixels or more, not 32"),
         ("autoencoder.network.codebook-size", 0, "{} is 0; it must be at least 1"),
+        ("autoencoder.crop-size", 15, "{} is 15; it is 0, or a multiple of f = 2 up to the 32"),
+        ("autoencoder.crop-size", 34, "{} is 34; it is 0, or a multiple of f = 2 up to the 32"),
         ("autoencoder.revive-every", -1, "{} is -1; it must be at least 0"),
         ("autoencoder.revive-every", 5, "{} needs codes: --autoencoder.network.bottleneck vq"),
         ("sampling.steps", 1001, "{}: steps is 1001; this model takes 1 to 1000"),
@@ -175,6 +177,13 @@ def test_the_networks_that_judge_pictures_have_a_least_size(size, fields, messag
     check(changed("data.size", size - 4, *without), one_device)
     pixels = ("autoencoder.network.bottleneck", "none")
     check(changed("data.size", size - 4, *fields, *pixels), one_device)
+
+
+def test_it_is_the_crop_that_networks_judge(one_device):
+    fields = ("autoencoder.crop-size", 16, *LPIPS)
+    check(changed(*fields, "vgg16"), one_device)
+    with pytest.raises(UserError, match="squeezenet needs pictures of 17 pixels or more, not 16"):
+        check(changed(*fields, "squeezenet"), one_device)
 
 
 def test_heads_stand_above_head_channels(one_device):

@@ -1,0 +1,45 @@
+"""What does classifier-free guidance do (Table 3)? Classes at several scales.
+
+    python benchmarks/guidance_scale.py runs/scenes-class
+
+takes a run of single scenes by class, and prints for each guidance scale how many pictures show
+shape and colour of their class (the oracle's reading), and how different pictures of one class
+still are (the standard deviation over pictures of each pixel, averaged), beside true renders.
+"""
+
+import numpy as np
+from trained_run import TrainedRun, options_of
+
+from ldm_jax.evaluation.oracle import agreement
+
+
+def variety(pictures: np.ndarray, classes: np.ndarray) -> float:
+    """In bytes: 0 where all pictures of a class are one."""
+    spread = [pictures[classes == c].std(axis=0).mean() for c in np.unique(classes)]
+    return float(np.mean(spread))
+
+
+def main():
+    arguments = options_of(__doc__, pictures=512)
+    arguments.add_argument("--scales", type=float, nargs="+", default=(1, 1.5, 2, 3, 5, 8))
+    arguments.add_argument("--steps", type=int, default=25)
+    options = arguments.parse_args()
+    trained, n = TrainedRun(options.run, options.pictures), options.pictures
+    classes = np.arange(n) % len(trained.facts.class_names)
+    names = ("shape", "colour", "both")
+    print("| scale | shape as asked | colour as asked | both | variety |\n|---|---|---|---|---|")
+
+    def row(title, pictures, classes):
+        right = agreement(pictures, classes)
+        shares = " | ".join(f"{right[name]:.1%}" for name in names)
+        print(f"| {title} | {shares} | {variety(pictures, classes):.1f} |", flush=True)
+
+    for scale in options.scales:
+        settings = {"steps": options.steps, "guidance": scale, "progress": f"scale {scale:g}"}
+        row(f"{scale:g}", trained.draw(classes, **settings), classes)
+    truth = trained.held_out()
+    row("true renders", truth["image"], truth["class_label"])
+
+
+if __name__ == "__main__":
+    main()
