@@ -57,6 +57,7 @@ class AutoencoderProblem:
       network, loss, discriminator: sizes and weights; `loss.disc_weight = 0` leaves the
         discriminator out of the model altogether.
       channels: image channels.
+      remat: of the autoencoder's blocks.
       dtype: computing type of the networks.
     """
 
@@ -67,11 +68,14 @@ class AutoencoderProblem:
         discriminator: DiscriminatorConfig,
         channels: int,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
     ):
         self.network, self.loss = network, loss
         self._builders = {
-            "autoencoder": lambda rngs: Autoencoder(network, channels, dtype=dtype, rngs=rngs)
+            "autoencoder": lambda rngs: Autoencoder(
+                network, channels, remat=remat, dtype=dtype, rngs=rngs
+            )
         }
         if loss.disc_weight > 0:
             self._builders["discriminator"] = lambda rngs: Discriminator(

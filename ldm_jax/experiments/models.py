@@ -43,6 +43,7 @@ class FirstStage:
             stage.loss,
             stage.discriminator,
             facts.channels,
+            remat=stage.remat,
             dtype=jnp.dtype(experiment.precision),
         )
         side = experiment.data.size // stage.network.f
@@ -178,6 +179,7 @@ class Classifier:
                 len(facts.class_names),
                 stage.pool,
                 side,
+                remat=stage.remat,
                 dtype=jnp.dtype(experiment.precision),
                 rngs=rngs,
             )
