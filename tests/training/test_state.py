@@ -67,7 +67,11 @@ def test_a_batch_in_parts_has_the_mean_of_their_gradients(tiny):
     of_step = jax.random.fold_in(key, 0)
     parts = [
         tiny.grads(
-            first.params, first.constants, {"x": batch["x"][j::k]}, jax.random.fold_in(of_step, j), 0
+            first.params,
+            first.constants,
+            {"x": batch["x"][j::k]},
+            jax.random.fold_in(of_step, j),
+            0,
         )
         for j in range(k)
     ]
