@@ -84,6 +84,14 @@ def layer_norm(dim: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
+def run_block(forward: Callable[..., Array], block: nnx.Module, *inputs, remat: bool) -> Array:
+    """forward(block, *inputs); with `remat` it keeps nothing else for the backward pass.
+
+    What was computed inside is then computed there again.
+    """
+    return (jax.checkpoint(forward) if remat else forward)(block, *inputs)
+
+
 class ResBlock(nnx.Module):
     """GroupNorm, SiLU, conv, twice, around a skip; `emb` (the time step) enters in the middle.
 
@@ -94,6 +102,7 @@ class ResBlock(nnx.Module):
       scale_shift: `emb` scales and shifts the second norm's output instead of being added before.
       resample: `halve` or `double`, applied to both branches, the residual one just before its
         first convolution: a change of resolution that needs no layer of its own.
+      remat: see `run_block`.
     """
 
     def __init__(
@@ -108,11 +117,12 @@ class ResBlock(nnx.Module):
         epsilon: float,
         dropout: float = 0.0,
         zero_out: bool = False,
+        remat: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        self.scale_shift, self.resample = scale_shift, resample
+        self.scale_shift, self.resample, self.remat = scale_shift, resample, remat
         self.norm1 = group_norm(c_in, groups, epsilon, **kw)
         self.conv1 = conv(c_in, c_out, **kw)
         emb_out = 2 * c_out if scale_shift else c_out
@@ -123,6 +133,11 @@ class ResBlock(nnx.Module):
         self.skip = nnx.data(conv(c_in, c_out, 1, **kw) if c_in != c_out else None)
 
     def __call__(self, x: Array, emb: Array | None = None, rngs: nnx.Rngs | None = None) -> Array:
+        # The key is drawn out here: what counts the draws would not move on inside.
+        key = None if rngs is None else rngs.dropout()
+        return run_block(ResBlock._forward, self, x, emb, key, remat=self.remat)
+
+    def _forward(self, x: Array, emb: Array | None, key: Array | None) -> Array:
         h = nnx.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
@@ -134,7 +149,7 @@ class ResBlock(nnx.Module):
             h = self.norm2(h) * (1 + scale) + shift
         else:
             h = self.norm2(h if self.emb is None else h + shift)
-        h = self.conv2(self.dropout(nnx.silu(h), deterministic=rngs is None, rngs=rngs))
+        h = self.conv2(self.dropout(nnx.silu(h), deterministic=key is None, rngs=key))
         return h + (x if self.skip is None else self.skip(x))
 
 
@@ -191,10 +206,12 @@ class SpatialSelfAttention(nnx.Module):
         groups: int,
         epsilon: float,
         zero_out: bool = False,
+        remat: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
+        self.remat = remat
         self.norm = group_norm(channels, groups, epsilon, **kw)
         self.attention = Attention(
             channels,
@@ -206,6 +223,9 @@ class SpatialSelfAttention(nnx.Module):
         )
 
     def __call__(self, x: Array) -> Array:
+        return run_block(SpatialSelfAttention._forward, self, x, remat=self.remat)
+
+    def _forward(self, x: Array) -> Array:
         b, h, w, c = x.shape
         y = self.attention(self.norm(x).reshape(b, h * w, c))
         return x + y.reshape(b, h, w, c)

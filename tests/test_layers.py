@@ -247,3 +247,21 @@ def test_parameters_are_float32_whatever_it_computes_in(drawn):
     graph, params = drawn(ResBlock, 4, 8, emb_dim=6, **block)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert call(graph, params, normal(1, 4, 4, 4), normal(1, 6)).dtype == jnp.bfloat16
+
+
+def test_a_block_computed_again_keeps_less_and_has_the_same_gradients(drawn):
+    """Dropout included: the second block draws another mask than the first, both times."""
+    x, emb = normal(2, 8, 8, 4), normal(2, 6)
+    kept, gradients = [], []
+    for remat in (False, True):
+        graph, params = drawn(ResBlock, 4, 4, emb_dim=6, dropout=0.5, remat=remat, **BLOCK)
+
+        def loss(params, graph=graph):
+            rngs, block = nnx.Rngs(dropout=jax.random.key(1)), nnx.merge(graph, params)
+            return jnp.sum(block(block(x, emb, rngs), emb, rngs) ** 2)
+
+        residuals = jax.eval_shape(lambda p, loss=loss: jax.vjp(loss, p)[1], params)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
+        gradients.append(jax.jit(jax.grad(loss))(params))
+    assert kept[1] < 0.5 * kept[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *gradients)

@@ -67,10 +67,17 @@ class Encoder(nnx.Module):
     """x `[B, H, W, C]` -> features `[B, H/f, W/f, z_out]`."""
 
     def __init__(
-        self, config: AutoencoderConfig, in_channels: int, z_out: int, *, dtype, rngs: nnx.Rngs
+        self,
+        config: AutoencoderConfig,
+        in_channels: int,
+        z_out: int,
+        *,
+        remat: bool,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        norm = {"groups": config.groups, "epsilon": EPSILON, **kw}
+        norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **kw}
         block = {**norm, "dropout": config.dropout}
         c = config.channels
         self.conv_in = conv(in_channels, c, **kw)
@@ -103,10 +110,17 @@ class Decoder(nnx.Module):
     """
 
     def __init__(
-        self, config: AutoencoderConfig, out_channels: int, z_in: int, *, dtype, rngs: nnx.Rngs
+        self,
+        config: AutoencoderConfig,
+        out_channels: int,
+        z_in: int,
+        *,
+        remat: bool,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        norm = {"groups": config.groups, "epsilon": EPSILON, **kw}
+        norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **kw}
         block = {**norm, "dropout": config.dropout}
         c = config.channels * config.channel_mult[-1]
         self.conv_in = conv(z_in, c, **kw)
@@ -142,23 +156,30 @@ class Autoencoder(nnx.Module):
     Args:
       config: the sizes.
       channels: image channels C, any number.
+      remat: whether the blocks' activations are computed again in the backward pass, not kept.
       dtype: computing type; latents and pictures come out in float32.
     """
 
     def __init__(
-        self, config: AutoencoderConfig, channels: int, *, dtype=jnp.float32, rngs: nnx.Rngs
+        self,
+        config: AutoencoderConfig,
+        channels: int,
+        *,
+        remat: bool = False,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         c = config.z_channels
         is_vq = config.bottleneck == "vq"
         encoded = c if is_vq else 2 * c
-        self.encoder = Encoder(config, channels, encoded, **kw)
+        self.encoder = Encoder(config, channels, encoded, remat=remat, **kw)
         self.quant_conv = conv(encoded, encoded, 1, dtype=jnp.float32, rngs=rngs)
         self.codebook = nnx.data(
             nnx.Param(codebook_init(rngs.params(), (config.codebook_size, c))) if is_vq else None
         )
         self.post_quant_conv = conv(c, c, 1, **kw)
-        self.decoder = Decoder(config, channels, c, **kw)
+        self.decoder = Decoder(config, channels, c, remat=remat, **kw)
 
     def encode(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
         """E(x) for x `[B, H, W, C]` in [-1, 1]; h = H/f.

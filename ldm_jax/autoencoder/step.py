@@ -57,6 +57,7 @@ class AutoencoderProblem:
       network, loss, discriminator: sizes and weights; `loss.disc_weight = 0` leaves the
         discriminator out of the model altogether.
       channels: image channels.
+      remat: of the autoencoder's blocks.
       dtype: computing type of the networks.
       init_gain: factor on the autoencoder's initial weights.
     """
@@ -68,12 +69,15 @@ class AutoencoderProblem:
         discriminator: DiscriminatorConfig,
         channels: int,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
         init_gain: float = 1.0,
     ):
         self.network, self.loss, self.init_gain = network, loss, init_gain
         self._builders = {
-            "autoencoder": lambda rngs: Autoencoder(network, channels, dtype=dtype, rngs=rngs)
+            "autoencoder": lambda rngs: Autoencoder(
+                network, channels, remat=remat, dtype=dtype, rngs=rngs
+            )
         }
         if loss.disc_weight > 0:
             self._builders["discriminator"] = lambda rngs: Discriminator(

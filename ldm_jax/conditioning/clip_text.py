@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, layer_norm, linear
+from ldm_jax.layers import Array, Attention, layer_norm, linear, run_block
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ def quick_gelu(x: Array) -> Array:
 class Layer(nnx.Module):
     """Causal self-attention and an MLP, each behind a norm and around a skip. `[B, M, dim]`."""
 
-    def __init__(self, config: ClipTextConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ClipTextConfig, *, remat: bool, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
+        self.remat = remat
         dim, heads = config.dim, config.heads
         self.norm1 = layer_norm(dim, **kw)
         self.attention = Attention(
@@ -47,6 +48,9 @@ class Layer(nnx.Module):
         self.mlp_out = linear(4 * dim, dim, **kw)
 
     def __call__(self, x: Array) -> Array:
+        return run_block(Layer._forward, self, x, remat=self.remat)
+
+    def _forward(self, x: Array) -> Array:
         x = x + self.attention(self.norm1(x))
         return x + self.mlp_out(quick_gelu(self.mlp_in(self.norm2(x))))
 
@@ -58,12 +62,19 @@ class ClipTextTransformer(nnx.Module):
     was trained on them. CLIP's pooling and projection do not take part.
     """
 
-    def __init__(self, config: ClipTextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ClipTextConfig,
+        *,
+        remat: bool = False,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         kw = {"dtype": dtype, "rngs": rngs}
         init = nnx.initializers.normal(0.02)
         self.tok_emb = nnx.Embed(config.vocabulary, config.dim, embedding_init=init, **kw)
         self.pos_emb = nnx.Embed(config.length, config.dim, embedding_init=init, **kw)
-        self.layers = nnx.List([Layer(config, **kw) for _ in range(config.depth)])
+        self.layers = nnx.List([Layer(config, remat=remat, **kw) for _ in range(config.depth)])
         self.norm_out = layer_norm(config.dim, **kw)
 
     def __call__(self, y: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, layer_norm, linear
+from ldm_jax.layers import Array, Attention, layer_norm, linear, run_block
 
 HEAD_DIM = 64
 
@@ -28,8 +28,9 @@ class TransformerConfig:
 class Layer(nnx.Module):
     """One turn of the loop of Eqs. (19)-(22)."""
 
-    def __init__(self, config: TransformerConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, remat: bool, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
+        self.remat = remat
         self.norm1 = layer_norm(config.dim, **kw)
         self.attention = Attention(config.dim, heads=config.heads, head_dim=HEAD_DIM, **kw)
         self.norm2 = layer_norm(config.dim, **kw)
@@ -37,6 +38,9 @@ class Layer(nnx.Module):
         self.mlp_out = linear(4 * config.dim, config.dim, **kw)
 
     def __call__(self, zeta: Array) -> Array:
+        return run_block(Layer._forward, self, zeta, remat=self.remat)
+
+    def _forward(self, zeta: Array) -> Array:
         zeta_1 = self.norm1(zeta)  # Eq. (19)
         zeta_2 = self.attention(zeta_1) + zeta  # Eq. (20)
         zeta_3 = self.norm2(zeta_2)  # Eq. (21)
@@ -56,6 +60,7 @@ class TransformerEncoder(nnx.Module):
         vocabulary_size: int,
         length: int,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -63,7 +68,7 @@ class TransformerEncoder(nnx.Module):
         init = nnx.initializers.normal(0.02)
         self.tok_emb = nnx.Embed(vocabulary_size, config.dim, embedding_init=init, **kw)
         self.pos_emb = nnx.Embed(length, config.dim, embedding_init=init, **kw)
-        self.layers = nnx.List([Layer(config, **kw) for _ in range(config.depth)])
+        self.layers = nnx.List([Layer(config, remat=remat, **kw) for _ in range(config.depth)])
         self.norm_out = layer_norm(config.dim, **kw)
 
     def __call__(self, y: Array) -> Array:

@@ -5,6 +5,7 @@ numbered by position 0, 1, 2, ... without end; epoch e holds positions e*n to (e
 each of the n examples once, in its own order.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from ldm_jax.data.source import Source
 from ldm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+MOST_THREADS = 8
 Transform = Callable[[Batch, list[np.random.Generator]], Batch]
 
 
@@ -109,14 +111,17 @@ class Loader:
         transform: Transform | None = None,
         process_index: int = 0,
         process_count: int = 1,
-        threads: int = 2,
-        prefetch: int = 4,
+        threads: int = 0,
+        prefetch: int = 0,
     ) -> None:
         """batch_size: rows over all processes. transform: pure NumPy, given one generator per row.
-        threads: batches made at a time. prefetch: batches made ahead.
+        threads: batches made at a time (0: one a core, MOST_THREADS at most). prefetch: batches
+        made ahead (0: twice the threads). Neither changes a batch.
 
         UserError for an empty source, a seed below 0, or a batch that does not divide by processes.
         """
+        threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        prefetch = prefetch or 2 * threads
         if len(source) == 0:
             raise UserError("the data set is empty")
         if batch_size < 1 or batch_size % process_count:
@@ -127,7 +132,7 @@ class Loader:
         if seed < 0:
             raise UserError(f"the seed must be 0 or more, got {seed}")
         if threads < 1 or prefetch < 1:
-            raise UserError(f"threads and prefetch must be 1 or more, got {threads}, {prefetch}")
+            raise UserError(f"threads and prefetch must not be negative: {threads}, {prefetch}")
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.transform = transform
         self.threads, self.prefetch = threads, prefetch

@@ -49,6 +49,7 @@ class NoisyLatentClassifier(ContractingPath):
       pool: how positions become one vector: their mean, or attention (which the 506M of LDM-8-G in
         Table 10 include).
       latent_side: h = w of the latents, which attention needs to know.
+      remat: see ContractingPath.
       dtype: computing type; the output is float32.
     """
 
@@ -60,11 +61,12 @@ class NoisyLatentClassifier(ContractingPath):
         pool: Literal["mean", "attention"],
         latent_side: int,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        super().__init__(config, in_channels, **kw)
+        super().__init__(config, in_channels, remat=remat, **kw)
         c = config.channels * config.channel_mult[-1]
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
         if pool == "attention":

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, conv, group_norm, layer_norm, linear
+from ldm_jax.layers import Array, Attention, conv, group_norm, layer_norm, linear, run_block
 
 
 class GatedFeedForward(nnx.Module):
@@ -27,8 +27,18 @@ class TransformerBlock(nnx.Module):
     Table 16 prints self-attention, MLP, cross-attention; the published networks have this order.
     """
 
-    def __init__(self, dim: int, context_dim: int, *, heads: int, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        *,
+        heads: int,
+        remat: bool = False,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         kw = {"dtype": dtype, "rngs": rngs}
+        self.remat = remat
         head = {"heads": heads, "head_dim": dim // heads}
         self.norm1 = layer_norm(dim, **kw)
         self.self_attention = Attention(dim, **head, **kw)
@@ -38,6 +48,9 @@ class TransformerBlock(nnx.Module):
         self.feed_forward = GatedFeedForward(dim, **kw)
 
     def __call__(self, x: Array, context: Array) -> Array:
+        return run_block(TransformerBlock._forward, self, x, context, remat=self.remat)
+
+    def _forward(self, x: Array, context: Array) -> Array:
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), context)  # Q from phi(z_t), K and V from tau
         return x + self.feed_forward(self.norm3(x))
@@ -57,6 +70,7 @@ class SpatialTransformer(nnx.Module):
         heads: int,
         depth: int,
         groups: int,
+        remat: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -64,7 +78,10 @@ class SpatialTransformer(nnx.Module):
         self.norm = group_norm(channels, groups, 1e-6, **kw)
         self.proj_in = conv(channels, channels, 1, **kw)
         self.blocks = nnx.List(
-            [TransformerBlock(channels, context_dim, heads=heads, **kw) for _ in range(depth)]
+            [
+                TransformerBlock(channels, context_dim, heads=heads, remat=remat, **kw)
+                for _ in range(depth)
+            ]
         )
         self.proj_out = conv(channels, channels, 1, zero=True, **kw)
 

@@ -98,10 +98,10 @@ def resampled(layer: nnx.Module, h: Array, emb: Array, rngs) -> Array:
 class Blocks:
     """Makes the parts of which both halves of a UNet consist."""
 
-    def __init__(self, config: UNetConfig, context_dim: int, *, dtype, rngs: nnx.Rngs):
-        self.config, self.context_dim = config, context_dim
+    def __init__(self, config: UNetConfig, context_dim: int, *, remat: bool, dtype, rngs: nnx.Rngs):
+        self.config, self.context_dim, self.remat = config, context_dim, remat
         self.kw = {"dtype": dtype, "rngs": rngs}
-        self.norm = {"groups": config.groups, "epsilon": EPSILON, **self.kw}
+        self.norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **self.kw}
         self.emb_dim = 4 * config.channels
 
     def res(self, c_in: int, c_out: int, resample=None) -> ResBlock:
@@ -120,9 +120,14 @@ class Blocks:
         heads = self.config.heads_of(c)
         if not self.context_dim:
             return SpatialSelfAttention(c, heads=heads, zero_out=True, **self.norm)
-        depth, groups = self.config.transformer_depth, self.config.groups
         return SpatialTransformer(
-            c, self.context_dim, heads=heads, depth=depth, groups=groups, **self.kw
+            c,
+            self.context_dim,
+            heads=heads,
+            depth=self.config.transformer_depth,
+            groups=self.config.groups,
+            remat=self.remat,
+            **self.kw,
         )
 
     def level(self, level: int, c_in: int, c_out: int, resample=None) -> Level:
@@ -149,6 +154,7 @@ class ContractingPath(nnx.Module):
       context_dim: d_tau of the condition tokens. 0: no cross-attention, and plain self-attention
         in place of the transformers.
       num_classes: classes whose embedding is added to that of the time step; 0: none.
+      remat: whether the blocks' activations are computed again in the backward pass, not kept.
       dtype: computing type.
     """
 
@@ -159,11 +165,12 @@ class ContractingPath(nnx.Module):
         context_dim: int = 0,
         num_classes: int = 0,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        make = Blocks(config, context_dim, **kw)
+        make = Blocks(config, context_dim, remat=remat, **kw)
         self.dtype, self.channels = dtype, config.channels
         self.time_in = linear(config.channels, make.emb_dim, **kw)
         self.time_out = linear(make.emb_dim, make.emb_dim, **kw)
@@ -211,7 +218,7 @@ class UNet(ContractingPath):
     """Way down, middle and way up of ResBlocks, with skips between equal resolutions.
 
     Args:
-      config, in_channels, context_dim, num_classes: see ContractingPath.
+      config, in_channels, context_dim, num_classes, remat: see ContractingPath.
       out_channels: of the latent, c.
       dtype: computing type; the output is float32.
     """
@@ -224,12 +231,13 @@ class UNet(ContractingPath):
         context_dim: int = 0,
         num_classes: int = 0,
         *,
+        remat: bool = False,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        super().__init__(config, in_channels, context_dim, num_classes, **kw)
-        make = Blocks(config, context_dim, **kw)
+        super().__init__(config, in_channels, context_dim, num_classes, remat=remat, **kw)
+        make = Blocks(config, context_dim, remat=remat, **kw)
         skips = list(self.skip_channels)
         c = config.channels * config.channel_mult[-1]
         up = []

@@ -13,19 +13,21 @@ from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import AutoencoderStage, Experiment, ScenesData
+from ldm_jax.experiments.config import AutoencoderStage, Experiment, ScenesData, StageConfig
 from ldm_jax.sampling.solvers import check_eta
 from ldm_jax.sampling.timesteps import check_steps
 from ldm_jax.training.sharding import check_batch_size
 
 # Whole numbers are at least 1, and other numbers at least 0, except for these.
 FROM_ZERO = (
+    "ahead",
     "crop_size",
     "decay_steps",
     "disc_start",
     "oracle_images",
     "revive_every",
     "seed",
+    "threads",
     "unet.heads",
     "warmup_steps",
 )
@@ -89,8 +91,8 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
     elif first.from_run:
         yield "--autoencoder.from-run is given, but bottleneck none has no first stage"
     for option, rule in (
-        ("autoencoder.batch-size", lambda: check_batch_size(first.batch_size, mesh)),
-        ("diffusion.batch-size", lambda: check_batch_size(second.batch_size, mesh)),
+        ("autoencoder.batch-size", lambda: _check_batch(first, mesh)),
+        ("diffusion.batch-size", lambda: _check_batch(second, mesh)),
         ("diffusion.schedule", lambda: make_schedule(second.schedule)),
         (
             "sampling.steps",
@@ -104,7 +106,11 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
 def _classifier_sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
     stage, f = experiment.classifier, experiment.autoencoder.network.f
     yield from _unet_sizes("classifier.unet", stage.unet, f, experiment.data.size)
-    yield from _broken("classifier.batch-size", lambda: check_batch_size(stage.batch_size, mesh))
+    yield from _broken("classifier.batch-size", lambda: _check_batch(stage, mesh))
+
+
+def _check_batch(stage: StageConfig, mesh: jax.sharding.Mesh) -> None:
+    check_batch_size(stage.batch_size, mesh, stage.accumulate)
 
 
 def _broken(option: str, rule: Callable[[], object]) -> Iterator[str]:

@@ -184,7 +184,13 @@ def _one_device_a_core() -> None:
 
 
 def _keep_compiled_programs() -> None:
-    """The second start of the same experiment reads its programs instead of compiling them."""
+    """The second start of the same experiment reads its programs instead of compiling them.
+
+    Nothing is created before there is a program to keep. JAX's own settings win.
+    """
     if not jax.config.jax_compilation_cache_dir:
         root = os.environ.get("LDM_JAX_CACHE") or Path.home() / ".cache" / "ldm_jax"
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # JAX keeps what took a second; a start compiles many smaller programs too
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

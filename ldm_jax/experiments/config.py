@@ -145,6 +145,10 @@ class AutoencoderStage:
     crop_size: int = 0
     """Side of the squares, cut out at random, that it trains on; 0: whole pictures. Those it codes
     may have any size."""
+    accumulate: int = 1
+    """Parts in which a batch is worked through, one after another, to save memory."""
+    remat: bool = False
+    """Compute the activations of each block again in the backward pass instead of keeping them."""
     steps: int = 100_000
     """Training steps."""
     ema_decay: float = 0.0
@@ -198,6 +202,10 @@ class DiffusionStage:
     progress: Progress = field(default_factory=Progress)
     batch_size: int = 64
     """Examples a step, over all devices."""
+    accumulate: int = 1
+    """Parts in which a batch is worked through, one after another, to save memory."""
+    remat: bool = False
+    """Compute the activations of each block again in the backward pass instead of keeping them."""
     steps: int = 100_000
     """Training steps."""
     ema_decay: float = 0.9999
@@ -219,10 +227,17 @@ class ClassifierStage:
     progress: Progress = field(default_factory=Progress)
     batch_size: int = 64
     """Examples a step, over all devices."""
+    accumulate: int = 1
+    """Parts in which a batch is worked through, one after another, to save memory."""
+    remat: bool = False
+    """Compute the activations of each block again in the backward pass instead of keeping them."""
     steps: int = 100_000
     """Training steps."""
     ema_decay: float = 0.9999
     """Decay of the running average of the weights, which guidance uses; 0: none."""
+
+
+StageConfig = AutoencoderStage | DiffusionStage | ClassifierStage
 
 
 @dataclass(frozen=True)
@@ -248,6 +263,16 @@ class SamplingDefaults:
 
 
 @dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are made beside the training; it changes none of them."""
+
+    threads: int = 0
+    """Batches made at a time, a thread each; 0: one a core, eight at most."""
+    ahead: int = 0
+    """Batches made ahead, in memory; 0: twice the threads."""
+
+
+@dataclass(frozen=True)
 class MeshConfig:
     """How the devices are arranged."""
 
@@ -268,6 +293,7 @@ class Experiment:
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
     classifier: ClassifierStage = field(default_factory=ClassifierStage)
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Computing type of the networks; parameters, norms, softmax and losses are float32 always."""

@@ -81,6 +81,24 @@ def trained_autoencoder(run: RunDir, experiment: Experiment) -> dict:
     raise UserError(f"{run.path} has no trained autoencoder")
 
 
+def check_unchanged(run: RunDir, autoencoder: dict) -> None:
+    """Raises UserError when a later stage of `run` began on the latents of another autoencoder.
+
+    These would be other latents: its first stage has been trained again since.
+    """
+    for stage in ("diffusion", "classifier"):
+        saved = run.checkpoints(stage).restore_part(["constants"])
+        if saved is None:
+            continue
+        theirs = saved["constants"].get("autoencoder") or {}  # of pixels there is none
+        same = jax.tree.structure(theirs) == jax.tree.structure(autoencoder)
+        if not same or not jax.tree.all(jax.tree.map(np.array_equal, theirs, autoencoder)):
+            raise UserError(
+                f"the {stage} stage of {run.path} began on another autoencoder, which has been "
+                "trained again since; choose another --run-dir"
+            )
+
+
 def train_autoencoder(
     experiment: Experiment,
     data: OpenData,
@@ -123,6 +141,8 @@ def train_autoencoder(
             transform=transform,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            threads=experiment.loader.threads,
+            prefetch=experiment.loader.ahead,
         ),
         run,
         mesh,

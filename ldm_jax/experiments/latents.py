@@ -72,6 +72,8 @@ def latent_loader(
         transform=transform,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        threads=experiment.loader.threads,
+        prefetch=experiment.loader.ahead,
     )
     return loader, np.float32(experiment.diffusion.scale_factor or first.scale_factor(encoded))
 

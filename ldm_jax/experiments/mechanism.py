@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax.numpy as jnp
 
@@ -45,10 +46,8 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
     c = latent_channels(network, facts)
 
     def transformer(vocabulary: int, length: int):
-        return Mechanism(
-            context_dim=stage.text.dim,
-            tau=lambda **kw: TransformerEncoder(stage.text, vocabulary, length, **kw),
-        )
+        tau = partial(TransformerEncoder, stage.text, vocabulary, length, remat=stage.remat)
+        return Mechanism(context_dim=stage.text.dim, tau=tau)
 
     match facts.condition:
         case "none":
@@ -63,7 +62,8 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
             )
         case "text" if stage.tokenizer == "clip":
             clip = ClipTextConfig()
-            return Mechanism(context_dim=clip.dim, tau=lambda **kw: ClipTextTransformer(clip, **kw))
+            tau = partial(ClipTextTransformer, clip, remat=stage.remat)
+            return Mechanism(context_dim=clip.dim, tau=tau)
         case "text" if stage.tokenizer == "bert":
             return transformer(SUBWORDS["bert"], TEXT_LENGTH)
         case "text":
@@ -96,6 +96,7 @@ def build_model(experiment: Experiment, facts: DataFacts, rngs: Keys) -> Conditi
     """The UNet with its tau_theta, freshly initialised."""
     kw = {"dtype": jnp.dtype(experiment.precision), "rngs": rngs}
     how = mechanism(experiment, facts)
-    c = latent_channels(experiment.autoencoder.network, facts)
-    unet = UNet(experiment.diffusion.unet, c + how.channels, c, how.context_dim, how.classes, **kw)
+    c, stage = latent_channels(experiment.autoencoder.network, facts), experiment.diffusion
+    sizes = (c + how.channels, c, how.context_dim, how.classes)
+    unet = UNet(stage.unet, *sizes, remat=stage.remat, **kw)
     return ConditionalModel(unet, how.tau and how.tau(**kw), how.entry)

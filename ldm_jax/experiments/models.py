@@ -43,6 +43,7 @@ class FirstStage:
             stage.loss,
             stage.discriminator,
             facts.channels,
+            remat=stage.remat,
             dtype=jnp.dtype(experiment.precision),
             init_gain=stage.init_gain,
         )
@@ -179,6 +180,7 @@ class Classifier:
                 len(facts.class_names),
                 stage.pool,
                 side,
+                remat=stage.remat,
                 dtype=jnp.dtype(experiment.precision),
                 rngs=rngs,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import time
 import types
 import typing
@@ -19,6 +20,7 @@ from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 
 VERSION = 1
+FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
 PART = ".part"  # ending of the name of a file that is being written
 
 
@@ -68,7 +70,8 @@ class RunDir:
     def check(self, name: str, experiment: Experiment, but_for: str = "") -> None:
         """Raises UserError, naming the fields, when the directory belongs to another experiment.
 
-        Also when it is some other folder, or cannot be written to. Changes nothing.
+        Also when it is some other folder, or cannot be written to. Changes nothing. What decides
+        speed and memory alone may differ: a run can go on with other devices.
 
         Args:
           but_for: a field of the experiment that may be another one.
@@ -86,7 +89,8 @@ class RunDir:
             )
         if but_for:
             saved = dataclasses.replace(saved, **{but_for: getattr(experiment, but_for)})
-        if different := differences(to_json(saved), to_json(experiment)):
+        different = differences(to_json(saved), to_json(experiment))
+        if different := [row for row in different if not re.fullmatch(FREE, row[0])]:
             raise UserError(
                 f"{self.path} belongs to another configuration: "
                 + "; ".join(f"--{option} is {a} there, {b} here" for option, a, b in different)

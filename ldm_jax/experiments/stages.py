@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.data.loader import Loader
-from ldm_jax.experiments.config import AutoencoderStage, ClassifierStage, DiffusionStage
+from ldm_jax.experiments.config import StageConfig
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.compile import prepare
@@ -21,6 +23,7 @@ from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.state import Stage, TrainState
 
+TRANSFERRED_AHEAD = 2  # batches that lie on the devices before their step is dispatched
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +42,7 @@ class Trained:
 
 def train_stage(
     name: str,
-    config: AutoencoderStage | DiffusionStage | ClassifierStage,
+    config: StageConfig,
     problem: Any,
     loader: Loader,
     run: RunDir,
@@ -68,6 +71,7 @@ def train_stage(
         problem.grads,
         make_optimiser(config.optimiser, config.steps),
         config.ema_decay,
+        config.accumulate,
     )
     log.info("%s: compiling the training step", name)
     init, abstract, step = prepare(stage, mesh, key, _global_shapes(loader), constants())
@@ -140,9 +144,22 @@ def _global_shapes(loader: Loader) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _on_devices(loader: Loader, start: int, mesh: jax.sharding.Mesh) -> Iterator[Any]:
+    """The batches from `start` on; the transfer of the next ones begins before they are asked for.
+
+    In a thread, so that a step never waits for the data of a later one.
+    """
     batches = loader.iterate(start)
+    pool = ThreadPoolExecutor(1, "transfer")
+
+    def transfer() -> Future:
+        return pool.submit(lambda: put_batch(next(batches), mesh))
+
     try:
-        for batch in batches:
-            yield put_batch(batch, mesh)
+        ahead = deque(transfer() for _ in range(TRANSFERRED_AHEAD))
+        while True:
+            batch = ahead.popleft().result()
+            ahead.append(transfer())
+            yield batch
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
         batches.close()

@@ -20,6 +20,7 @@ from ldm_jax.experiments.data import OpenData, open_data
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
 from ldm_jax.experiments.first_stage import (
     borrowed_autoencoder,
+    check_unchanged,
     first_stage_constants,
     in_batches,
     score_autoencoder,
@@ -69,6 +70,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     borrowed, channels = None, None
     if experiment.autoencoder.from_run:
         borrowed, channels = borrowed_autoencoder(experiment)
+        check_unchanged(run, borrowed)
     constants = {} if stage == CLASSIFIER else first_stage_constants(experiment, run)
     file = experiment.sampling.perceptual_file
     judge_weights = load_lpips("squeezenet", file) if file else None
@@ -109,6 +111,7 @@ def _train(
             weights = {}
         elif weights is None:
             weights = trained_autoencoder(run, experiment)
+            check_unchanged(run, weights)
         key = jax.random.fold_in(key, 2)  # neither of those below
         trained = train_classifier(experiment, data, weights, run, mesh, key)
         _finish(run, CLASSIFIER, trained.summary)
@@ -124,6 +127,8 @@ def _train(
     _finish(run, AUTOENCODER, scores)
     if stage == AUTOENCODER:
         return
+    if not experiment.autoencoder.from_run:
+        check_unchanged(run, weights)
     trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
     results = _final_pictures(experiment, data, run, mesh, trained, second, judge_weights)
     _finish(run, DIFFUSION, trained.summary | results)

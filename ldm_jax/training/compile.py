@@ -25,7 +25,9 @@ class CompiledStep:
 
     compiled: jax.stages.Compiled
     key: jax.Array
-    flops: float  # of one step, summed over the devices; XLA counts the body of a loop once
+    # Of one step, summed over the devices. XLA counts the body of a loop once; that of gradient
+    # accumulation, nearly all there is of a step, is counted here as often as it runs.
+    flops: float
     peak_bytes: int  # on each device: arguments + results + temporaries - what they share
     compile_s: float
     parameters: int  # how many numbers are trained
@@ -72,7 +74,7 @@ def prepare(
     compiled_step = CompiledStep(
         compiled=compiled,
         key=step_key,
-        flops=(compiled.cost_analysis() or {}).get("flops", 0.0) * mesh.size,
+        flops=(compiled.cost_analysis() or {}).get("flops", 0.0) * mesh.size * stage.accumulate,
         peak_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes

@@ -23,8 +23,8 @@ BATCH = P(("data", "fsdp"))
 # (regex on the path, spec of the last dimensions). The first projection of a pair is split by
 # columns and the second by rows, so that the pair needs one sum over the devices.
 TENSOR_RULES = (
-    (r"(^|/)(q|k|v|\w+_in)/kernel$", P("tensor")),
-    (r"(^|/)(out|\w+_out)/kernel$", P("tensor", None)),
+    (r"(^|/)(q|k|v|time_in|mlp_in|feed_forward/proj_in)/kernel$", P("tensor")),
+    (r"(^|/)(out|time_out|mlp_out|feed_forward/proj_out)/kernel$", P("tensor", None)),
 )
 
 # Weights with fewer elements are replicated: fetching them costs more than holding them.
@@ -91,13 +91,18 @@ def put_batch(local_batch: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError, naming the nearest sizes that would do, when a batch cannot be split."""
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises UserError, naming the nearest sizes that would do, when a batch cannot be split.
+
+    Each of the parts in which it is worked through has to be.
+    """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % ways:
-        below = batch_size // ways * ways
-        fitting = f"{below} or {below + ways}" if below > 0 else f"{ways}"
+    multiple = ways * accumulate
+    if batch_size < 1 or batch_size % multiple:
+        below = batch_size // multiple * multiple
+        fitting = f"{below} or {below + multiple}" if below > 0 else f"{multiple}"
+        each = f", {accumulate} parts each" if accumulate > 1 else ""
         raise UserError(
-            f"A batch of {batch_size} cannot be split over data x fsdp = {ways} devices; "
+            f"A batch of {batch_size} cannot be split over data x fsdp = {ways} devices{each}; "
             f"the nearest that can: {fitting}."
         )

@@ -215,8 +215,8 @@ def test_random_squares_are_cut_from_anywhere_and_nothing_else_changes():
         (8, 0, 0, {}, "batch size"),
         (8, 6, 0, {"process_count": 4}, "batch size"),
         (8, 4, -1, {}, "seed"),
-        (8, 4, 0, {"threads": 0}, "threads"),
-        (8, 4, 0, {"prefetch": 0}, "prefetch"),
+        (8, 4, 0, {"threads": -1}, "threads"),
+        (8, 4, 0, {"prefetch": -1}, "prefetch"),
     ],
 )
 def test_what_cannot_work_is_refused(n, batch_size, seed, options, word):

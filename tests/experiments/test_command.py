@@ -1,5 +1,6 @@
 """The command lines: what they list, what they mean by default, and one line for bad input."""
 
+import jax
 import pytest
 from PIL import Image
 
@@ -28,6 +29,20 @@ def test_scenes_is_what_is_trained_by_default(words, name, train, monkeypatch):
     assert experiment.data == EXPERIMENTS[name]().data and experiment.seed == (
         7 if words[1:] else 0
     )
+
+
+def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(train, monkeypatch, tmp_path):
+    theirs = jax.config.jax_compilation_cache_dir
+    train("--help")
+    assert jax.config.jax_compilation_cache_dir == theirs
+    monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path / "cache"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        train("--help")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "xla")
+        assert not (tmp_path / "cache").exists()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", theirs)
 
 
 @pytest.fixture

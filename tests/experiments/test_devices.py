@@ -1,6 +1,7 @@
 """One device and eight give the same training, through the networks of the experiments."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from ldm_jax.training.compile import prepare
 from ldm_jax.training.sharding import make_mesh, put_batch
 from ldm_jax.training.state import Stage
 
-STEPS = 4
+STEPS = 10
+MESHES = ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2})
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +40,8 @@ def experiment():
 
 
 @pytest.fixture(scope="module")
-def losses(experiment):
-    """`losses(stage, mesh)`: every metric of the first steps, `[STEPS, metrics]`."""
+def trained_on(experiment):
+    """`trained_on(stage, mesh)`: (every metric of the first steps, the state after them)."""
     second = SecondStage(experiment, DataFacts(3, "text", (), tuple("abcdefgh"), 5))
     rng = np.random.default_rng(0)
 
@@ -57,28 +59,56 @@ def losses(experiment):
     constants = {"autoencoder": {}, "diffusion": {"autoencoder": frozen, "scale_factor": 0.7}}
 
     def run(stage, mesh):
-        config = getattr(experiment, stage)
         problem = second.first.problem if stage == "autoencoder" else second.problem
         # Adam divides rounding errors by themselves wherever a gradient is zero in theory (a bias
         # before a norm), so it would measure its own amplification here; SGD does not.
-        engine = Stage(problem.init, problem.grads, optax.sgd(0.01), config.ema_decay)
+        engine = Stage(problem.init, problem.grads, optax.sgd(0.01, momentum=0.5), ema_decay=0.9)
         init, _, step = prepare(
             engine, mesh, jax.random.key(5), batches[stage][0], constants[stage]
         )
         state, rows = init(), []
         for one in batches[stage]:
             state, metrics = step(state, put_batch(one, mesh))
-            rows.append([float(metrics[name]) for name in sorted(metrics)])
-        return np.array(rows)
+            rows.append(metrics)
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}, state
 
     return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_eight_devices_train_as_one(stage, losses, one_device, monkeypatch):
+def test_eight_devices_train_as_one(stage, trained_on, one_device, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 64)  # so that fsdp splits these networks too
-    one = losses(stage, one_device)
-    assert np.isfinite(one).all() and one.shape == (STEPS, one.shape[1])
-    for sizes in ({"data": 8}, {"data": 2, "fsdp": 4}):
-        np.testing.assert_allclose(losses(stage, make_mesh(**sizes)), one, rtol=1e-4, atol=1e-5)
+    one, alone = trained_on(stage, one_device)
+    assert {len(values) for values in one.values()} == {STEPS}
+    assert np.isfinite(list(one.values())).all() and one["loss"][-1] != one["loss"][0]
+    for sizes in MESHES:
+        mesh = make_mesh(**sizes)
+        many, state = trained_on(stage, mesh)
+        for name in one:
+            exact = {"rtol": 1e-5} if "loss" in name else {"rtol": 1e-4, "atol": 1e-5}
+            np.testing.assert_allclose(many[name], one[name], **exact, err_msg=f"{name} {sizes}")
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state.ema, alone.ema
+        )
+        for part in ("params", "ema", "opt_state"):
+            check_split(getattr(state, part), mesh)
+
+
+def check_split(tree, mesh):
+    """Each device has its share of every array that can be split, and of the rest all."""
+    held, whole = 0, 0
+    for array in jax.tree.leaves(tree):
+        [share] = {shard.data.nbytes for shard in array.addressable_shards}
+        divides = any(n % mesh.shape["fsdp"] == 0 for n in array.shape)
+        if array.size >= 64 and divides:
+            assert array.nbytes / share in (
+                mesh.shape["fsdp"],
+                mesh.shape["fsdp"] * mesh.shape["tensor"],
+            )
+        held, whole = held + share, whole + array.nbytes
+    assert (
+        whole / (mesh.shape["fsdp"] * mesh.shape["tensor"])
+        <= held
+        <= whole * (1 / mesh.shape["fsdp"] + 0.05)
+    )

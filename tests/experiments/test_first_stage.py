@@ -12,7 +12,7 @@ from PIL import Image
 from ldm_jax.autoencoder.perceptual import abstract_params
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.first_stage import borrowed_autoencoder
+from ldm_jax.experiments.first_stage import borrowed_autoencoder, check_unchanged
 from ldm_jax.experiments.run_dir import DataFacts, RunDir
 from ldm_jax.training.metrics import read
 
@@ -237,7 +237,9 @@ def borrower(run, **network):
     return dataclasses.replace(smoke, autoencoder=stage)
 
 
-def test_the_autoencoder_of_another_run_is_used_bit_for_bit(vq, train_on, sample, tmp_path):
+def test_the_autoencoder_of_another_run_is_used_bit_for_bit(
+    vq, train_on, sample, tmp_path, monkeypatch
+):
     """The average that it keeps. None is trained: no steps, no checkpoints, no curves of it."""
     run, lent = tmp_path / "run", of_autoencoder(saved(vq[1], "autoencoder", "ema"))
     ended = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", vq[1])
@@ -253,7 +255,16 @@ def test_the_autoencoder_of_another_run_is_used_bit_for_bit(vq, train_on, sample
     drawn = sample(run, "--caption", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     # and a borrower may lend in turn
-    assert as_bytes(borrowed_autoencoder(borrower(run))[0]) == lent
+    weights, _ = borrowed_autoencoder(borrower(run))
+    assert as_bytes(weights) == lent
+    # but when its lender is trained again, the second stage does not go on
+    check_unchanged(RunDir(run), weights)
+    (run / "summary.json").unlink()
+    again = jax.tree.map(lambda array: array + 1, weights)
+    monkeypatch.setattr(train_module, "borrowed_autoencoder", lambda _: (again, 3))
+    monkeypatch.setattr(train_module, "open_data", None)  # nothing is read, let alone computed
+    error = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", vq[1]).error
+    assert f"diffusion stage of {run} began on another autoencoder, which has been trained" in error
 
 
 def test_a_lender_may_have_its_first_stage_alone(perceptual):

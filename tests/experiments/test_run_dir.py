@@ -37,6 +37,19 @@ def test_another_configuration_is_refused_with_both_values(begun, train):
     assert (begun / "config.json").read_text() == before
 
 
+def test_a_run_may_go_on_with_other_devices_threads_and_memory(begun):
+    ours = EXPERIMENTS["smoke"]()
+    RunDir(begun).check(
+        "smoke",
+        dataclasses.replace(
+            ours,
+            mesh=dataclasses.replace(ours.mesh, fsdp=4),
+            loader=dataclasses.replace(ours.loader, threads=3),
+            diffusion=dataclasses.replace(ours.diffusion, remat=True),
+        ),
+    )
+
+
 def test_another_experiment_is_refused(begun, train):
     error = train("scenes", "--run-dir", begun).error
     assert "belongs to the experiment 'smoke', not 'scenes'" in error

@@ -86,11 +86,12 @@ def test_stage_diffusion_on_half_an_autoencoder_is_refused(smoke, train, tmp_pat
     assert "has no trained autoencoder (step 20 of 40); leave out --stage diffusion" in error
 
 
-def test_a_loss_that_is_no_longer_finite_stops_the_run(train_tiny, photographs, tmp_path):
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_loss_that_is_no_longer_finite_stops_the_run(train_tiny, photographs, tmp_path, stage):
     words = ["--data.path", photographs / "flat", "--run-dir", tmp_path / "run"]
-    words += ["--autoencoder.optimiser.learning-rate", 1e30, "--autoencoder.progress.save-every", 1]
+    words += [f"--{stage}.optimiser.learning-rate", 1e30, f"--{stage}.progress.save-every", 1]
     stopped = train_tiny("folder", *words)
     last = stopped.err.splitlines()[-1]
     assert stopped.code == 2 and "Traceback" not in stopped.err
-    assert last.startswith("error: autoencoder: ") and "not finite at step 2; " in last
-    assert f"the last good checkpoint is {tmp_path}/run/checkpoints/autoencoder/1" in last
+    assert last.startswith(f"error: {stage}: ") and "not finite at step 2; " in last
+    assert f"the last good checkpoint is {tmp_path}/run/checkpoints/{stage}/1" in last

@@ -72,6 +72,21 @@ def test_restoring_onto_another_mesh(tiny, saved, sizes):
     step(restored, put_batch(tiny.local_batch(0), mesh))  # and it trains on
 
 
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1)])
+def test_what_was_split_comes_back_on_another_mesh(tiny, one_device, prepared, tmp_path, sizes):
+    split = make_mesh(2, 2, 2)
+    init, _, step = tiny.prepare_on(split)
+    state, _ = step(init(), put_batch(tiny.local_batch(0), split))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state)
+    for abstract_state in (prepared[1], tiny.prepare_on(make_mesh(*sizes))[1]):
+        restored = checkpoints.restore(abstract_state)
+        assert tiny.same(restored, state)
+        kernels = (s.params["layers"][0]["mlp_in"]["kernel"] for s in (restored, abstract_state))
+        assert len({kernel.sharding for kernel in kernels}) == 1
+    checkpoints.close()
+
+
 def test_a_part_is_read_without_knowing_the_network(tiny, saved):
     directory, states = saved
     part = Checkpoints(directory).restore_part(["ema", "constants", "step"])

@@ -1,5 +1,7 @@
 """The compiled step: it trains, it never compiles again, and any mesh gives the same numbers."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -42,6 +44,30 @@ def test_eight_devices_equal_one(tiny, on_one_device, sizes):
 def test_sharding_lowers_the_memory_of_a_device(tiny, prepared):
     fully_sharded = tiny.prepare_on(make_mesh(1, 8, 1))
     assert fully_sharded[2].peak_bytes < prepared[2].peak_bytes / 2
+
+
+def test_a_batch_in_parts_saves_memory_and_moves_no_row(tiny):
+    """Over eight devices as on one; of communication there is only the sum of the gradients."""
+    mesh, steps = make_mesh(8, 1, 1), {}
+    for k in (1, 4):
+        stage = dataclasses.replace(tiny.STAGE, accumulate=k)
+        rows = {"x": jax.ShapeDtypeStruct((2**14, 64), np.float32)}
+        steps[k] = prepare(stage, mesh, jax.random.key(7), rows, tiny.CONSTANTS)[2]
+    assert steps[4].peak_bytes < 0.5 * steps[1].peak_bytes
+    np.testing.assert_allclose(steps[4].flops, steps[1].flops, rtol=0.1)
+    program = steps[4].compiled.as_text()
+    assert "all-reduce" in program
+    assert not [word for word in ("all-gather", "all-to-all", "permute") if word in program]
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_eight_devices_equal_one_with_a_batch_in_parts(tiny, one_device, sizes):
+    stage = dataclasses.replace(tiny.STAGE, accumulate=2)
+    (_, one), (_, eight) = (
+        losses_of(tiny, mesh, tiny.prepare_on(mesh, stage), steps=10)
+        for mesh in (one_device, make_mesh(*sizes))
+    )
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
 def test_the_step_is_traced_once(tiny, one_device):

@@ -66,7 +66,8 @@ def test_tensor_rules_split_columns_then_rows():
     kernel = {"kernel": struct(256, 256)}
     tree = {
         "attn": {"q": kernel, "out": kernel},
-        "ff": {"proj_in": kernel, "proj_out": {"kernel": struct(1, 1, 256, 256)}},
+        "feed_forward": {"proj_in": kernel, "proj_out": kernel},
+        "proj_in": {"kernel": struct(1, 1, 256, 256)},  # the convolution before a transformer
         "norm": kernel,
     }
     assert specs(tree, mesh) == {
@@ -74,10 +75,11 @@ def test_tensor_rules_split_columns_then_rows():
             "q": {"kernel": P("fsdp", "tensor")},
             "out": {"kernel": P("tensor", "fsdp")},
         },
-        "ff": {
+        "feed_forward": {
             "proj_in": {"kernel": P("fsdp", "tensor")},
-            "proj_out": {"kernel": P(None, None, "tensor", "fsdp")},
+            "proj_out": {"kernel": P("tensor", "fsdp")},
         },
+        "proj_in": {"kernel": P(None, None, None, "fsdp")},
         "norm": {"kernel": P(None, "fsdp")},
     }
 
@@ -104,3 +106,9 @@ def test_a_batch_that_cannot_be_split_names_sizes_that_can(size, nearest):
     with pytest.raises(UserError, match=f"batch of {size} .* 8 devices; .*: {nearest}\\."):
         check_batch_size(size, make_mesh())
     check_batch_size(16, make_mesh())
+
+
+def test_every_part_of_a_batch_is_split():
+    check_batch_size(32, make_mesh(), 4)
+    with pytest.raises(UserError, match=r"batch of 48 .* 8 devices, 4 parts each; .*: 32 or 64\."):
+        check_batch_size(48, make_mesh(), 4)

@@ -57,6 +57,32 @@ def test_noise_depends_on_the_step_and_on_nothing_else(tiny):
     assert metrics_later["loss"] != metrics["loss"]
 
 
+def test_a_batch_in_parts_has_the_mean_of_their_gradients(tiny):
+    """Part j holds rows j, j + k, ..., and draws with a key of its own."""
+    k, key, batch = 4, jax.random.key(1), tiny.local_batch(0)
+    stage = Stage(tiny.init, tiny.grads, optax.sgd(0.1), accumulate=k)
+    first = init_state(stage, jax.random.key(0), tiny.CONSTANTS)
+    second, metrics = jax.jit(partial(train_step, stage=stage, key=key))(first, batch)
+
+    of_step = jax.random.fold_in(key, 0)
+    parts = [
+        tiny.grads(
+            first.params,
+            first.constants,
+            {"x": batch["x"][j::k]},
+            jax.random.fold_in(of_step, j),
+            0,
+        )
+        for j in range(k)
+    ]
+    mean = jax.tree.map(lambda *g: np.mean(g, axis=0), *(grads for grads, _ in parts))
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, first.params, mean)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), second.params, expected)
+    loss = np.mean([metrics["loss"] for _, metrics in parts])
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(mean), rtol=1e-5)
+
+
 def test_gradients_need_not_come_from_one_loss():
     """Two players: one weight descends x*y, the other ascends it."""
 
