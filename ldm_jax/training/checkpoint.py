@@ -39,7 +39,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, max_to_keep: int = 3):
-        self.directory = epath.Path(directory).expanduser().absolute()  # Orbax wants it absolute
+        self.directory = epath.Path(directory).expanduser()
+        if "://" not in str(self.directory):  # a bucket's path would become one of this machine
+            self.directory = self.directory.absolute()  # as Orbax wants it
         self._max_to_keep = max_to_keep
         self._manager = None
 

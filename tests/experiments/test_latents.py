@@ -69,7 +69,9 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
 def test_the_mirror_image_is_cached_beside_the_picture(problem, one_device):
     experiment, data, second, autoencoder = problem
     flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
-    loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.condition, one_device)
+    loader, _ = latent_loader(
+        flipped, second.first, autoencoder, data, second.condition, one_device
+    )
     images = data.train.read(range(len(data.train)))["image"]
     moments = loader.source.arrays["encoded"]
     for view, pictures in enumerate((images, images[:, :, ::-1])):
