@@ -58,7 +58,7 @@ class GuideOptions:
 def prepare_guides(
     options: GuideOptions, request: Request, run: RunDir, towards: list[str]
 ) -> Callable[[Weights], list[Guide]]:
-    """What makes the guides, once the weights are read; nothing is computed before it is called.
+    """What makes the guides, once the weights are placed; nothing is computed before it is called.
 
     Args:
       towards: the classes to guide towards, one for each of the request's labels.

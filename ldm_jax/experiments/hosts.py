@@ -19,8 +19,8 @@ SHUTDOWN_S = 60
 
 @dataclass(frozen=True)
 class Hosts:
-    """The processes that train or draw together; nothing to say on a Cloud TPU, under SLURM, MPI or
-    in a Kubernetes job."""
+    """The processes that work together. On a Cloud TPU, under SLURM or Open MPI, and in a job of
+    Kubernetes JAX finds them by itself."""
 
     coordinator: str = ""
     """HOST:PORT of process 0, with a free port; the same on all."""
