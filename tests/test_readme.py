@@ -48,6 +48,7 @@ def test_pictures_and_linked_files_exist():
 
 def test_commands_use_fields_that_exist():
     from ldm_jax.experiments import EXPERIMENTS
+    from ldm_jax.experiments.hosts import Hosts
 
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
     commands = re.findall(r"python train\.py([^#\n]*)", blocks)
@@ -57,6 +58,9 @@ def test_commands_use_fields_that_exist():
         assert name in EXPERIMENTS
         for word in itertools.dropwhile(lambda w: not w.startswith("--"), words):
             if not word.startswith("--") or word in ("--help", "--run-dir", "--stage"):
+                continue
+            if word.startswith("--hosts."):
+                assert hasattr(Hosts(), word.removeprefix("--hosts.")), word
                 continue
             value = EXPERIMENTS[name]()
             for field in word[2:].replace("-", "_").split("."):

@@ -95,8 +95,8 @@ def _mirrored(boxes: np.ndarray) -> np.ndarray:
 class Loader:
     """Batches of a source, shuffled anew each epoch, decoded ahead of time by threads.
 
-    Every process builds the same loader with its own `process_index` and reads its own rows of the
-    global batch; the rows of all processes, one after another, are the batch of a single one.
+    Of several processes each builds the same loader and makes its own `rows` of every batch; they
+    are what they would be in the batch of a single process.
     """
 
     wait_s: float
@@ -109,26 +109,23 @@ class Loader:
         seed: int,
         *,
         transform: Transform | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
         threads: int = 0,
         prefetch: int = 0,
     ) -> None:
-        """batch_size: rows over all processes. transform: pure NumPy, given one generator per row.
-        threads: batches made at a time (0: one a core, MOST_THREADS at most). prefetch: batches
-        made ahead (0: twice the threads). Neither changes a batch.
+        """batch_size: rows over all processes. rows: those that are made here, int [n]; None: all.
+        transform: pure NumPy, given one generator per row. threads: batches made at a time (0: one
+        a core, MOST_THREADS at most). prefetch: batches made ahead (0: twice the threads). Neither
+        changes a batch.
 
-        UserError for an empty source, a seed below 0, or a batch that does not divide by processes.
+        UserError for an empty source, a batch of less than one, or a seed below 0.
         """
         threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
         prefetch = prefetch or 2 * threads
         if len(source) == 0:
             raise UserError("the data set is empty")
-        if batch_size < 1 or batch_size % process_count:
-            raise UserError(
-                f"the batch size must be a positive multiple of the {process_count} "
-                f"process(es), got {batch_size}"
-            )
+        if batch_size < 1:
+            raise UserError(f"the batch size must be 1 or more, got {batch_size}")
         if seed < 0:
             raise UserError(f"the seed must be 0 or more, got {seed}")
         if threads < 1 or prefetch < 1:
@@ -136,12 +133,11 @@ class Loader:
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.transform = transform
         self.threads, self.prefetch = threads, prefetch
-        rows = batch_size // process_count
-        self._rows = slice(process_index * rows, (process_index + 1) * rows)
+        self._rows = np.arange(batch_size) if rows is None else rows
         self.wait_s = 0.0
 
     def batch(self, step: int) -> Batch:
-        """This process' rows of batch `step`: a pure function of (seed, step, process)."""
+        """The rows that are made here of batch `step`: a pure function of (seed, step, rows)."""
         positions = batch_positions(step, self.batch_size)[self._rows]
         # An example's generator belongs to its position, so it draws anew in every epoch.
         rngs = [np.random.default_rng([self.seed, 1, int(p)]) for p in positions]

@@ -10,12 +10,12 @@ from ldm_jax.diffusion.classifier_step import accuracies
 from ldm_jax.experiments.conditions import Class
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData
-from ldm_jax.experiments.first_stage import in_batches
 from ldm_jax.experiments.latents import latent_loader
 from ldm_jax.experiments.models import Classifier, SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
 from ldm_jax.experiments.stages import Trained, train_stage
+from ldm_jax.training.sharding import fetch, in_batches
 
 NAME = "classifier"
 SCORED = 1024  # held-out pictures that are classified, at most
@@ -37,9 +37,10 @@ def train_classifier(
     config = experiment.classifier
     second = SecondStage(experiment, data.facts)
     classifier = Classifier(experiment, data.facts, second)
-    autoencoder = jax.tree.map(np.asarray, autoencoder)
+    autoencoder = fetch(autoencoder)
+    condition, batch_size = Class(classifier.labels), config.batch_size
     loader, scale = latent_loader(
-        experiment, second.first, autoencoder, data, Class(classifier.labels), config.batch_size
+        experiment, second.first, autoencoder, data, condition, mesh, batch_size
     )
     if saved := run.checkpoints(DIFFUSION).restore_part(["constants"]):
         scale = saved["constants"]["scale_factor"]

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -22,6 +22,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS, TRAINED_ALONE
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.draw import DrawCommand, draw_from_run
+from ldm_jax.experiments.hosts import Hosts, join
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.train import StageName, train
 from ldm_jax.experiments.weights import (
@@ -49,6 +50,7 @@ class TrainCommand:
     stage: StageName = "both"
     """Which stage to train; diffusion needs the autoencoder in the same run directory, and so does
     classifier, which is to guide the diffusion model (both: all but that one)."""
+    hosts: Hosts = field(default_factory=Hosts)
 
 
 def train_main(words: Sequence[str]) -> int:
@@ -71,7 +73,8 @@ def train_main(words: Sequence[str]) -> int:
         default = TrainCommand(EXPERIMENTS[name](), f"runs/{name}", stage)
         command = _parse(TrainCommand, fields, f"train.py {name}", default)
         _one_device_a_core()
-        print(train(name, command.experiment, RunDir(command.run_dir), command.stage))
+        join(command.hosts)
+        _say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
 
     return _guarded(run)
 
@@ -82,7 +85,8 @@ def sample_main(words: Sequence[str]) -> int:
     def run() -> None:
         command = _parse(DrawCommand, list(words), "sample.py")
         _one_device_a_core()
-        print(draw_from_run(command))
+        join(command.hosts)
+        _say(draw_from_run(command))
 
     return _guarded(run)
 
@@ -139,6 +143,11 @@ def _one_line(box: str) -> str:
     wrong = " ".join(parts[0]).rstrip(" .") if parts else " ".join(lines)
     meant = [part[1].split()[0] for part in parts if part[:1] == ["Perhaps you meant:"]]
     return wrong + (f"; perhaps you meant {meant[0]}" if meant else "")
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line)
 
 
 def _guarded(run: Callable[[], None]) -> int:

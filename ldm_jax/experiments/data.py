@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
@@ -119,6 +120,7 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
             captions=data.captions,
             boxes=data.boxes,
             maps=data.maps,
+            progress=_title("reading images"),
         )
 
     return open_split("train", data.crop), open_split("validation", "centre")
@@ -127,10 +129,15 @@ def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
 def _in_memory(source: Source) -> Source:
     if isinstance(source, ScenesSource):
         names = source.class_names, source.box_names, source.semantic_names
-        return ArraySource(draw(source), *names)
+        return ArraySource(draw(source, progress=bool(_title("drawing scenes"))), *names)
     if isinstance(source, FolderSource):  # which keeps in memory what fits
         return source
-    return in_memory(source, "reading pictures")
+    return in_memory(source, _title("reading pictures"))
+
+
+def _title(title: str) -> str | None:
+    """Of a bar, which one of the processes shows."""
+    return title if jax.process_index() == 0 else None
 
 
 def _condition(stage: DiffusionStage, train: Source) -> str:

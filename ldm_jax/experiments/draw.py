@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 from etils import epath
@@ -18,6 +19,7 @@ from ldm_jax.experiments.condition_files import ConditionFiles, open_condition
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.edit import Drawn, Edit, EditOptions, Request, prepare
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
+from ldm_jax.experiments.hosts import Hosts
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.outputs import Kind, ManyPictures, kind_of
 from ldm_jax.experiments.reconstruct import reconstruct_from_run
@@ -74,6 +76,7 @@ class DrawCommand:
     size: tyro.conf.OmitArgPrefixes[SizeOptions] = SizeOptions()
     edit: tyro.conf.OmitArgPrefixes[EditOptions] = EditOptions()
     guide: tyro.conf.OmitArgPrefixes[GuideOptions] = GuideOptions()
+    hosts: Hosts = field(default_factory=Hosts)
 
     def check(self) -> Kind:
         """The kind of output. UserError for options that cannot be, or do not go together."""
@@ -94,7 +97,10 @@ class DrawCommand:
 
 
 def draw_from_run(command: DrawCommand) -> str:
-    """Draws, writes, returns a line that says so. UserError for anything that is wrong."""
+    """Draws, writes, returns a line that says so. UserError for anything that is wrong.
+
+    Of several processes each reads what the command names, and process 0 writes.
+    """
     run, kind = RunDir(command.run), command.check()
     _, experiment, facts = run.load()
     out = epath.Path(command.out).expanduser()
@@ -138,13 +144,15 @@ def draw_from_run(command: DrawCommand) -> str:
         return writer.draw(weights, options)
     edit = edit or draw_as_asked(request, command.trajectory, kind == "animation")
     drawn = edit(weights, partial(second.generator, *weights, **options))
-    out.parent.mkdir(parents=True, exist_ok=True)
     if writer:
         return writer.keep(drawn.images)
-    if kind == "animation":
-        plots.save_gif(out, drawn.grid, made_by)
-    else:
-        plots.save_png(out, drawn.grid, made_by | {"conditions": "\n".join(request.all_labels)})
+    if jax.process_index() == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "animation":
+            plots.save_gif(out, drawn.grid, made_by)
+        else:
+            conditions = {"conditions": "\n".join(request.all_labels)}
+            plots.save_png(out, drawn.grid, made_by | conditions)
     return f"{drawn.said} in {out}"
 
 

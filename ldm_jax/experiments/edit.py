@@ -32,6 +32,7 @@ from ldm_jax.sampling.editing import (
 )
 from ldm_jax.sampling.sample import noise_like, picture_keys
 from ldm_jax.sampling.timesteps import timestep_grid
+from ldm_jax.training.sharding import fetch
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 Weights = tuple[dict, dict]
@@ -192,7 +193,7 @@ def _change(options: EditOptions, request: Request) -> Edit:
     first = first_step(options.strength, len(grid) - 1)
 
     def edit(weights, draw):
-        z_0 = jax.jit(second.encode)(weights[1], image[None])
+        z_0 = fetch(jax.jit(second.encode)(weights[1], image[None]))
         z_0 = np.broadcast_to(z_0, (n, *z_0.shape[1:]))
         start, keep = None, None
         if first:  # else from nothing but noise, as pictures are drawn
@@ -250,7 +251,7 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
             labels = [f"seed {seed}", *[""] * (n - 2), f"seed {options.to_seed}"]
         else:
             embed = jax.jit(lambda params, y: second.problem.model(params).embed(y))
-            c = embed(weights[0], request.asked(weights))
+            c = fetch(embed(weights[0], request.asked(weights)))
             c = np.concatenate([path(c[:1], c[1:])[0]] * rows)
             images = draw(c, numbers=numbers, embedded=True)
             labels = [request.labels[0], *[""] * (n - 2), request.labels[1]]
@@ -278,11 +279,11 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
         return invert(predict, second.problem.schedule, second.problem.prediction, grid, z_0)
 
     def edit(weights, draw):
-        z_0 = jax.jit(second.encode)(weights[1], image)
+        z_0 = fetch(jax.jit(second.encode)(weights[1], image))
         s, asked = settings["guidance"], request.asked(weights)
         z_T = up(weights, asked, z_0, request.grid(), jnp.float32(s), is_guided=s != 1.0)
-        x_tilde = np.asarray(jax.jit(second.decode)(weights[1], z_0))
-        x = draw(asked, num_images=1, start=np.asarray(z_T))
+        x_tilde = fetch(jax.jit(second.decode)(weights[1], z_0))
+        x = draw(asked, num_images=1, start=fetch(z_T))
         against = [float(psnr(*pair)[0]) for pair in ((x_tilde, x), (image, x), (image, x_tilde))]
         labels = [
             "the picture",

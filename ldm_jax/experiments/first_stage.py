@@ -21,13 +21,13 @@ from ldm_jax.experiments.models import FirstStage
 from ldm_jax.experiments.run_dir import RunDir, differences, to_json
 from ldm_jax.experiments.stages import train_stage
 from ldm_jax.pretrained.lpips import load_lpips
-from ldm_jax.training.sharding import batch_sharding
+from ldm_jax.training.processes import together
+from ldm_jax.training.sharding import fetch, in_batches, process_rows, put
 from ldm_jax.training.state import TrainState
 
 NAME = "autoencoder"
 PREVIEWS = 16  # held-out pictures in a preview
 SCORED = 512  # held-out pictures whose PSNR is reported, at most
-BATCH = 16  # pictures reconstructed at a time on each device
 REVIVED = 256  # training pictures whose codes count as used when the others are revived, at most
 
 
@@ -43,7 +43,7 @@ def first_stage_constants(experiment: Experiment, run: RunDir) -> dict[str, Any]
     if saved := run.checkpoints(NAME).restore_part(["constants"]):
         return saved["constants"]
     try:
-        return {"perceptual": load_lpips(loss.perceptual, loss.perceptual_file)}
+        return {"perceptual": together(lambda: load_lpips(loss.perceptual, loss.perceptual_file))}
     except UserError as error:
         other = "" if loss.perceptual_file else "; or --autoencoder.loss.perceptual-file FILE"
         raise UserError(f"{error}{other}") from error
@@ -139,8 +139,7 @@ def train_autoencoder(
             config.batch_size,
             experiment.seed,
             transform=transform,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(config.batch_size, mesh),
             threads=experiment.loader.threads,
             prefetch=experiment.loader.ahead,
         ),
@@ -184,7 +183,7 @@ def score_autoencoder(
         scores[f"lpips_{network}"] = round(float(np.mean(distances)), 4)
     if first.bottleneck == "vq":
         encoded = in_batches(jax.jit(first.encode), (weights,), (x,), mesh)
-        counts = _counts(encoded, weights["codebook"])
+        counts = fetch(_counts(encoded, weights["codebook"]))
         scores["codebook_usage"] = round(float(vq.usage(counts)), 4)
         scores["codebook_perplexity"] = round(float(vq.perplexity(counts)), 1)
     return scores
@@ -208,15 +207,16 @@ def _revival(
     def edit(state: TrainState, step: int) -> TrainState:
         rng = np.random.default_rng([seed, 2, step])
         rows = rng.permutation(len(data.train))[:REVIVED]
-        encoded = encode(state.params["autoencoder"], data.train.read(np.sort(rows))["image"])
-        counts = _counts(encoded, state.params["autoencoder"]["codebook"])
+        pictures = data.train.read(np.sort(rows))["image"]
+        encoded = fetch(encode(state.params["autoencoder"], pictures))
+        counts = fetch(_counts(encoded, state.params["autoencoder"]["codebook"]))
         key = jax.random.key(rng.integers(2**31))
 
         def with_codebook(params):  # the average too, where codes in use keep theirs
             if params is None:
                 return None
             old = params["autoencoder"]["codebook"]
-            new = jax.device_put(renewed(old, counts, encoded, key), old.sharding)
+            new = put(renewed(fetch(old), counts, encoded, key), old.sharding)
             return params | {"autoencoder": params["autoencoder"] | {"codebook": new}}
 
         return dataclasses.replace(
@@ -224,13 +224,3 @@ def _revival(
         )
 
     return edit
-
-
-def in_batches(
-    function, params: tuple, arrays: tuple[np.ndarray, ...], mesh: jax.sharding.Mesh
-) -> np.ndarray:
-    """function(*params, *arrays `[B, ...]`) over any number of rows, one program for all."""
-    n, size = len(arrays[0]), BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
-    batches = (jax.device_put([a[r] for a in arrays], batch_sharding(mesh)) for r in rows)
-    return np.concatenate([np.asarray(function(*params, *batch)) for batch in batches])[:n]

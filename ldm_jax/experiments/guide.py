@@ -19,6 +19,7 @@ from ldm_jax.experiments.models import Classifier
 from ldm_jax.experiments.pictures import fitted, open_picture
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.sampling.guides import Guide, downsample, of_picture
+from ldm_jax.training.sharding import put, tree_sharding
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class GuideOptions:
 def prepare_guides(
     options: GuideOptions, request: Request, run: RunDir, towards: list[str]
 ) -> Callable[[Weights], list[Guide]]:
-    """What makes the guides, once the weights are read; nothing is computed before it is called.
+    """What makes the guides, once the weights are placed; nothing is computed before it is called.
 
     Args:
       towards: the classes to guide towards, one for each of the request's labels.
@@ -90,8 +91,13 @@ def _towards_classes(options: GuideOptions, request: Request, run: RunDir, towar
         )
     classifier = Classifier(experiment, facts, request.second)
     y = np.repeat(classifier.labels.encode(towards), request.copies)
-    scale = options.classifier_scale
-    return lambda _: Guide(classifier.log_p, jax.device_put(saved[average]), y, scale)
+
+    def make(weights: Weights) -> Guide:
+        mesh = jax.tree.leaves(weights)[0].sharding.mesh
+        own = put(saved[average], tree_sharding(saved[average], mesh))
+        return Guide(classifier.log_p, own, y, options.classifier_scale)
+
+    return make
 
 
 def _towards_picture(options: GuideOptions, request: Request):

@@ -14,32 +14,40 @@ from ldm_jax.experiments.conditions import Condition
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.models import FirstStage
+from ldm_jax.training.sharding import AT_ONCE, in_batches, process_rows, put, tree_sharding
 
-BATCH = 64  # pictures encoded at a time
 FOR_SCALE = 2048  # pictures whose latents give the scale factor, at most
 MOST_CACHED = 8e9  # bytes of latents that are kept in memory
 
 
 def cached_latents(
-    first: FirstStage, params: dict, data: OpenData, condition: Condition | None, mirrored: bool
+    first: FirstStage,
+    params: dict,
+    data: OpenData,
+    condition: Condition | None,
+    mirrored: bool,
+    mesh: jax.sharding.Mesh,
 ) -> ArraySource:
     """The posterior of every training picture, and what is kept of its condition, in memory.
 
     `encoded` float32 `[n, v, h, w, ...]` are mean and log-variance, not samples: each step draws
     its own z, as it would from the pictures. With a VQ bottleneck they are z. v is 1, or 2 with
     the mirror image.
+
+    Each device encodes its share, and every process keeps all: an epoch has a new order, in which
+    any of them may come to need any picture.
     """
-    encode = jax.jit(first.encode)
+    encode, params = jax.jit(first.encode), put(params, tree_sharding(params, mesh))
     n, parts = len(data.train), []
+    size = AT_ONCE * mesh.size
     with tqdm(total=n, desc="encoding pictures", unit="picture", disable=_silent()) as bar:
-        for start in range(0, n, BATCH):
-            rows = np.minimum(np.arange(start, start + BATCH), n - 1)
-            batch = data.train.read(rows)
+        for start in range(0, n, size):
+            batch = data.train.read(np.arange(start, min(start + size, n)))
             views = [batch["image"], batch["image"][:, :, ::-1]][: 1 + mirrored]
-            part = {"encoded": np.stack([encode(params, view) for view in views], axis=1)}
-            part |= condition.keep(batch) if condition else {}
-            parts.append({key: array[: n - start] for key, array in part.items()})
-            bar.update(len(parts[-1]["encoded"]))
+            encoded = [in_batches(encode, (params,), (view,), mesh) for view in views]
+            parts.append({"encoded": np.stack(encoded, axis=1)})
+            parts[-1] |= condition.keep(batch) if condition else {}
+            bar.update(len(batch["image"]))
     return ArraySource({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
@@ -49,6 +57,7 @@ def latent_loader(
     params: dict,
     data: OpenData,
     condition: Condition | None,
+    mesh: jax.sharding.Mesh,
     batch_size: int = 0,
 ) -> tuple[Loader, np.float32]:
     """(batches for stage 2, or of another size, and the scale factor of App. G and D.1).
@@ -60,18 +69,19 @@ def latent_loader(
     mirrored = experiment.data.flip
     cached = data.fixed_views and first.bottleneck != "none"
     if cached and _cache_bytes(first, data, condition) < MOST_CACHED:
-        source = cached_latents(first, params, data, condition, mirrored)
+        source = cached_latents(first, params, data, condition, mirrored, mesh)
         transform, encoded = _latents(condition), source.arrays["encoded"][:FOR_SCALE, 0]
     else:
         source, transform = data.train, _pictures(condition, mirrored)
-        encoded = _encode_some(first, params, data)
+        some = data.train.read(np.arange(min(FOR_SCALE, len(data.train))))["image"]
+        encoded = in_batches(jax.jit(first.encode), (params,), (some,), mesh)
+    batch_size = batch_size or experiment.diffusion.batch_size
     loader = Loader(
         source,
-        batch_size or experiment.diffusion.batch_size,
+        batch_size,
         experiment.seed,
         transform=transform,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=process_rows(batch_size, mesh),
         threads=experiment.loader.threads,
         prefetch=experiment.loader.ahead,
     )
@@ -111,14 +121,6 @@ def _cache_bytes(first: FirstStage, data: OpenData, condition: Condition | None)
     kept = condition.keep(data.train.read([0])) if condition else {}
     latents = 2 * 2 * math.prod(first.latent_shape) * 4
     return len(data.train) * (latents + sum(array.nbytes for array in kept.values()))
-
-
-def _encode_some(first: FirstStage, params: dict, data: OpenData) -> np.ndarray:
-    encode = jax.jit(first.encode)
-    chosen = np.arange(min(FOR_SCALE, len(data.train)))
-    pictures = data.train.read(chosen)["image"]
-    batches = np.array_split(pictures, -(-len(chosen) // BATCH))
-    return np.concatenate([encode(params, batch) for batch in batches])
 
 
 def _silent() -> bool:

@@ -24,6 +24,7 @@ from ldm_jax.experiments.run_dir import DataFacts
 from ldm_jax.parameters import Keys
 from ldm_jax.sampling.generate import Generator
 from ldm_jax.sampling.guides import of_class
+from ldm_jax.training.sharding import fetch
 
 Array = jax.Array
 AT_ONCE = 64  # conditions that are encoded at a time, where they are pictures
@@ -140,7 +141,7 @@ class SecondStage:
             self._y(constants, {key: rows[start : start + AT_ONCE] for key, rows in seen.items()})
             for start in range(0, n, AT_ONCE)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(fetch(parts))
 
     def latents(self, constants: dict, batch: dict, key: Array) -> Array:
         """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `encoded` or else `image`."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import jax
 import numpy as np
 from etils import epath
 from PIL import Image
@@ -30,6 +31,7 @@ from ldm_jax.experiments.condition_files import OPTIONS
 from ldm_jax.experiments.edit import Request
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME
+from ldm_jax.training.processes import on_first
 
 log = logging.getLogger(__name__)
 Kind = Literal["grid", "animation", "archive", "folder"]
@@ -126,11 +128,12 @@ def pack(folder: PictureFolder, n: int, file: epath.Path, labels: np.ndarray | N
 
 
 class ManyPictures:
-    """Writes pictures one by one as they are drawn, and draws those that are not there yet."""
+    """Writes pictures one by one as they are drawn, and draws those that are not there yet.
+
+    Process 0 looks what is there, and writes.
+    """
 
     def __init__(self, out: epath.Path, kind: Kind, request: Request, run: RunDir, made_by: dict):
-        if kind == "archive" and out.exists():
-            raise UserError(f"{out} is there already; give another --out, or remove it")
         settings = made_by | {"step": run.checkpoints(NAME).latest_step()}
         settings["conditions"] = "\n".join(request.labels)
         if request.second.kind in OPTIONS:  # read from a file, whose content counts
@@ -141,9 +144,15 @@ class ManyPictures:
         self.request, self.out = request, out
         self.packs = kind == "archive"
         path = out.with_name(out.name + ".parts") if self.packs else out
-        self.folder = PictureFolder(path, settings)
         self.n = len(request.all_labels)
-        self.missing = self.folder.missing(self.n)
+
+        def missing() -> list[int]:
+            if self.packs and out.exists():
+                raise UserError(f"{out} is there already; give another --out, or remove it")
+            self.folder = PictureFolder(path, settings)
+            return self.folder.missing(self.n).tolist()
+
+        self.missing = np.array(on_first(missing), int)
         if 0 < len(self.missing) < self.n:
             log.info("%d of %d pictures are there already", self.n - len(self.missing), self.n)
 
@@ -163,7 +172,8 @@ class ManyPictures:
         for images in batches:
             numbers = todo[written : written + len(images)]
             images = self.request.finish(images, numbers)
-            self.folder.write(numbers, images, [labels[i] for i in numbers])
+            if jax.process_index() == 0:
+                self.folder.write(numbers, images, [labels[i] for i in numbers])
             written += len(images)
         return self.finish()
 
@@ -171,12 +181,13 @@ class ManyPictures:
         """Writes pictures that are drawn already."""
         self.n, labels = len(images), self.request.all_labels
         labels = labels if len(labels) == len(images) else [""] * len(images)
-        self.folder.write(range(self.n), images, labels)
+        if jax.process_index() == 0:
+            self.folder.write(range(self.n), images, labels)
         return self.finish()
 
     def finish(self) -> str:
         """Makes the archive, if that is what is asked for; returns what there is to say."""
-        if self.packs:
+        if self.packs and jax.process_index() == 0:
             classes = None
             if self.request.second.kind == "class":
                 classes = np.repeat(self.request.seen["condition"], self.request.copies)

@@ -36,7 +36,8 @@ def reconstruct_from_run(run: RunDir, pictures: str, out: epath.Path, n: int) ->
     weights = jax.device_put(trained_autoencoder(run, experiment))
     program = jax.jit(first.reconstruct)
     x_hat = np.concatenate([program(weights, image[None]) for image in x])
-    plots.save_png(out, plots.reconstructions(x, x_hat, columns=min(8, len(x))))
+    if jax.process_index() == 0:
+        plots.save_png(out, plots.reconstructions(x, x_hat, columns=min(8, len(x))))
     decibels = psnr(x, x_hat).mean()
     return f"{len(x)} pictures and their reconstructions in {out}, PSNR {decibels:.1f} dB"
 

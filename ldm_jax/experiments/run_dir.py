@@ -18,6 +18,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Condition, Experiment
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
+from ldm_jax.training.processes import gathered, on_first
 
 VERSION = 1
 FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
@@ -47,7 +48,11 @@ class DataFacts:
 
 
 class RunDir:
-    """Paths and files of one run. Process 0 alone writes."""
+    """Paths and files of one run, in a directory that all its processes see.
+
+    Process 0 alone writes, and reads what the run's course depends on. All processes call `check`,
+    `begin`, `load` and `summary`.
+    """
 
     def __init__(self, path: epath.PathLike):
         self.path = epath.Path(path).expanduser()
@@ -76,12 +81,15 @@ class RunDir:
         Args:
           but_for: a field of the experiment that may be another one.
         """
+        on_first(lambda: self._check(name, experiment, but_for))
+
+    def _check(self, name: str, experiment: Experiment, but_for: str) -> None:
         check_writable(self.path)
         if not (self.path / "config.json").exists():
             if self.path.exists() and any(p.suffix != PART for p in self.path.iterdir()):
                 raise UserError(f"{self.path} is not empty and holds no config.json of a run")
             return
-        saved_name, saved, _ = self.load()
+        saved_name, saved, _ = self._parsed(self._saved())
         if saved_name != name:
             raise UserError(
                 f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
@@ -104,9 +112,20 @@ class RunDir:
 
         `renew` writes it again, with the fields that `check` let differ.
         """
+        on_first(lambda: self._begin(name, experiment, facts, renew))
+        seen = gathered((self.path / "config.json").exists())
+        if not all(seen):
+            raise UserError(
+                f"{self.path} is not one directory for all: process {seen.index(False)} does not "
+                "see what process 0 wrote; give a --run-dir that all hosts share, such as "
+                "gs://BUCKET/RUN"
+            )
+        self._started -= self.summary().get("wall_seconds", 0.0)
+
+    def _begin(self, name: str, experiment: Experiment, facts: DataFacts, renew: bool) -> None:
         begun = (self.path / "config.json").exists()
         if begun:
-            theirs = self.load()[2]
+            theirs = self._parsed(self._saved())[2]
             if not theirs.class_names:  # classes that nothing in the run has looked at
                 theirs = dataclasses.replace(theirs, class_names=facts.class_names)
             if different := differences(to_json(theirs), to_json(facts)):
@@ -120,10 +139,12 @@ class RunDir:
                 self._write("tokenizer.json", tokenizer)
             content = {"version": VERSION, "experiment": name, "config": config, "data": ours}
             self._write_json("config.json", content)
-        self._started -= self.summary().get("wall_seconds", 0.0)
 
     def load(self) -> tuple[str, Experiment, DataFacts]:
         """(name, experiment, facts of the data) of a run that has begun; UserError otherwise."""
+        return self._parsed(on_first(self._saved))
+
+    def _saved(self) -> dict[str, Any]:
         saved = self._read("config.json")
         if saved is None:
             raise UserError(f"{self.path} is no run directory: it has no config.json")
@@ -132,23 +153,32 @@ class RunDir:
                 f"{self.path}/config.json has version {saved.get('version')}, "
                 f"this program reads version {VERSION}"
             )
+        if (tokenizer := self.path / "tokenizer.json").exists():
+            saved["tokenizer"] = tokenizer.read_text()
+        return saved
+
+    def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataFacts]:
         try:
             name, experiment = saved["experiment"], from_json(Experiment, saved["config"])
             facts = from_json(DataFacts, saved["data"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is damaged: {error}") from error
-        if (tokenizer := self.path / "tokenizer.json").exists():
-            facts = dataclasses.replace(facts, tokenizer=tokenizer.read_text())
+        if "tokenizer" in saved:
+            facts = dataclasses.replace(facts, tokenizer=saved["tokenizer"])
         return name, experiment, facts
 
     def summary(self) -> dict[str, Any]:
         """summary.json, or {} before the first `record`."""
+        return on_first(self._summary)
+
+    def _summary(self) -> dict[str, Any]:
         return self._read("summary.json") or {}
 
     def record(self, **entries: Any) -> None:
         """Puts entries into summary.json, and the time that all starts of this run took so far."""
-        wall_seconds = round(time.perf_counter() - self._started, 1)
-        self._write_json("summary.json", self.summary() | entries | {"wall_seconds": wall_seconds})
+        if jax.process_index() == 0:
+            entries["wall_seconds"] = round(time.perf_counter() - self._started, 1)
+            self._write_json("summary.json", self._summary() | entries)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         self._write(name, json.dumps(content, indent=2) + "\n")

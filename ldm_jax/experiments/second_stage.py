@@ -17,7 +17,7 @@ from ldm_jax.experiments.latents import latent_loader
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.stages import Trained, train_stage
-from ldm_jax.training.sharding import batch_sharding
+from ldm_jax.training.sharding import batch_sharding, fetch
 from ldm_jax.training.state import TrainState
 
 NAME = "diffusion"
@@ -35,8 +35,10 @@ def train_diffusion(
     """Stage 2 inside a run directory, on the autoencoder of these parameters."""
     config = experiment.diffusion
     second = SecondStage(experiment, data.facts)
-    autoencoder = jax.tree.map(np.asarray, autoencoder)
-    loader, scale = latent_loader(experiment, second.first, autoencoder, data, second.condition)
+    autoencoder = fetch(autoencoder)
+    loader, scale = latent_loader(
+        experiment, second.first, autoencoder, data, second.condition, mesh
+    )
     held_out = HeldOut.of(data, second, PREVIEWS)
 
     def preview(state: TrainState, step: int) -> None:

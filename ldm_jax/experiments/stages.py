@@ -20,6 +20,7 @@ from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.compile import prepare
 from ldm_jax.training.loop import fit
 from ldm_jax.training.optimiser import make_optimiser
+from ldm_jax.training.processes import on_first
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.state import Stage, TrainState
 
@@ -119,7 +120,7 @@ def train_stage(
         "flops": step.flops,
         "compile_seconds": round(step.compile_s, 1),
         "steps": config.steps,
-        **_pace(run, name, config.batch_size),
+        **on_first(lambda: _pace(run, name, config.batch_size)),
     }
     return Trained(state, summary)
 

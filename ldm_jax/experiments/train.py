@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import zlib
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -22,19 +24,19 @@ from ldm_jax.experiments.first_stage import (
     borrowed_autoencoder,
     check_unchanged,
     first_stage_constants,
-    in_batches,
     score_autoencoder,
     train_autoencoder,
     trained_autoencoder,
 )
 from ldm_jax.experiments.judge import is_judged, judge
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.experiments.run_dir import RunDir, to_json
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
 from ldm_jax.experiments.second_stage import HeldOut, draw, guidance_of, train_diffusion
 from ldm_jax.experiments.stages import Trained
 from ldm_jax.pretrained.lpips import load_lpips
-from ldm_jax.training.sharding import make_mesh
+from ldm_jax.training.processes import gathered, together
+from ldm_jax.training.sharding import in_batches, make_mesh
 
 log = logging.getLogger(__name__)
 StageName = Literal["both", "autoencoder", "diffusion", "classifier"]
@@ -73,8 +75,9 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
         check_unchanged(run, borrowed)
     constants = {} if stage == CLASSIFIER else first_stage_constants(experiment, run)
     file = experiment.sampling.perceptual_file
-    judge_weights = load_lpips("squeezenet", file) if file else None
-    data = open_data(experiment, needs_classes=stage == CLASSIFIER)
+    judge_weights = together(lambda: load_lpips("squeezenet", file) if file else None)
+    data = together(lambda: open_data(experiment, needs_classes=stage == CLASSIFIER))
+    _check_same_data(data)
     if channels not in (None, data.facts.channels):
         raise UserError(
             f"the autoencoder of {experiment.autoencoder.from_run} was trained on pictures with "
@@ -93,6 +96,18 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     finally:
         run.record()  # also the time of a start that was stopped
     return summary_line(run.summary())
+
+
+def _check_same_data(data: OpenData) -> None:
+    """Raises UserError when the processes have opened different data."""
+    facts = zlib.crc32(json.dumps(to_json(data.facts)).encode())
+    theirs = gathered([len(data.train), len(data.validation), facts])
+    for process, those in enumerate(theirs):
+        if list(those) != list(theirs[0]):
+            raise UserError(
+                f"the data is not the same on all hosts: process 0 has {theirs[0][0]} pictures to "
+                f"train on, process {process} has {those[0]}, or their conditions differ"
+            )
 
 
 def _train(

@@ -8,7 +8,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME
-from ldm_jax.training.sharding import batch_sharding, make_mesh, tree_sharding
+from ldm_jax.training.sharding import batch_sharding, make_mesh, put, tree_sharding
 
 
 def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
@@ -29,11 +29,12 @@ def placed(
     """(the weights on the devices, how batches are split over these), for n pictures.
 
     The mesh is the run's own where the devices allow it; else each of them has all weights. No
-    more devices than pictures are taken, unless the weights are split over them.
+    more devices than pictures are taken, unless the weights are split over them, or they belong to
+    several processes.
     """
     mesh, devices = experiment.mesh, jax.devices()
     if mesh.fsdp * mesh.tensor > 1 and len(devices) % (mesh.fsdp * mesh.tensor) == 0:
         mesh = make_mesh(-1, mesh.fsdp, mesh.tensor)
     else:
-        mesh = make_mesh(devices=devices[:n])
-    return jax.device_put(weights, tree_sharding(weights, mesh)), batch_sharding(mesh)
+        mesh = make_mesh(devices=devices[:n] if jax.process_count() == 1 else devices)
+    return put(weights, tree_sharding(weights, mesh)), batch_sharding(mesh)

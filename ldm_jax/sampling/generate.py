@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from ldm_jax.diffusion.process import Prediction
@@ -94,7 +96,7 @@ class Generator:
         tiles: Windows | None = None,
         trajectory: bool = False,
         batch_size: int = 16,
-        sharding: jax.sharding.NamedSharding | None = None,
+        sharding: NamedSharding | None = None,
         progress: str | None = None,
     ) -> Iterator[np.ndarray]:
         """Pictures uint8 `[b, H, W, C]`, a batch at a time.
@@ -119,7 +121,8 @@ class Generator:
           windows: of the latents, that the UNet sees one by one in place of the whole.
           tiles: of the latents, that the decoder sees likewise.
           trajectory: pictures are the estimates of z_0 at every step: uint8 `[b, S, H, W, C]`.
-          sharding: how the rows of a batch are split over the devices that hold `params`.
+          sharding: how the rows of a batch are split over the devices that hold `params`. Where
+            these belong to several processes, all of them call this alike and get all pictures.
           progress: title of the bar, None for none.
 
         Raises:
@@ -161,15 +164,18 @@ class Generator:
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
         scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
         batch_size = -(-min(batch_size, n) // ways) * ways
-        with tqdm(total=n, desc=progress, unit="picture", disable=progress is None) as bar:
+        silent = progress is None or jax.process_index() != 0
+        with tqdm(total=n, desc=progress, unit="picture", disable=silent) as bar:
             for first in range(0, n, batch_size):
                 # The last batch is filled up, so that it needs no program of its own.
                 rows = np.minimum(np.arange(first, first + batch_size), n - 1)
                 batch = jax.tree.map(lambda array, rows=rows: array[rows], inputs)
                 if sharding is not None:
-                    batch = jax.device_put(batch, sharding)
-                batch = run(params, constants, grid, jnp.uint32(seed), scalars, scaled, batch)
-                pictures = np.asarray(batch)[: n - first]
+                    batch = jax.tree.map(lambda array: _split(array, sharding), batch)
+                drawn = run(params, constants, grid, jnp.uint32(seed), scalars, scaled, batch)
+                if sharding is not None:  # all of them to all processes
+                    drawn = jax.device_put(drawn, NamedSharding(sharding.mesh, P()))
+                pictures = np.asarray(drawn)[: n - first]
                 bar.update(len(pictures))
                 yield pictures
 
@@ -278,3 +284,8 @@ class Generator:
         if trajectory:
             return decode_all(picture, drawn[1], ways, tiles)
         return decode(picture, drawn, ways, tiles)
+
+
+def _split(rows: np.ndarray, sharding: NamedSharding) -> Array:
+    """Each device takes its rows of what every process has."""
+    return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)

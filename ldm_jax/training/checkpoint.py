@@ -1,9 +1,14 @@
-"""Checkpoints: the whole state, written in the background, whole or not at all, and checked."""
+"""Checkpoints: the whole state, written in the background, whole or not at all, and checked.
+
+Of several processes each writes and reads the parts that its devices hold, into and from one
+directory. Which checkpoints there are, and whether they are sound, is what process 0 finds.
+"""
 
 import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ldm_jax.errors import UserError
 from ldm_jax.training import integrity
+from ldm_jax.training.processes import gathered, on_first
 from ldm_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -29,15 +35,18 @@ class Checkpoints:
 
     `directory` may be anything that epath reads, `gs://` included. Nothing is created or removed
     before the first `save`, so a reader can look into the folder of a run that is still training.
+    All processes call every method.
     """
 
     def __init__(self, directory: epath.PathLike, max_to_keep: int = 3):
-        self.directory = epath.Path(directory).expanduser().absolute()  # Orbax wants it absolute
+        self.directory = epath.Path(directory).expanduser()
+        if "://" not in str(self.directory):  # a bucket's path would become one of this machine
+            self.directory = self.directory.absolute()  # as Orbax wants it
         self._max_to_keep = max_to_keep
         self._manager = None
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts to write `state`; returns once it is copied off the device. All processes call it.
+        """Starts to write `state`; returns once it is copied off the device.
 
         A checkpoint appears under its name only when it is complete. Raises UserError when the
         previous save, which ran in the background, could not be written.
@@ -66,9 +75,13 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, oldest first."""
-        if not self.directory.exists():
-            return []
-        return sorted(ocp.utils.checkpoint_steps(self.directory))
+
+        def found() -> list[int]:
+            if not self.directory.exists():
+                return []
+            return sorted(ocp.utils.checkpoint_steps(self.directory))
+
+        return on_first(found)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint; None when there is none."""
@@ -119,28 +132,35 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             path = self.directory / str(step)
-            try:
-                integrity.check(path / ITEM)
-                return read(path / ITEM)
-            except (UserError, MemoryError, jax.errors.JaxRuntimeError):
-                raise  # no sign of damage: another network, or too little memory
-            except Exception as error:  # whatever broken files lead to
-                reason, done = _first_line(error), on_damage(step)
+            _, reason = on_first(partial(_tried, integrity.check, path / ITEM))
+            if reason is None:
+                content, reason = _tried(read, path / ITEM)
+                reason = next((said for said in gathered(reason) if said is not None), None)
+            if reason is None:
+                return content
+            done = on_damage(step)
+            if jax.process_index() == 0:
                 log.warning("Checkpoint %s is damaged (%s); it is %s.", path, reason, done)
-        if steps or (self.directory.exists() and any(self.directory.glob(f"*{DAMAGED}"))):
+        if steps or on_first(self._has_damaged):
             raise UserError(
                 f"Every checkpoint in {self.directory} is damaged. Remove the folder to start anew."
             )
         return None
 
+    def _has_damaged(self) -> bool:
+        return self.directory.exists() and any(self.directory.glob(f"*{DAMAGED}"))
+
     def _set_aside(self, step: int) -> str:
         """Renames a damaged checkpoint, so that it never stands in the way of a new one."""
         path = self.directory / str(step)
         aside = self.directory / f"{step}{DAMAGED}"
-        if jax.process_index() == 0:
+
+        def rename() -> None:
             if aside.exists():
                 aside.rmtree()
             path.rename(aside)
+
+        on_first(rename)
         if self._manager is not None:
             self._manager.reload()
         return f"renamed to {aside.name}"
@@ -162,6 +182,16 @@ class Checkpoints:
 def _fields(state: TrainState) -> dict[str, Any]:
     """The state as a plain dictionary, without copying the arrays."""
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _tried(read: Callable[[epath.Path], Any], path: epath.Path) -> tuple[Any, str | None]:
+    """(what `read` makes of a checkpoint, None), or (None, in which way it is damaged)."""
+    try:
+        return read(path), None
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # no sign of damage: another network, or too little memory
+    except Exception as error:  # whatever broken files lead to
+        return None, _first_line(error)
 
 
 @contextlib.contextmanager

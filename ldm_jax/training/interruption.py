@@ -1,7 +1,12 @@
-"""SIGTERM and Ctrl-C: finish the step, save, then leave."""
+"""SIGTERM and Ctrl-C: finish the step, save, then leave. All processes of a run leave together."""
 
 import signal
 import threading
+from collections import deque
+
+import jax
+
+from ldm_jax.training.processes import largest
 
 
 class Interrupted(Exception):
@@ -17,9 +22,34 @@ class StopSignals:
 
     A second Ctrl-C (or SIGTERM) kills at once. The handlers from before are put back at the end.
     Outside the main thread, where Python allows no handlers, nothing changes.
+
+    Args:
+      delay: how many steps later the processes of a run agree on what any of them has received.
     """
 
     received: signal.Signals | None = None
+
+    def __init__(self, delay: int = 0):
+        self._delay = delay
+        self._on_its_way: deque[jax.Array] = deque()
+
+    def agreed(self, wait: bool = False) -> signal.Signals | None:
+        """The signal that all processes obey now, the largest of any; they call it at every step.
+
+        One process obeys at once. Several compare what they have received with each step, and look
+        at the result `delay` steps later, when it has long been there: no step waits for it. Or
+        they do `wait`, and know of all that has come so far.
+        """
+        if jax.process_count() == 1:
+            return self.received
+        self._on_its_way.append(largest(self.received or 0))
+        if wait:
+            newest = self._on_its_way[-1]
+        elif len(self._on_its_way) > self._delay:
+            newest = self._on_its_way.popleft()
+        else:
+            return None
+        return signal.Signals(int(newest)) if int(newest) else None
 
     def __enter__(self) -> "StopSignals":
         self._before = {}

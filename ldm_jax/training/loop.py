@@ -59,7 +59,8 @@ def fit(
     is there too. The state is donated to the next step, so a callback keeps no reference to it.
 
     Raises NonFinite when a loss or the gradient norm is no longer finite (such a state is never
-    saved), and Interrupted after SIGTERM or Ctrl-C, once the state is saved.
+    saved), and Interrupted after SIGTERM or Ctrl-C, once the state is saved. Of several processes
+    all raise it after the same step, STEPS_AHEAD after any of them received the signal.
     """
     start = int(state.step)
     if start >= steps:
@@ -70,7 +71,7 @@ def fit(
     meter = _Meter(name, start, checkpoints)
     source = iter(batches(start))
     with contextlib.ExitStack() as cleanup:
-        stop = cleanup.enter_context(StopSignals())
+        stop = cleanup.enter_context(StopSignals(STEPS_AHEAD))
         if checkpoints:
             cleanup.callback(checkpoints.wait)
         if hasattr(source, "close"):
@@ -85,7 +86,8 @@ def fit(
             state, step_metrics = step_fn(state, batch)
             meter.add(step, step_metrics)
 
-            last, stopping = step == steps, stop.received is not None
+            last = step == steps
+            stopping = stop.agreed(wait=last) is not None
             if edit and step % edit[0] == 0 and not last:
                 meter.finish()  # or the edit would wait for the steps, which do count
                 with meter.paused():
@@ -107,10 +109,10 @@ def fit(
                     checkpoints.save(step, state)
             if stopping:
                 break
-    if stop.received is not None:
+    if (received := stop.agreed(wait=True)) is not None:
         where = f"saved in {checkpoints.directory / str(step)}" if checkpoints else "not saved"
-        message = f"{name}: stopped by {stop.received.name} after step {step} of {steps}; {where}."
-        raise Interrupted(message, stop.received)
+        message = f"{name}: stopped by {received.name} after step {step} of {steps}; {where}."
+        raise Interrupted(message, received)
     return state
 
 

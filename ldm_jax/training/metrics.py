@@ -17,6 +17,10 @@ class MetricsLog:
         """Adds one line and flushes it. Numbers keep 7 digits; what is not finite becomes null."""
         line = json.dumps({name: _plain(value) for name, value in record.items()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" in str(self.path):  # what is in a bucket can be replaced, but not added to
+            before = self.path.read_text() if self.path.exists() else ""
+            self.path.write_text(before + line + "\n")
+            return
         with self.path.open("a") as file:
             file.write(line + "\n")
 

@@ -1,18 +1,22 @@
-"""Where arrays live: one mesh, one rule for every tree, one rule for batches.
+"""Where arrays live: one mesh, one rule for every tree, one rule for batches, one way back.
 
 The mesh has three axes. `data` and `fsdp` both split the batch; `fsdp` also splits each large
 weight (and its moments and its average) along one dimension; `tensor` splits the attention and
 feed-forward projections as TENSOR_RULES says. XLA inserts the communication (AxisType.Auto), so a
 sharding never changes a result beyond rounding, and no model code knows of it.
+
+The devices may belong to several processes, each of which reaches its own alone. `put_batch` and
+`put` make global arrays of what a process has in memory, `fetch` brings one back to all of them.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,6 +33,8 @@ TENSOR_RULES = (
 
 # Weights with fewer elements are replicated: fetching them costs more than holding them.
 SMALLEST_SHARDED = 2**14
+
+AT_ONCE = 16  # rows that each device takes at a time, in `in_batches`
 
 
 def make_mesh(
@@ -83,12 +89,74 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch the devices of this process hold, in order: int `[n]`."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))
+
+
 def put_batch(local_batch: Any, mesh: Mesh) -> Any:
-    """This process's rows (a tree of NumPy arrays [B/processes, ...]) as global arrays [B, ...]."""
-    sharding = batch_sharding(mesh)
+    """This process's rows of a batch as global arrays `[B, ...]`.
+
+    Args:
+      local_batch: a tree of NumPy arrays `[n, ...]`, the rows that `process_rows` names.
+    """
+    sharding, ways = batch_sharding(mesh), _ways(mesh)
+    here = process_rows(ways, mesh)  # of the equal parts that a batch is split into
+
+    def place(rows: np.ndarray) -> jax.Array:
+        each = len(rows) // len(here)
+
+        def part(index):
+            start = each * np.searchsorted(here, (index[0].start or 0) // each)
+            return rows[start : start + each]
+
+        return jax.make_array_from_callback((each * ways, *rows.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, local_batch)
+
+
+def put(tree: Any, sharding: Any) -> Any:
+    """Arrays that every process has, whole and alike, as global arrays.
+
+    Args:
+      sharding: one for all leaves, or a tree of them.
+    """
+    if isinstance(sharding, NamedSharding):
+        sharding = jax.tree.map(lambda _: sharding, tree)
     return jax.tree.map(
-        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), local_batch
+        lambda x, s: jax.make_array_from_callback(np.shape(x), s, np.asarray(x).__getitem__),
+        tree,
+        sharding,
     )
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays, wherever their parts lie, as NumPy arrays, whole. All processes call it."""
+
+    def whole(x: Any) -> np.ndarray:
+        global_parts = isinstance(x, jax.Array) and not x.is_fully_addressable
+        return np.asarray(process_allgather(x, tiled=True) if global_parts else x)
+
+    return jax.tree.map(whole, tree)
+
+
+def in_batches(
+    function: Callable[..., Any], params: tuple, arrays: tuple[np.ndarray, ...], mesh: Mesh
+) -> np.ndarray:
+    """function(*params, *arrays `[B, ...]`) over any number of rows, one program for all.
+
+    Every process has all rows and gets all results; each device computes its share of them.
+    """
+    n, size = len(arrays[0]), AT_ONCE * _ways(mesh)
+    rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
+    batches = (put([a[r] for a in arrays], batch_sharding(mesh)) for r in rows)
+    return np.concatenate([fetch(function(*params, *batch)) for batch in batches])[:n]
+
+
+def _ways(mesh: Mesh) -> int:
+    """How many parts a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
@@ -96,7 +164,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
     Each of the parts in which it is worked through has to be.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = _ways(mesh)
     multiple = ways * accumulate
     if batch_size < 1 or batch_size % multiple:
         below = batch_size // multiple * multiple

@@ -15,7 +15,7 @@ from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.models import Classifier, SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.sizes import SizeOptions
-from ldm_jax.experiments.trained import load_weights
+from ldm_jax.experiments.trained import load_weights, placed
 from ldm_jax.sampling.guides import downsample
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,7 @@ def library(classified):
     run = RunDir(classified[1])
     _, experiment, facts = run.load()
     second = SecondStage(experiment, facts)
-    weights = load_weights(run, experiment)
+    weights, _ = placed(load_weights(run, experiment), experiment, 1)
     null = second.generator.null[None]
 
     def draw(options, towards=("red cube",), copies=8):

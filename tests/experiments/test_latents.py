@@ -45,7 +45,7 @@ def problem(photographs):
     return experiment, data, second, second.first.problem.init(jax.random.key(0))["autoencoder"]
 
 
-def test_the_loss_is_the_same_for_the_same_key(problem):
+def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     experiment, data, second, autoencoder = problem
     params = second.problem.init(jax.random.key(1))
     # A UNet starts out predicting zero: perturbed, it looks at its input.
@@ -54,7 +54,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem):
     for source in (data.train, Drawn(data.train)):
         views = dataclasses.replace(data, train=source)
         loader, scale = latent_loader(
-            experiment, second.first, autoencoder, views, second.condition
+            experiment, second.first, autoencoder, views, second.condition, one_device
         )
         batch = loader.batch(3)
         assert ("image" in batch) == views.train.drawn
@@ -66,10 +66,12 @@ def test_the_loss_is_the_same_for_the_same_key(problem):
     assert np.std(losses[0][0]) > 0
 
 
-def test_the_mirror_image_is_cached_beside_the_picture(problem):
+def test_the_mirror_image_is_cached_beside_the_picture(problem, one_device):
     experiment, data, second, autoencoder = problem
     flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
-    loader, _ = latent_loader(flipped, second.first, autoencoder, data, second.condition)
+    loader, _ = latent_loader(
+        flipped, second.first, autoencoder, data, second.condition, one_device
+    )
     images = data.train.read(range(len(data.train)))["image"]
     moments = loader.source.arrays["encoded"]
     for view, pictures in enumerate((images, images[:, :, ::-1])):
@@ -112,10 +114,10 @@ def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
     assert first.mean(z) is z and first.sample(z, jax.random.key(0)) is z
 
 
-def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem):
+def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem, one_device):
     _, data, second, _ = problem
     experiment, first = first_stage(problem, "none")
-    loader, scale = latent_loader(experiment, first, {}, data, second.condition)
+    loader, scale = latent_loader(experiment, first, {}, data, second.condition, one_device)
     batch = loader.batch(0)
     assert set(batch) == {"image", "condition"} and batch["image"].dtype == np.uint8
     z = first.encode({}, batch["image"])
@@ -125,10 +127,10 @@ def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem):
     assert abs(scale * (pixels / 127.5).std() - 1) < 1e-4
 
 
-def test_the_scale_factor_that_is_given_is_not_measured(problem):
+def test_the_scale_factor_that_is_given_is_not_measured(problem, one_device):
     _, data, second, _ = problem
     experiment, first = first_stage(problem, "none")
     stage = dataclasses.replace(experiment.diffusion, scale_factor=0.18215)
     experiment = dataclasses.replace(experiment, diffusion=stage)
-    _, scale = latent_loader(experiment, first, {}, data, second.condition)
+    _, scale = latent_loader(experiment, first, {}, data, second.condition, one_device)
     assert scale == np.float32(0.18215)
