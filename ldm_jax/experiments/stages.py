@@ -22,6 +22,7 @@ from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.state import Stage, TrainState
 
 log = logging.getLogger(__name__)
+StageConfig = AutoencoderStage | DiffusionStage | ClassifierStage
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,15 @@ class Trained:
         return self.state.params if self.state.ema is None else self.state.ema
 
 
+def engine_stage(config: StageConfig, problem: Any) -> Stage:
+    """What the engine trains: a problem (it has `init` and `grads`) as its stage configures it."""
+    optimiser = make_optimiser(config.optimiser, config.steps)
+    return Stage(problem.init, problem.grads, optimiser, config.ema_decay)
+
+
 def train_stage(
     name: str,
-    config: AutoencoderStage | DiffusionStage | ClassifierStage,
+    config: StageConfig,
     problem: Any,
     loader: Loader,
     run: RunDir,
@@ -63,12 +70,7 @@ def train_stage(
     """
     progress = config.progress
     checkpoints = run.checkpoints(name)
-    stage = Stage(
-        problem.init,
-        problem.grads,
-        make_optimiser(config.optimiser, config.steps),
-        config.ema_decay,
-    )
+    stage = engine_stage(config, problem)
     log.info("%s: compiling the training step", name)
     init, abstract, step = prepare(stage, mesh, key, _global_shapes(loader), constants())
     log.info(
