@@ -70,10 +70,13 @@ def machine(topology: str) -> Machine:
         )
     if chip is None or importlib.util.find_spec("libtpu") is None:
         return Machine(_cpus(count), None)
-    # libtpu looks for the machine that it is on, for minutes where it is on none.
+    # libtpu would look for the machine that it is on, and refuse to share it with a training.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # What is compiled for absent chips can be written to the cache but not read from it.
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except jax.errors.JaxRuntimeError as error:
