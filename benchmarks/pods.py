@@ -1,6 +1,6 @@
 """What the paper's models need on slices of TPU v5e that are not there: a table.
 
-python benchmarks/pods.py FOLDER
+    python benchmarks/pods.py FOLDER
 
 Compiles each training step once, in a process of its own, and keeps its numbers in
 FOLDER/NAME-CHIPS.json; needs the libtpu of JAX's extra [tpu], but no TPU. A step that does not fit
