@@ -7,7 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # `python -m ldm_jax.pretrained` is a face of the experiments, as the scripts are.
-FACES = ["train.py", "sample.py", "ldm_jax/pretrained/__main__.py"]
+FACES = [
+    "train.py",
+    "sample.py",
+    "ldm_jax/pretrained/__main__.py",
+    "ldm_jax/experiments/estimate/__main__.py",
+]
 FILES = sorted(set((ROOT / "ldm_jax").rglob("*.py")) - {ROOT / face for face in FACES})
 MODELS = {"layers", "parameters", "autoencoder", "diffusion", "conditioning"}
 LIBRARY = MODELS | {"sampling", "training", "evaluation", "data", "plots", "pretrained", "errors"}

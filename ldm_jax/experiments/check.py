@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,13 +32,17 @@ FROM_ZERO = (
     "warmup_steps",
 )
 ANY = ("data", "fsdp", "tensor", "guidance")  # make_mesh looks at the first three
+TRAINED = ("autoencoder", "diffusion")  # unless a stage is named
 FRACTIONS = ("drop_probability", "dropout", "ema_decay", "validation")  # less than 1
 
 
-def check(experiment: Experiment, mesh: jax.sharding.Mesh, with_classifier: bool = False) -> None:
-    """Raises UserError, with all that is wrong in one line, when a run could not work."""
-    problems = list(_ranges(experiment)) or list(_sizes(experiment, mesh))
-    if with_classifier and not problems:
+def check(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str] = TRAINED) -> None:
+    """Raises UserError, with all that is wrong in one line, when a run could not work.
+
+    stages: those that are to be trained, whose batches have to be split over the mesh.
+    """
+    problems = list(_ranges(experiment)) or list(_sizes(experiment, mesh, stages))
+    if "classifier" in stages and not problems:
         problems = list(_classifier_sizes(experiment, mesh))
     if problems:
         raise UserError("; ".join(problems))
@@ -80,7 +84,7 @@ def _option(path: str) -> str:
     return path.replace("_", "-")
 
 
-def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
+def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str]) -> Iterator[str]:
     """What does not fit together."""
     first, second = experiment.autoencoder, experiment.diffusion
     network, size, sampling = first.network, experiment.data.size, experiment.sampling
@@ -90,9 +94,11 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:
         yield from _first_stage_sizes(first, size)
     elif first.from_run:
         yield "--autoencoder.from-run is given, but bottleneck none has no first stage"
+    if "autoencoder" in stages and not first.from_run and network.bottleneck != "none":
+        yield from _broken("autoencoder.batch-size", lambda: _check_batch(first, mesh))
+    if "diffusion" in stages:
+        yield from _broken("diffusion.batch-size", lambda: _check_batch(second, mesh))
     for option, rule in (
-        ("autoencoder.batch-size", lambda: _check_batch(first, mesh)),
-        ("diffusion.batch-size", lambda: _check_batch(second, mesh)),
         ("diffusion.schedule", lambda: make_schedule(second.schedule)),
         (
             "sampling.steps",

@@ -22,6 +22,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS, TRAINED_ALONE
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.draw import DrawCommand, draw_from_run
+from ldm_jax.experiments.estimate.report import EstimateCommand, estimate
 from ldm_jax.experiments.hosts import Hosts, join
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.train import StageName, train
@@ -58,17 +59,9 @@ def train_main(words: Sequence[str]) -> int:
     if list(words) in (["-h"], ["--help"]):
         print(_list_of_experiments())
         return 0
-    name, fields = DEFAULT, list(words)
-    if fields and not fields[0].startswith("-"):
-        name = fields.pop(0)
 
     def run() -> None:
-        if name not in EXPERIMENTS:
-            meant = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-            raise UserError(
-                f"unknown experiment {name!r}; python train.py --help lists them"
-                + (f"; perhaps you meant {meant[0]}" if meant else "")
-            )
+        name, fields = _experiment(words)
         stage = "autoencoder" if name in TRAINED_ALONE else "both"
         default = TrainCommand(EXPERIMENTS[name](), f"runs/{name}", stage)
         command = _parse(TrainCommand, fields, f"train.py {name}", default)
@@ -99,6 +92,34 @@ def weights_main(words: Sequence[str]) -> int:
     if kind is not ConvertCommand:
         prog, rest = f"{prog} {words[0]}", rest[1:]
     return _guarded(lambda: print(run(_parse(kind, rest, prog))))
+
+
+def estimate_main(words: Sequence[str]) -> int:
+    """`python -m ldm_jax.experiments.estimate [EXPERIMENT] [...]`; returns the exit code."""
+
+    def run() -> None:
+        name, fields = _experiment(words)
+        stage = "autoencoder" if name in TRAINED_ALONE else "diffusion"
+        default = EstimateCommand(EXPERIMENTS[name](), "v5e:4x4", stage)
+        prog = f"-m ldm_jax.experiments.estimate {name}"
+        print(estimate(name, _parse(EstimateCommand, fields, prog, default)))
+
+    jax.config.update("jax_platforms", "cpu")  # a TPU that is there is left alone
+    return _guarded(run)
+
+
+def _experiment(words: Sequence[str]) -> tuple[str, list[str]]:
+    """(the experiment that is named first, or the default one; the words behind its name)."""
+    name, fields = DEFAULT, list(words)
+    if fields and not fields[0].startswith("-"):
+        name = fields.pop(0)
+    if name not in EXPERIMENTS:
+        meant = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        raise UserError(
+            f"unknown experiment {name!r}; python train.py --help lists them"
+            + (f"; perhaps you meant {meant[0]}" if meant else "")
+        )
+    return name, fields
 
 
 def _list_of_experiments() -> str:

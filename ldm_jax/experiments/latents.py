@@ -88,6 +88,30 @@ def latent_loader(
     return loader, np.float32(experiment.diffusion.scale_factor or first.scale_factor(encoded))
 
 
+def one_row(
+    first: FirstStage,
+    params: dict,
+    example: Batch,
+    condition: Condition | None,
+    mirrored: bool,
+    cached: bool,
+) -> Batch:
+    """A row as `latent_loader` has them in its batches, but for the latents, which are zero.
+
+    Args:
+      params: of the first stage; shapes are enough.
+      example: one example as a source reads it. cached: whether latents are.
+    """
+    rngs = [np.random.default_rng(0)]
+    if not cached:
+        return _pictures(condition, mirrored)(example, rngs)
+    encoded = jax.eval_shape(first.encode, params, example["image"])
+    kept = condition.keep(example) if condition else {}
+    return _latents(condition)(
+        {"encoded": np.zeros(encoded.shape, encoded.dtype)[:, None], **kept}, rngs
+    )
+
+
 def one_view(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the picture or its mirror image.
 

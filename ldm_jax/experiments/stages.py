@@ -41,6 +41,12 @@ class Trained:
         return self.state.params if self.state.ema is None else self.state.ema
 
 
+def engine_stage(config: StageConfig, problem: Any) -> Stage:
+    """What the engine trains: a problem (it has `init` and `grads`) as its stage configures it."""
+    optimiser = make_optimiser(config.optimiser, config.steps)
+    return Stage(problem.init, problem.grads, optimiser, config.ema_decay, config.accumulate)
+
+
 def train_stage(
     name: str,
     config: StageConfig,
@@ -67,13 +73,7 @@ def train_stage(
     """
     progress = config.progress
     checkpoints = run.checkpoints(name)
-    stage = Stage(
-        problem.init,
-        problem.grads,
-        make_optimiser(config.optimiser, config.steps),
-        config.ema_decay,
-        config.accumulate,
-    )
+    stage = engine_stage(config, problem)
     log.info("%s: compiling the training step", name)
     init, abstract, step = prepare(stage, mesh, key, _global_shapes(loader), constants())
     log.info(

@@ -50,13 +50,13 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
       training.interruption.Interrupted: asked to stop, and saved.
     """
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
-    check(experiment, mesh, with_classifier=stage == CLASSIFIER)
+    wanted = (AUTOENCODER, DIFFUSION) if stage == "both" else (stage,)
+    check(experiment, mesh, wanted)
     # The classifier is configured when its own training begins.
     configures = stage == CLASSIFIER and run.checkpoints(CLASSIFIER).latest_step() is None
     settled = stage == CLASSIFIER and not configures
     run.check(name, experiment, but_for="" if settled else "classifier")
     summary = run.summary()
-    wanted = (AUTOENCODER, DIFFUSION) if stage == "both" else (stage,)
     if all(summary.get(s, {}).get("finished") for s in wanted):
         log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
         return summary_line(summary)

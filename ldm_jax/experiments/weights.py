@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from ldm_jax.conditioning.subwords import SubwordTokenizer
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED
+from ldm_jax.experiments.assumed import assumed_facts
 from ldm_jax.experiments.config import DiffusionStage, Experiment
 from ldm_jax.experiments.data import published_tokenizer
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
@@ -39,8 +40,6 @@ from ldm_jax.pretrained.files import (
 from ldm_jax.pretrained.match import Part, check_keys
 from ldm_jax.training.state import TrainState
 
-SEMANTIC_CLASSES = 182  # of the published maps (COCO-Stuff)
-IMAGENET_CLASSES = 1000
 # Where a part lies in a diffusers pipeline: releases have given the folder several names.
 FOLDERS = {"vae": ("vae", "vqvae"), "unet": ("unet",), "text_encoder": ("text_encoder", "bert")}
 
@@ -180,18 +179,14 @@ def published_facts(
         return DataFacts(channels=3, condition="none")
     if stage.condition == "auto" or (stage.condition == "text" and stage.tokenizer == "words"):
         raise UserError("this experiment has no published weights: its data decides its networks")
-    facts: dict[str, Any] = {"channels": 3, "condition": stage.condition}
-    if stage.condition == "class":
-        facts["class_names"] = tuple(str(i) for i in range(IMAGENET_CLASSES))
-    if stage.condition == "semantic":
-        facts["semantic_classes"] = SEMANTIC_CLASSES
+    facts = assumed_facts(stage)
     if stage.condition == "text" and with_tokenizer:
         given = DiffusionStage(tokenizer=stage.tokenizer, tokenizer_file=tokenizer_file)
-        facts["tokenizer"] = published_tokenizer(given)
-        size = SubwordTokenizer(facts["tokenizer"], stage.tokenizer).size
+        facts = replace(facts, tokenizer=published_tokenizer(given))
+        size = SubwordTokenizer(facts.tokenizer, stage.tokenizer).size
         if size > (most := SUBWORDS[stage.tokenizer]):
             raise UserError(f"this tokenizer.json has {size} tokens; the model knows {most}")
-    return DataFacts(**facts)
+    return facts
 
 
 def parts(experiment: Experiment, facts: DataFacts, stage: str) -> list[Part]:

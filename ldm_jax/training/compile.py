@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ldm_jax.training.cost import cost_of
 from ldm_jax.training.sharding import batch_sharding, tree_sharding
 from ldm_jax.training.state import Metrics, Stage, TrainState, init_state, train_step
 
@@ -36,6 +37,29 @@ class CompiledStep:
         return self.compiled(state, batch, self.key)
 
 
+def lower(
+    stage: Stage, mesh: Mesh, key: Any, batch_example: Any, constants: Any
+) -> tuple[TrainState, jax.stages.Lowered]:
+    """The training step of a stage as a program for a mesh: (abstract state, the step, lowered).
+
+    Allocates nothing, and the devices need not be there: whatever has a shape and a type will do
+    for `key`, `batch_example` (of the global batch) and `constants`. The abstract state carries
+    shapes and shardings.
+    """
+    replicated = NamedSharding(mesh, P())
+    shapes = jax.eval_shape(partial(init_state, stage), key, constants)
+    shardings = tree_sharding(shapes, mesh)
+    abstract_state = jax.tree.map(_as_struct, shardings, shapes)
+
+    def step(state, batch, key):
+        return train_step(state, batch, stage=stage, key=key)
+
+    # Without out_shardings XLA may hand back a replicated state; donation updates it in place.
+    jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
+    batch = jax.tree.map(partial(_as_struct, batch_sharding(mesh)), batch_example)
+    return abstract_state, jitted.lower(abstract_state, batch, _as_struct(replicated, key))
+
+
 def prepare(
     stage: Stage, mesh: Mesh, key: jax.Array, batch_example: Any, constants: Any
 ) -> tuple[Callable[[], TrainState], TrainState, CompiledStep]:
@@ -47,42 +71,38 @@ def prepare(
     `constants` may be ShapeDtypeStructs too (`init` then cannot be called). `init` and `step` use
     different keys, both derived from `key`.
     """
-    replicated = NamedSharding(mesh, P())
     constants = jax.tree.map(_as_array, constants)
     init_key, step_key = jax.random.split(key)
-    init = partial(init_state, stage)
-    shapes = jax.eval_shape(init, init_key, constants)
-    shardings = tree_sharding(shapes, mesh)
-    abstract_state = _with_sharding(shapes, shardings)
-    init = jax.jit(init, out_shardings=shardings, compiler_options=_quickly(mesh))
+    start = time.perf_counter()
+    abstract_state, lowered = lower(stage, mesh, step_key, batch_example, constants)
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - start
+    init = jax.jit(
+        partial(init_state, stage),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state),
+        compiler_options=_quickly(mesh),
+    )
 
     # Through the raw bits, which every process can hand over as plain NumPy
     wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(step_key))
-    step_key = jax.jit(wrap, out_shardings=replicated)(np.asarray(jax.random.key_data(step_key)))
+    bits = np.asarray(jax.random.key_data(step_key))
+    step_key = jax.jit(wrap, out_shardings=NamedSharding(mesh, P()))(bits)
 
-    def step(state, batch, key):
-        return train_step(state, batch, stage=stage, key=key)
-
-    # Without out_shardings XLA may hand back a replicated state; donation updates it in place.
-    jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
-    batch = jax.tree.map(partial(_as_struct, batch_sharding(mesh)), batch_example)
-    start = time.perf_counter()
-    compiled = jitted.lower(abstract_state, batch, step_key).compile()
-    compile_s = time.perf_counter() - start
-
-    memory = compiled.memory_analysis()
-    compiled_step = CompiledStep(
+    cost = cost_of(compiled)
+    step = CompiledStep(
         compiled=compiled,
         key=step_key,
-        flops=(compiled.cost_analysis() or {}).get("flops", 0.0) * mesh.size * stage.accumulate,
-        peak_bytes=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes,
+        flops=cost.flops * mesh.size * stage.accumulate,
+        peak_bytes=cost.peak_bytes,
         compile_s=compile_s,
-        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)),
+        parameters=count_parameters(abstract_state),
     )
-    return partial(init, init_key, constants), abstract_state, compiled_step
+    return partial(init, init_key, constants), abstract_state, step
+
+
+def count_parameters(state: TrainState) -> int:
+    """How many numbers are trained."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
 
 
 def _quickly(mesh: Mesh) -> dict[str, Any]:
@@ -97,13 +117,5 @@ def _as_array(x: Any) -> Any:
 
 
 def _as_struct(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype, allow_extended_dtype=True)
     return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
-
-
-def _with_sharding(shapes: TrainState, shardings: TrainState) -> TrainState:
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )

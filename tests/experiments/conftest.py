@@ -99,6 +99,12 @@ def _quick_compilation():
 
 
 @pytest.fixture(scope="session")
+def command():
+    """`command(main, words)` runs a command line in this process."""
+    return called
+
+
+@pytest.fixture(scope="session")
 def train():
     """`train('smoke', '--seed', 1)` is `python train.py smoke --seed 1` on all eight devices."""
     return lambda *words: called(train_main, words)

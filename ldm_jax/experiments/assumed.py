@@ -1,0 +1,81 @@
+"""What is assumed of data that nobody has opened: as that of the published models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+
+from ldm_jax.conditioning.subwords import KINDS
+from ldm_jax.data.loader import Batch
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import DiffusionStage, Experiment, ScenesData
+from ldm_jax.experiments.data import open_data
+from ldm_jax.experiments.mechanism import TEXT_LENGTH
+from ldm_jax.experiments.run_dir import DataFacts
+
+IMAGENET_CLASSES = 1000
+SEMANTIC_CLASSES = 182  # of the published maps (COCO-Stuff)
+SCENES = 256  # drawn, enough to have all words of their captions
+
+
+def assumed_facts(stage: DiffusionStage) -> DataFacts:
+    """Colour pictures, the classes of ImageNet, the semantic maps of COCO-Stuff."""
+    facts = DataFacts(channels=3, condition=stage.condition)
+    if stage.condition == "class":
+        names = tuple(str(i) for i in range(IMAGENET_CLASSES))
+        return dataclasses.replace(facts, class_names=names)
+    if stage.condition == "semantic":
+        return dataclasses.replace(facts, semantic_classes=SEMANTIC_CLASSES)
+    return facts
+
+
+def stand_in(experiment: Experiment) -> tuple[DataFacts, Batch]:
+    """(facts, one example as a source reads it) in place of an experiment's data.
+
+    The scenes are drawn, a few of them; of any other data nothing is read: its one example is a
+    black picture with all that a condition may need. Words of captions are as many as the
+    configuration allows, and captions as long as any encoder takes.
+
+    Raises:
+      UserError: where the data itself would decide what the model is conditioned on.
+    """
+    stage, data = experiment.diffusion, experiment.data
+    if isinstance(data, ScenesData):
+        few = dataclasses.replace(data, count=min(data.count, SCENES), validation_count=1)
+        opened = open_data(dataclasses.replace(experiment, data=few))
+        return opened.facts, opened.train.read([0])
+    if stage.condition == "auto":
+        raise UserError(
+            "the condition of this experiment depends on its data, which is not opened here; "
+            "give --diffusion.condition"
+        )
+    if stage.condition == "image-embedding":
+        raise UserError("models of image embeddings are not trained here")
+    facts = assumed_facts(stage)
+    if stage.condition == "layout":
+        facts = dataclasses.replace(facts, box_names=("object",))
+    if stage.condition == "text" and stage.tokenizer == "words":
+        words = tuple(str(i) for i in range(stage.vocabulary))
+        facts = dataclasses.replace(facts, vocabulary=words, caption_length=TEXT_LENGTH)
+    elif stage.condition == "text":
+        facts = dataclasses.replace(facts, tokenizer=_empty_tokenizer(stage.tokenizer))
+    example = {
+        "image": np.zeros((1, data.size, data.size, 3), np.uint8),
+        "caption": np.array([""], object),
+        "class_label": np.zeros(1, np.int32),
+        "boxes": np.zeros((1, 1, 4), np.float32),
+        "box_labels": np.zeros((1, 1), np.int32),
+        "semantic": np.zeros((1, data.size, data.size), np.uint8),
+    }
+    return facts, example
+
+
+def _empty_tokenizer(kind: str) -> str:
+    """A tokenizer.json that knows no word: only what stands around a caption."""
+    frame = KINDS[kind]
+    tokens = dict.fromkeys((frame.pad, frame.first, frame.last))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": frame.pad}
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": model})
