@@ -73,6 +73,16 @@ def channels_first(array, device: str) -> torch.Tensor:
     return tensor if device == "cuda" else tensor.contiguous()
 
 
+def tensors(arrays: dict, device: str) -> dict[str, torch.Tensor]:
+    """Pictures and latents with their channels first, all else as it is."""
+    return {
+        name: channels_first(array, device)
+        if np.ndim(array) == 4
+        else torch.tensor(np.asarray(array), device=device)
+        for name, array in arrays.items()
+    }
+
+
 def channels_last(tensor: torch.Tensor) -> np.ndarray:
     """And back, in float32."""
     return tensor.detach().movedim(1, -1).float().cpu().numpy()

@@ -39,6 +39,7 @@ from ldm_jax.training.sharding import BATCH, make_mesh
 
 # Those that this process may use: `taskset -c 0 python ...` compares on one
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+TOLERANCE = 1e-4  # relative difference of two outputs in float32
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "diffusers", "numpy")
 
 
@@ -147,12 +148,14 @@ def random_weights(init) -> dict:
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
 
 
-def options_of(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def options_of(description: str, beside: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark has, and those `beside` diffusers."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", choices=UNETS, default="laptop")
     parser.add_argument("--batch", type=int, help="as the experiment has it, if left out")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    if not beside:
+        return parser
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", help="the figures as JSON")
     parser.add_argument(
@@ -260,6 +263,17 @@ def resident_bytes(peak: bool = False, reset_peak: bool = False) -> int | None:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float(np.abs(a - b).max() / np.abs(a).max())
+
+
+def refuse_unless_equal(differences: dict[str, float], tolerance: float = TOLERANCE) -> None:
+    """Exits with a line where one is too large, or no number."""
+    if not all(difference < tolerance for difference in differences.values()):
+        raise SystemExit(f"not the same, so nothing is timed: {differences}")
+
+
 def seconds_of(run: Callable[[], object]) -> float:
     begin = time.perf_counter()
     run()
@@ -271,7 +285,9 @@ def measure(ways: list[Way], rounds: int, turn_s: float) -> dict[str, list[float
 
     In its turn a way does it as often as it can in about `turn_s`, and once at least.
     """
-    times = {w.name: max(1, round(turn_s / seconds_of(partial(w.run, 1)))) for w in ways}
+    times = dict.fromkeys((way.name for way in ways), 1)
+    if turn_s:
+        times = {w.name: max(1, round(turn_s / seconds_of(partial(w.run, 1)))) for w in ways}
     seconds = {way.name: [] for way in ways}
     for i in range(rounds):
         for way in ways:

@@ -35,18 +35,17 @@ from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import make_mesh, put_batch
 from ldm_jax.training.state import Stage, init_state, train_step
 
+MODELS = {"unet": (UNetTask, sbs.UNETS), "autoencoder": (AutoencoderTask, sbs.AUTOENCODERS)}
 WAYS = ("ours", "ours-1-device", "torch", "torch-compile")
-TOLERANCE = 1e-4  # relative, in float32
 STEPS = 1000  # of the run, as far as the learning rate's schedule knows
 
 
-def our_way(name, task, params, dtype, mesh) -> sbs.Way:
-    """The step that train.py compiles, and what is known of it."""
+def compiled(task, params, dtype, mesh):
+    """(the step that train.py compiles, run(n) that does n of them)."""
     size, problem = task.size, task.problem(dtype)
     stage = Stage(
         problem.init, problem.grads, make_optimiser(size.optimiser, STEPS), size.ema_decay
     )
-    begin = time.perf_counter()
     _, abstract, step = prepare(stage, mesh, jax.random.key(0), task.batch, {})
     batch = put_batch(task.batch, mesh)
     # As `init` makes it, but for the weights: a run starts with moments of zero
@@ -58,16 +57,26 @@ def our_way(name, task, params, dtype, mesh) -> sbs.Way:
         for _ in range(times):
             held["state"], metrics = step(held["state"], batch)
         jax.block_until_ready((held["state"], metrics))
+        return metrics
 
+    return step, run
+
+
+def our_way(name, task, params, dtype, mesh) -> sbs.Way:
+    """Our step, and what is known of it."""
+    begin = time.perf_counter()
+    step, run = compiled(task, params, dtype, mesh)
     run(1)
     facts = {
         "first_call_seconds": time.perf_counter() - begin,
+        "compile_seconds": step.compile_s,
         "parameters": step.parameters,
         "devices": mesh.size,
         "program_bytes": step.peak_bytes * mesh.size,
         "xla_flops": step.flops,
     }
-    run(2)
+    loss = run(2)["loss"]
+    assert jnp.isfinite(loss), f"{name}: the loss is {loss}"
     if sbs.on_gpu():
         facts["peak_bytes"] = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
     return sbs.Way(name, run, facts)
@@ -93,22 +102,16 @@ def their_parts(torch, task, params):
     network.to(
         device, memory_format=torch.channels_last if sbs.on_gpu() else torch.contiguous_format
     )
-    return network.train(), output, loss, draw, _theirs(in_diffusers, task.batch, device)
-
-
-def _theirs(in_diffusers, arrays, device):
-    """Pictures and latents with their channels first, all else as it is."""
-    return {
-        k: in_diffusers.channels_first(a, device)
-        if np.ndim(a) == 4
-        else in_diffusers.torch.tensor(np.asarray(a), device=device)
-        for k, a in arrays.items()
-    }
+    return network.train(), output, loss, draw, in_diffusers.tensors(task.batch, device)
 
 
 def their_way(name, torch, task, params, precision) -> sbs.Way:
     """diffusers' network under PyTorch's optimiser."""
-    resident = sbs.resident_bytes(reset_peak=True)
+    before = sbs.resident_bytes(reset_peak=True)
+    if sbs.on_gpu():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
     network, _, loss, draw, batch = their_parts(torch, task, params)
     config, ema_decay = task.size.optimiser, task.size.ema_decay
     weights = list(network.parameters())
@@ -123,16 +126,19 @@ def their_way(name, torch, task, params, precision) -> sbs.Way:
     low = torch.autocast(
         sbs.torch_device(), torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=True
     )
-    ask = (
-        torch.compile(partial(loss, network)) if name == "torch-compile" else partial(loss, network)
-    )
+
+    def ask(draws):
+        return loss(network, batch, draws)
+
+    if name == "torch-compile":
+        ask = torch.compile(ask)
 
     def run(times):
         for _ in range(times):
             optimiser.zero_grad(set_to_none=True)
             draws = draw(batch)
             with low:
-                value = ask(batch, draws)
+                value = ask(draws)
             value.backward()
             if config.clip_norm:
                 torch.nn.utils.clip_grad_norm_(weights, config.clip_norm, foreach=True)
@@ -143,23 +149,21 @@ def their_way(name, torch, task, params, precision) -> sbs.Way:
         sbs.synchronise(torch)
         return value
 
-    if sbs.on_gpu():
-        torch.cuda.reset_peak_memory_stats()
     first = sbs.seconds_of(partial(run, 1))
     value = run(2)
     assert torch.isfinite(value), f"{name}: the loss is {value}"
     facts = {"first_call_seconds": first}
     if sbs.on_gpu():
-        facts["peak_bytes"] = torch.cuda.max_memory_allocated()
-    elif resident is not None:
-        facts["resident_bytes_more"] = sbs.resident_bytes(peak=True) - resident
+        facts["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+    elif before is not None:
+        facts["resident_bytes_more"] = sbs.resident_bytes(peak=True) - before
     return sbs.Way(name, run, facts)
 
 
 def check_equal(torch, task, params) -> dict[str, float]:
     """How far apart output, loss and gradient norm are, relative; in float32, for the same draws.
 
-    Exits with a line where that is more than TOLERANCE.
+    Exits with a line where that is too far.
     """
     import in_diffusers
 
@@ -175,46 +179,51 @@ def check_equal(torch, task, params) -> dict[str, float]:
 
     out, loss, norm = (np.asarray(a) for a in ours(params, task.batch, draws))
     network, output, their_loss, _, batch = their_parts(torch, task, params)
-    draws = _theirs(in_diffusers, draws, sbs.torch_device())
+    draws = in_diffusers.tensors(draws, sbs.torch_device())
     with torch.no_grad():
         their_out = in_diffusers.channels_last(output(network, batch, draws))
     value = their_loss(network, batch, draws)
     value.backward()
     their_norm = torch.nn.utils.get_total_norm([w.grad for w in network.parameters()])
     apart = {
-        "output": float(np.abs(out - their_out).max() / np.abs(out).max()),
+        "output": sbs.apart(out, their_out),
         "loss": abs(value.item() / float(loss) - 1),
         "gradient_norm": abs(their_norm.item() / float(norm) - 1),
     }
-    if not max(apart.values()) < TOLERANCE:  # not a number is not equal either
-        raise SystemExit(f"not the same network, so nothing is timed: {apart}")
+    sbs.refuse_unless_equal(apart)
     sbs.allow_tf32(torch, True)
     return apart
 
 
+def task_of(options, batch: int | None = None):
+    """What `--model` and `--size` name; of `batch`, `--batch` or as many as the experiment has."""
+    kind, sizes = MODELS[options.model]
+    size = sizes[options.size]
+    options.batch = options.batch or size.batch
+    return kind(size, batch or options.batch)
+
+
 def main():
-    parser = sbs.options_of(__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("unet", "autoencoder"), required=True)
+    parser = sbs.options_of(__doc__.splitlines()[0], beside=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=["ours", "torch", "torch-compile"]
     )
-    parser.add_argument(
-        "--turn-seconds", type=float, default=2.0, help="of the first way in a round"
-    )
+    parser.add_argument("--turn-seconds", type=float, default=2.0, help="of a way in a round")
     options = parser.parse_args()
-    size = (sbs.UNETS if options.model == "unet" else sbs.AUTOENCODERS)[options.size]
-    options.batch = options.batch or size.batch
+    task = task_of(options)
     mesh = sbs.begin(options)
-    task = (UNetTask if options.model == "unet" else AutoencoderTask)(size, options.batch)
     dtype = jnp.dtype(options.precision)
     params = sbs.random_weights(task.problem(dtype).init)
     torch = sbs.import_torch() if {"torch", "torch-compile"} & {*options.ways} else None
-    apart = check_equal(torch, task, params) if torch else None
+    apart = check_equal(torch, task_of(options, batch=2), params) if torch else None
     flops = operations(task, dtype)
 
     ways = []
     for name in options.ways:
         print(f"{name}: first call", file=sys.stderr, flush=True)
+        if name == "ours-1-device" and mesh.size == 1:
+            continue
         if name.startswith("ours"):
             on = make_mesh(devices=jax.devices()[:1]) if name == "ours-1-device" else mesh
             ways.append(our_way(name, task, params, dtype, on))
