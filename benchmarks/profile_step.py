@@ -23,6 +23,10 @@ import train_step
 from ldm_jax.training.sharding import make_mesh
 
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = ((?:\([^)]*\)|\S+) ([\w-]+)\(.*)$")
+CONVOLUTIONS = tuple(
+    f"convolution, {which}"
+    for which in ("forward", "gradient of the input", "gradient of the kernel")
+)
 COPIES = {"copy", "transpose", "concatenate", "pad", "slice", "broadcast", "reshape", "reverse"}
 SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
@@ -46,15 +50,12 @@ def kind(name: str, found: dict, inside: dict) -> str:
     if operation in ("fusion", "call"):
         called = re.search(r"(?:calls|to_apply)=%?([\w.-]+)", definition)
         kinds = {kind(n, found, inside) for n in inside[called.group(1)]} if called else set()
-        for part in ("matrix product", "reduction", "elementwise"):
+        for part in (*CONVOLUTIONS, "matrix product", "reduction", "elementwise"):
             if part in kinds:
                 return part
         return "copy, transpose"
     if operation == "convolution":
-        if _window_is_larger(definition):
-            return "convolution, gradient of the kernel"
-        backward = "transpose(" in definition
-        return f"convolution, {'gradient of the input' if backward else 'forward'}"
+        return CONVOLUTIONS[2 if _window_is_larger(definition) else "transpose(" in definition]
     if operation == "dot":
         return "matrix product"
     if operation in ("reduce", "reduce-window"):

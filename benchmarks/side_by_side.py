@@ -206,7 +206,7 @@ def matrix_products(precision: str, mesh, torch) -> list[Way]:
     """Products of square matrices, n n n multiplications and additions each, in both libraries."""
     n = 8192 if on_gpu() else 2048
     a = np.random.default_rng(0).standard_normal((n, n), np.float32)
-    facts = {"flops": 2.0 * n**3}
+    flops = 2.0 * n**3
     rows = jax.device_put(jnp.asarray(a, precision), jax.sharding.NamedSharding(mesh, BATCH))
     whole = jax.device_put(
         jnp.asarray(a, precision), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -216,7 +216,7 @@ def matrix_products(precision: str, mesh, torch) -> list[Way]:
     def ours(times):
         jax.block_until_ready([product(rows, whole) for _ in range(times)])
 
-    ways = [Way("jax", ours, facts)]
+    ways = [Way("matrix product, jax", ours, {"flops": flops, "library": "jax"})]
     if torch:
         theirs = torch.tensor(a, dtype=getattr(torch, precision), device=torch_device())
 
@@ -225,7 +225,7 @@ def matrix_products(precision: str, mesh, torch) -> list[Way]:
                 theirs @ theirs
             synchronise(torch)
 
-        ways.append(Way("torch", run, facts))
+        ways.append(Way("matrix product, torch", run, {"flops": flops, "library": "torch"}))
     return ways
 
 
@@ -299,8 +299,11 @@ def measure(ways: list[Way], rounds: int, turn_s: float) -> dict[str, list[float
 
 
 def rates(seconds: dict[str, list[float]], ways: list[Way]) -> dict[str, float]:
-    """name -> operations a second, median over the rounds."""
-    return {w.name: w.facts["flops"] / statistics.median(seconds[w.name]) for w in ways}
+    """library -> operations a second of its matrix product, median over the rounds."""
+    return {
+        way.facts["library"]: way.facts["flops"] / statistics.median(seconds[way.name])
+        for way in ways
+    }
 
 
 def rows_of(ways: list[Way], seconds: dict[str, list[float]]) -> list[dict]:
