@@ -167,7 +167,8 @@ def _lines(result: Estimate) -> Iterator[str]:
         f"  memory       {cost.peak_bytes / GIB:.2f} GiB{there} a device: "
         f"arguments {cost.argument_bytes / GIB:.2f}, temporaries {cost.temporary_bytes / GIB:.2f}"
     )
-    yield f"  compute      {result.flops / result.devices:.3e} FLOPs a device, {result.flops:.3e} in all"
+    each = result.flops / result.devices
+    yield f"  compute      {each:.3e} FLOPs a device, {result.flops:.3e} in all"
     for kind, some in result.collectives.items():
         yield (
             f"  {kind:<18} {some.count:>4}, {some.bytes / 1e6:,.1f} MB; "
