@@ -86,6 +86,7 @@ def check_unchanged(run: RunDir, autoencoder: dict) -> None:
 
     These would be other latents: its first stage has been trained again since.
     """
+    autoencoder = fetch(autoencoder)
     for stage in ("diffusion", "classifier"):
         saved = run.checkpoints(stage).restore_part(["constants"])
         if saved is None:
