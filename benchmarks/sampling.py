@@ -138,7 +138,9 @@ class Drawing:
         )
         low = getattr(torch, jnp.dtype(dtype).name)
         layout = torch.channels_last if sbs.on_gpu() else torch.contiguous_format
-        network.to(device, low, memory_format=layout).eval()
+        network.to(device, memory_format=layout).eval()
+        if low != torch.float32:
+            network.to(low)
         more = () if self.context is None else (torch.tensor(self.context).to(device, low),)
         return network, in_diffusers.channels_first(self.z_T, device), more
 

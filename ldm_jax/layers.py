@@ -57,16 +57,29 @@ def linear(
     )
 
 
-def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.Rngs):
-    """GroupNorm with the exact two-pass variance: the fast one loses small variances."""
-    return nnx.GroupNorm(
-        channels,
-        num_groups=groups,
-        epsilon=epsilon,
-        use_fast_variance=False,
-        dtype=dtype,
-        rngs=rngs,
-    )
+class GroupNorm(nnx.GroupNorm):
+    """nnx.GroupNorm on `[B, H, W, C]` by the exact two passes: the fast one loses small variances.
+
+    Each mean is first taken over the positions and then over the few channels of a group, which a
+    CPU does two to three times as fast as over both at once.
+    """
+
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.float32)
+        d = x - self._of_group(jnp.mean(x, axis=(1, 2)))
+        var = self._of_group(jnp.mean(d**2, axis=(1, 2)))
+        scale, bias = self.scale[...][None, None, None], self.bias[...][None, None, None]
+        return (d * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+
+    def _of_group(self, a_bc: Array) -> Array:
+        """The mean over a group for each of its channels, `[B, C]` -> `[B, 1, 1, C]`."""
+        a_bg = jnp.mean(a_bc.reshape(-1, self.num_groups, self.group_size), axis=-1)
+        return jnp.repeat(a_bg, self.group_size, axis=-1)[:, None, None]
+
+
+def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.Rngs) -> GroupNorm:
+    """A GroupNorm whose scale starts at 1 and bias at 0."""
+    return GroupNorm(channels, num_groups=groups, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 def halve(x: Array) -> Array:
