@@ -202,7 +202,7 @@ def test_data_that_one_host_lacks_is_an_error_of_both(pair, photographs, tmp_pat
     both = ended(pair("train.py", *words, folders=(tmp_path / "a", tmp_path / "b")))
     assert [process.code for process in both] == [2, 2], both
     for process in both:
-        assert "error: pictures does not exist (process 1)" in process.err
+        assert "error: the image folder pictures does not exist (process 1)" in process.err
         assert "Traceback" not in process.err
     assert not (tmp_path / "run").exists()
 
