@@ -33,12 +33,12 @@ def test_scenes_is_what_is_trained_by_default(words, name, train, monkeypatch):
 
 def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(train, monkeypatch, tmp_path):
     theirs = jax.config.jax_compilation_cache_dir
-    train("--help")
+    train("smoke", "--help")
     assert jax.config.jax_compilation_cache_dir == theirs
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path / "cache"))
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        train("--help")
+        train("smoke", "--help")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "xla")
         assert not (tmp_path / "cache").exists()
     finally:
