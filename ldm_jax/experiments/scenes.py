@@ -180,7 +180,7 @@ def _task(condition: Condition, guidance: float = 1.0) -> Experiment:
             objects=4,
             sections=32,
             batch_size=16,
-            steps=1200,
+            steps=3500,
         ),
         sampling=replace(small.sampling, guidance=guidance, num_images=24),
     )
