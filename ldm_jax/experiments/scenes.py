@@ -93,7 +93,8 @@ def scenes_autoencoder() -> Experiment:
 
     python train.py scenes-autoencoder
     """
-    return _task("none")
+    task = _task("text")
+    return replace(task, diffusion=replace(task.diffusion, condition="auto"))
 
 
 def scenes_class() -> Experiment:
