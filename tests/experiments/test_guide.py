@@ -143,17 +143,18 @@ def test_the_larger_the_scale_the_likelier_the_class(library):
 
 
 @pytest.mark.parametrize("factor", [1, 8])
-def test_guided_by_a_picture_smaller_views_are_nearer_to_it(factor, library, scene):
-    """On the whole: ten steps may lead a single one astray."""
+def test_guided_by_a_picture_a_smaller_view_is_nearer_to_it(factor, library, scene):
     small = fit(Image.open(scene), 32 // factor) / 127.5 - 1.0
 
     def distance(images):
         seen = downsample(jnp.asarray(images / 127.5 - 1.0), factor)
-        return np.mean((np.asarray(seen) - small) ** 2)
+        return np.mean((np.asarray(seen) - small) ** 2, axis=(1, 2, 3))
 
-    options = GuideOptions(guide_image=str(scene), guide_scale=factor**2, guide_factor=factor)
+    # In ten steps a scale of factor^2 overshoots.
+    scale = 2 * factor
+    options = GuideOptions(guide_image=str(scene), guide_scale=scale, guide_factor=factor)
     plain, guided = library(GuideOptions()), library(options)
-    assert distance(guided) < 0.95 * distance(plain)
+    assert (distance(guided) < distance(plain)).all()
 
 
 def test_a_picture_guides_whatever_else_is_asked(classified, unconditional, drawn, scene):
