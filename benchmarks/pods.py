@@ -16,6 +16,8 @@ from pathlib import Path
 RUNS = {
     "cin256-v2-16": "cin256-v2 --topology v5e:4x4 --diffusion.batch-size 128 --mesh.fsdp 4",
     "cin256-v2-256": "cin256-v2 --topology v5e:16x16 --diffusion.batch-size 1280 --mesh.fsdp 4",
+    "cin256-f8-16": "cin256-f8 --topology v5e:4x4 --diffusion.batch-size 64 --mesh.fsdp 4",
+    "cin256-f8-256": "cin256-f8 --topology v5e:16x16 --diffusion.batch-size 1024 --mesh.fsdp 4",
     "txt2img-1p4B-16": "txt2img-1p4B --topology v5e:4x4 --diffusion.batch-size 128 --mesh.fsdp 16",
     "txt2img-1p4B-256": (
         "txt2img-1p4B --topology v5e:16x16 --diffusion.batch-size 768 --mesh.fsdp 16"

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 
+from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.subwords import KINDS
 from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
@@ -16,16 +17,22 @@ from ldm_jax.experiments.mechanism import TEXT_LENGTH
 from ldm_jax.experiments.run_dir import DataFacts
 
 IMAGENET_CLASSES = 1000
+OPENIMAGES_OBJECTS = 354  # kinds of objects in the published layouts
 SEMANTIC_CLASSES = 182  # of the published maps (COCO-Stuff)
 SCENES = 256  # drawn, enough to have all words of their captions
 
 
 def assumed_facts(stage: DiffusionStage) -> DataFacts:
-    """Colour pictures, the classes of ImageNet, the semantic maps of COCO-Stuff."""
+    """Colour pictures, ImageNet's classes, OpenImages's objects, the maps of COCO-Stuff.
+
+    Classes and objects are called by their numbers.
+    """
     facts = DataFacts(channels=3, condition=stage.condition)
     if stage.condition == "class":
-        names = tuple(str(i) for i in range(IMAGENET_CLASSES))
-        return dataclasses.replace(facts, class_names=names)
+        return dataclasses.replace(facts, class_names=_numbers(IMAGENET_CLASSES))
+    if stage.condition == "layout":
+        most = LayoutTokens(("object",), stage.objects, stage.sections).vocabulary - 1
+        return dataclasses.replace(facts, box_names=_numbers(min(OPENIMAGES_OBJECTS, most)))
     if stage.condition == "semantic":
         return dataclasses.replace(facts, semantic_classes=SEMANTIC_CLASSES)
     return facts
@@ -54,10 +61,8 @@ def stand_in(experiment: Experiment) -> tuple[DataFacts, Batch]:
     if stage.condition == "image-embedding":
         raise UserError("models of image embeddings are not trained here")
     facts = assumed_facts(stage)
-    if stage.condition == "layout":
-        facts = dataclasses.replace(facts, box_names=("object",))
     if stage.condition == "text" and stage.tokenizer == "words":
-        words = tuple(str(i) for i in range(stage.vocabulary))
+        words = _numbers(stage.vocabulary)
         facts = dataclasses.replace(facts, vocabulary=words, caption_length=TEXT_LENGTH)
     elif stage.condition == "text":
         facts = dataclasses.replace(facts, tokenizer=_empty_tokenizer(stage.tokenizer))
@@ -70,6 +75,10 @@ def stand_in(experiment: Experiment) -> tuple[DataFacts, Batch]:
         "semantic": np.zeros((1, data.size, data.size), np.uint8),
     }
     return facts, example
+
+
+def _numbers(n: int) -> tuple[str, ...]:
+    return tuple(str(i) for i in range(n))
 
 
 def _empty_tokenizer(kind: str) -> str:

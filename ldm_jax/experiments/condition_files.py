@@ -84,10 +84,6 @@ def open_condition(
         kind == "inpainting" and not (edit.image and edit.mask)
     ):
         raise UserError(f"this run was trained for {kind}: give {OPTIONS[kind]}")
-    if second.condition is None:
-        raise UserError(
-            "the weights of this run were converted, and the names of its boxes are not known"
-        )
     if kind == "layout":
         tokens = second.condition.encoder
         content = _text("--layout", files.layout)

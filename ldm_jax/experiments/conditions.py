@@ -238,7 +238,7 @@ def condition_of(
             return Text(SubwordTokenizer(facts.tokenizer, stage.tokenizer))
         case "text":
             return Text(Tokenizer(facts.vocabulary, facts.caption_length))
-        case "layout" if facts.box_names:
+        case "layout":
             return Layout(LayoutTokens(facts.box_names, stage.objects, stage.sections))
         case "semantic":
             return SemanticMap(facts.semantic_classes)

@@ -69,7 +69,7 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
         case "text":
             return transformer(len(facts.vocabulary) + 2, facts.caption_length)
         case "layout":
-            layout = LayoutTokens(facts.box_names or ("object",), stage.objects, stage.sections)
+            layout = LayoutTokens(facts.box_names, stage.objects, stage.sections)
             return transformer(layout.vocabulary, layout.length)
         case "semantic":
             stages = network.f.bit_length() - 1

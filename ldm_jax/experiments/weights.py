@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,6 +62,9 @@ class ConvertCommand:
     """Take the averaged weights, where the file has them."""
     tokenizer: str = ""
     """File tokenizer.json, for a model of texts; '': downloaded once."""
+    names: str = ""
+    """File with a name a line, in the model's order, for its classes or the objects of its layouts;
+    '': they are called by their numbers, from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def convert(command: ConvertCommand) -> str:
         raise UserError(f"{run.path} is a run already; choose another --out")
     stage = AUTOENCODER if command.model in FIRST_STAGES else DIFFUSION
     facts = published_facts(experiment, stage, command.tokenizer, with_tokenizer=True)
+    facts = with_names(facts, command.names) if command.names else facts
     wanted = parts(experiment, facts, stage)
     if epath.Path(command.file).expanduser().is_dir():
         trees, report = read_diffusers(_component_reader(command.file), wanted)
@@ -187,6 +192,28 @@ def published_facts(
         if size > (most := SUBWORDS[stage.tokenizer]):
             raise UserError(f"this tokenizer.json has {size} tokens; the model knows {most}")
     return facts
+
+
+def with_names(facts: DataFacts, file: str) -> DataFacts:
+    """The classes, or the objects of layouts, called as a file says that has a name a line.
+
+    Raises:
+      UserError: one line for a file that is not that, for names that are not as many as the model
+        has, or two alike, and for a model without names.
+    """
+    field = {"class": "class_names", "layout": "box_names"}.get(facts.condition)
+    if field is None:
+        raise UserError("--names is for a model of classes or layouts, which this is not")
+    try:
+        names = tuple(epath.Path(file).expanduser().read_text().strip().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--names {file} cannot be read: {error}") from error
+    names = tuple(name.strip() for name in names)
+    if len(names) != (known := len(getattr(facts, field))):
+        raise UserError(f"--names {file} has {len(names)} lines; the model knows {known} names")
+    if twice := [name for name, n in Counter(names).items() if n > 1 or not name]:
+        raise UserError(f"--names {file} has the line {twice[0]!r} twice, or it is empty")
+    return replace(facts, **{field: names})
 
 
 def parts(experiment: Experiment, facts: DataFacts, stage: str) -> list[Part]:

@@ -164,7 +164,6 @@ def test_what_is_kept_is_mirrored_with_the_picture(batch):
         ("class", {"class_names": ("a",)}, Class),
         ("text", {"vocabulary": ("a",), "caption_length": 1}, Text),
         ("layout", {"box_names": ("a",)}, Layout),
-        ("layout", {}, type(None)),  # a converted model, whose names nobody knows
         ("semantic", {"semantic_classes": 3}, SemanticMap),
         ("super-resolution", {}, LowResolution),
         ("inpainting", {}, Masked),

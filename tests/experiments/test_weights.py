@@ -4,6 +4,7 @@ import json
 import pickle
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -205,14 +206,45 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
     assert not np.array_equal(*pictures)
 
 
-def test_a_model_of_layouts_is_converted_but_nobody_knows_the_names_of_its_boxes(
+def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_given(
     file, sample, tmp_path
 ):
     path, _ = file("tiny-layout")
-    assert convert(path, "--model", "tiny-layout", "--out", tmp_path / "run").code == 0
-    (tmp_path / "layout.json").write_text("{}")
-    error = sample(tmp_path / "run", "--layout", tmp_path / "layout.json").error
-    assert "the names of its boxes are not known" in error
+    convert_to = partial(convert, path, "--model", "tiny-layout", "--out")
+    assert convert_to(tmp_path / "numbers").code == 0
+    names = tmp_path / "names.txt"
+    for lines, wrong in [
+        (["a"], "has 1 lines; the model knows 354"),
+        (["a"] * 354, "'a' twice"),
+        ([str(i) for i in range(353)] + ["", "x"], "has 355 lines"),
+    ]:
+        names.write_text("\n".join(lines))
+        error = convert_to(tmp_path / "names", "--names", names).error
+        assert wrong in error and not (tmp_path / "names").exists()
+    assert "cannot be read" in convert_to(tmp_path / "names", "--names", tmp_path / "x").error
+    names.write_text("\n".join([f"kind {i}" for i in range(354)]) + "\n")
+    assert convert_to(tmp_path / "names", "--names", names).code == 0
+    pictures = []
+    for run, label in [("numbers", "353"), ("names", "kind 353"), ("names", "kind 3")]:
+        box = {"label": label, "box": [0, 0.1, 0.5, 0.9]}
+        (tmp_path / "layout.json").write_text(json.dumps({"objects": [box]}))
+        out = tmp_path / f"{label}.npz"
+        words = ["--layout", tmp_path / "layout.json", "--num-images", "8", "--steps", "2"]
+        assert sample(tmp_path / run, *words, "--guidance", "300", "--out", out).code == 0
+        pictures.append(np.load(out)["arr_0"])
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+    assert (
+        "unknown label" in sample(tmp_path / "numbers", "--layout", tmp_path / "layout.json").error
+    )
+
+
+def test_only_models_that_call_something_by_name_take_names(file, tmp_path):
+    path, _ = file("tiny-measured")
+    (tmp_path / "names.txt").write_text("a")
+    words = ["--model", "tiny-measured", "--out", tmp_path / "run"]
+    error = convert(path, *words, "--names", tmp_path / "names.txt").error
+    assert "classes or layouts" in error
 
 
 def test_a_trained_run_is_exported_under_the_published_names(smoke, tmp_path):
