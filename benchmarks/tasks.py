@@ -83,7 +83,8 @@ def rows(task: str, summary: dict) -> list[str]:
     for name, title in NUMBERS.items():
         if name in report["samples"]:
             floor = f"shuffled {report['floor'][name]:.1%}" if "floor" in report else ""
-            ceiling = f"true renders {report['ceiling'][name]:.1%}"
+            ceiling = f"true renders {report['ceiling'][name]:.1%}, "
+            ceiling += f"reconstructed {report['reconstructed'][name]:.1%}"
             number = f"{report['samples'][name]:.1%}"
             lines.append(f"| {task} | {title} | {number} | {floor} | {ceiling} | {minutes} |")
     return lines

@@ -41,7 +41,8 @@ def judge(
 ) -> dict[str, Any]:
     """The numbers of a task, for the summary of a run.
 
-    On scenes `oracle`: what is read in the `samples`, in the true pictures (`ceiling`), and in the
+    On scenes `oracle`: what is read in the `samples`, in the true pictures (`ceiling`), in what the
+    first stage makes of those (`reconstructed`: as good as any second stage can be), and in the
     samples if others had been asked for (`floor`). For pictures that are restored `restored`: how
     far the `samples`, the simplest alternative, and the first stage's reconstructions (a ceiling)
     are from the truth.
@@ -57,7 +58,9 @@ def judge(
     elif kind == "inpainting":
         other = {"mean_fill": np.stack(list(map(mean_fill, truth["image"], held_out.seen["mask"])))}
     else:
-        return {"oracle": _read(experiment, kind, truth, images) | {"pictures": n}}
+        best = _read(experiment, kind, truth, reconstruct(truth["image"]))["samples"]
+        report = _read(experiment, kind, truth, images)
+        return {"oracle": report | {"reconstructed": best, "pictures": n}}
     compared = {"samples": images, **other, "reconstructed": reconstruct(truth["image"])}
     scores = {who: distances(truth["image"], x, weights) for who, x in compared.items()}
     return {"restored": scores | {"pictures": n}}
