@@ -69,7 +69,8 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
         case "text":
             return transformer(len(facts.vocabulary) + 2, facts.caption_length)
         case "layout":
-            layout = LayoutTokens(facts.box_names, stage.objects, stage.sections)
+            # Its sizes do not depend on the names
+            layout = LayoutTokens(facts.box_names or ("object",), stage.objects, stage.sections)
             return transformer(layout.vocabulary, layout.length)
         case "semantic":
             stages = network.f.bit_length() - 1
