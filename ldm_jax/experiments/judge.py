@@ -52,16 +52,17 @@ def judge(
       weights: of LPIPS on SqueezeNet, or None to do without.
     """
     n, truth = len(images), {key: rows[: len(images)] for key, rows in held_out.truth.items()}
+    reconstructed = reconstruct(truth["image"])
     if kind == "super-resolution":
         low = held_out.seen["low_res"][:n]
         other = {"bicubic": upscale(low, experiment.autoencoder.network.f)}
     elif kind == "inpainting":
         other = {"mean_fill": np.stack(list(map(mean_fill, truth["image"], held_out.seen["mask"])))}
     else:
-        best = _read(experiment, kind, truth, reconstruct(truth["image"]))["samples"]
+        best = _read(experiment, kind, truth, reconstructed)["samples"]
         report = _read(experiment, kind, truth, images)
         return {"oracle": report | {"reconstructed": best, "pictures": n}}
-    compared = {"samples": images, **other, "reconstructed": reconstruct(truth["image"])}
+    compared = {"samples": images, **other, "reconstructed": reconstructed}
     scores = {who: distances(truth["image"], x, weights) for who, x in compared.items()}
     return {"restored": scores | {"pictures": n}}
 

@@ -240,9 +240,8 @@ def _judged(summary: dict[str, Any]) -> list[str]:
     facts = []
     if report := summary.get("oracle"):
         name = next(name for name in _SAID if name in report["samples"])
-        others = [("true renders", "ceiling"), ("reconstructed", "reconstructed")]
-        others += [("shuffled", "floor")]
-        beside = ", ".join(f"{what} {report[o][name]:.1%}" for what, o in others if o in report)
+        others = {"ceiling": "true renders", "reconstructed": "reconstructed", "floor": "shuffled"}
+        beside = ", ".join(f"{others[o]} {report[o][name]:.1%}" for o in others if o in report)
         facts.append(f"{_SAID[name]} {report['samples'][name]:.1%} ({beside})")
     if report := summary.get("restored"):
         for who, scores in report.items():

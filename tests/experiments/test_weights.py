@@ -234,9 +234,8 @@ def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_gi
         pictures.append(np.load(out)["arr_0"])
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
-    assert (
-        "unknown label" in sample(tmp_path / "numbers", "--layout", tmp_path / "layout.json").error
-    )
+    error = sample(tmp_path / "numbers", "--layout", tmp_path / "layout.json").error
+    assert "unknown label 'kind 3'" in error
 
 
 def test_only_models_that_call_something_by_name_take_names(file, tmp_path):
