@@ -2,9 +2,9 @@
 
     python benchmarks/tasks.py runs [--only layout semantic] [--perceptual-file FILE]
 
-Trains what is not trained yet under that folder, one run a task (those at 64x64 share one first
-stage), and prints what the summaries say, then what guidance does to classes, and what the
-unconditional model can be led to. Super-resolution has a regression of the same size beside it:
+Trains what is not trained yet under that folder, one run a task, of which many share a first stage,
+and prints what the summaries say, then what guidance does to classes, and what the unconditional
+model can be led to. Super-resolution has a regression of the same size beside it:
 the same network on the same condition, which predicts the latent at once (T = 1).
 """
 
@@ -17,18 +17,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 REGRESSION = "--diffusion.prediction z_0 --sampling.steps 1 --diffusion.schedule.timesteps 1 "
 REGRESSION += "--diffusion.schedule.beta-start 0.9999 --diffusion.schedule.beta-end 0.9999"
-SHARED = "scenes-autoencoder"
+FIRST, SEVERAL = "scenes", "scenes-autoencoder"
 # Task: (experiment, the run that has its first stage, further options).
 TASKS = {
     "text, one object": ("scenes", "", ""),
-    "class": ("scenes-class", "scenes", ""),
-    "unconditional": ("scenes-unconditional", SHARED, ""),
-    "text": ("scenes-text", SHARED, ""),
-    "layout": ("scenes-layout", SHARED, ""),
-    "semantic map": ("scenes-semantic", SHARED, ""),
-    "super-resolution": ("scenes-super-resolution", SHARED, ""),
-    "regression": ("scenes-super-resolution", SHARED, REGRESSION),
-    "in-painting": ("scenes-inpainting", SHARED, ""),
+    "class": ("scenes-class", FIRST, ""),
+    "unconditional": ("scenes-unconditional", FIRST, ""),
+    "layout": ("scenes-layout", FIRST, ""),
+    "semantic map": ("scenes-semantic", FIRST, ""),
+    "in-painting": ("scenes-inpainting", FIRST, ""),
+    "text, one or two objects": ("scenes-text", SEVERAL, ""),
+    "super-resolution": ("scenes-super-resolution", SEVERAL, ""),
+    "regression": ("scenes-super-resolution", SEVERAL, REGRESSION),
 }
 NUMBERS = {
     "both": "shape and colour",
@@ -53,10 +53,9 @@ def trained_task(folder: Path, task: str, perceptual_file: str) -> dict:
     """The summary of a task's run, which is trained first if need be, and so is its first stage."""
     experiment, first, more = TASKS[task]
     options = [experiment, *more.split()]
-    if first == SHARED:
-        options += ["--autoencoder.from-run", train(folder, SHARED, [SHARED])]
-    elif first:
-        options += ["--autoencoder.from-run", folder / first]
+    if first:
+        borrowed = train(folder, first, [first, "--stage", "autoencoder"])
+        options += ["--autoencoder.from-run", borrowed]
     if perceptual_file:
         options += ["--sampling.perceptual-file", perceptual_file]
     name = f"{experiment}-{task}" if task == "regression" else experiment

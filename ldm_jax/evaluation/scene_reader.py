@@ -168,7 +168,10 @@ def _read(params, x) -> Reading:
 
 
 def read(images) -> Reading:
-    """What the reader sees in scenes of either level.
+    """What the reader sees in scenes of any level.
+
+    Whether an object is large it tells for the distances it learned from, those of the levels
+    single and full; at level pair that is a guess.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.

@@ -1,8 +1,8 @@
 """Trains the scene reader: `python -m ldm_jax.evaluation.scene_reader_training`.
 
-It learns from true renders only, of both levels and at both sizes, a little spoiled as generated
-pictures are. Half an hour on two cores. The weights that are shipped had less than that: of the
-second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
+It learns from true renders only, of the levels single and full, at 32x32 and 64x64, a little
+spoiled as generated pictures are. Half an hour on two cores. The weights that are shipped had less
+than that: of the second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
 """
 
 from typing import NamedTuple
@@ -151,7 +151,7 @@ CYCLES = (Cycle(2_000, 24, 4e-3, 1.0), Cycle(3_000, 16, 2.5e-3, 0.5))
 
 
 def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool = True):
-    """Trains the reader on true renders of both levels at both sizes.
+    """Trains the reader on true renders of the levels single and full at both sizes.
 
     Returns:
       Its parameters, float32: a pure function of the arguments.

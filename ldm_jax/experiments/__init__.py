@@ -21,14 +21,14 @@ Experiments = dict[str, Callable[[], Experiment]]
 # The embedded scenes: all tasks of the paper, on a laptop; one for a GPU; one just to see it run.
 SCENES: Experiments = {
     "scenes": scenes.scenes,
-    "scenes-autoencoder": scenes.scenes_autoencoder,
     "scenes-class": scenes.scenes_class,
     "scenes-unconditional": scenes.scenes_unconditional,
-    "scenes-text": scenes.scenes_text,
     "scenes-layout": scenes.scenes_layout,
     "scenes-semantic": scenes.scenes_semantic,
-    "scenes-super-resolution": scenes.scenes_super_resolution,
     "scenes-inpainting": scenes.scenes_inpainting,
+    "scenes-autoencoder": scenes.scenes_autoencoder,
+    "scenes-text": scenes.scenes_text,
+    "scenes-super-resolution": scenes.scenes_super_resolution,
     "scenes-large": scenes.scenes_large,
     "smoke": scenes.smoke,
 }

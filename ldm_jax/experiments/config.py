@@ -28,8 +28,8 @@ class ScenesData:
 
     size: int = 32
     """Side of the pictures in pixels."""
-    level: Literal["single", "full"] = "single"
-    """One object (32 classes: shape and colour), or one to four of them."""
+    level: Literal["single", "pair", "full"] = "single"
+    """One object (32 classes: shape and colour), one or two, or one to four."""
     count: int = 16_384
     """Training pictures to draw."""
     validation_count: int = 512

@@ -75,7 +75,7 @@ def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) ->
         return box_report(images, truth["boxes"], truth["box_labels"], truth["image"])
     if kind == "semantic":
         return semantic_report(images, truth["semantic"], truth["image"])
-    if experiment.data.level == "full":
+    if experiment.data.level != "single":
         return caption_report(images, truth["caption"], truth["image"], truth["caption"])
     asked = truth["class_label"]
     return oracle.oracle_report(images, asked, truth["image"], asked)

@@ -21,11 +21,11 @@ from ldm_jax.evaluation.scene_reports import (
 COUNT = 64
 
 
-@pytest.fixture(scope="module", params=[32, 64])
+@pytest.fixture(scope="module", params=[(32, "full"), (64, "full"), (32, "pair")])
 def data(request):
-    source = ScenesSource(
-        request.param, "full", COUNT, seed=77, split="validation", extras=("semantic", "boxes")
-    )
+    size, level = request.param
+    extras = ("semantic", "boxes")
+    source = ScenesSource(size, level, COUNT, seed=77, split="validation", extras=extras)
     return source.read(range(COUNT))
 
 

@@ -56,7 +56,8 @@ class ScenesSource:
 
     Args:
       size: side of the pictures in pixels.
-      level: 'single' (one object; class = shape and colour) or 'full' (one to four objects).
+      level: 'single' (one object; class = shape and colour), 'pair' (one or two objects) or 'full'
+        (one to four).
       count: how many pictures the source holds.
       seed: another seed is another, independent set.
       split: 'train' or 'validation'; their scenes are independent.

@@ -15,7 +15,7 @@ SIZES = ("small", "large")
 MATERIALS = ("matte", "shiny")
 FLOORS = ("plain", "checkered", "wooden", "speckled")
 SKIES = ("day", "sunset", "overcast", "night")
-LEVELS = ("single", "full")
+LEVELS = ("single", "full", "pair")
 SPLITS = ("train", "validation")
 MAX_OBJECTS = 4
 MIN_VISIBLE = 12  # pixels at 64x64 that an object must show to count; other sizes in proportion
@@ -100,15 +100,21 @@ def sample_scene(rng: np.random.Generator, level: str, visible_pixels) -> Scene:
 
     Args:
       rng: its generator; the scene is a pure function of it.
-      level: 'single' (one object, close) or 'full' (one to four that may hide each other in part).
+      level: 'single' (one object, close), 'pair' (one or two, nearly as close) or 'full' (one to
+        four, farther away). Objects may hide each other in part.
       visible_pixels: function of a scene, the pixels that each object shows at 64x64. A scene where
         an object shows too few is drawn again, so that a caption never names what cannot be seen.
     """
     if level == "single":
         return _surroundings(rng, _close_camera(rng), (_close_object(rng),))
+    near = level == "pair"
     while True:
-        camera = _far_camera(rng)
-        objects = _place_objects(rng, camera, int(rng.integers(1, MAX_OBJECTS + 1)))
+        camera = _near_camera(rng) if near else _far_camera(rng)
+        count = int(rng.integers(1, (2 if near else MAX_OBJECTS) + 1))
+        if near:
+            objects = _place_objects(rng, camera, count, radii=(0.65, 0.95), depths=(4.6, 6.0))
+        else:
+            objects = _place_objects(rng, camera, count, radii=(0.55, 0.90), depths=(4.2, 8.4))
         if objects is None:
             continue
         scene = _surroundings(rng, camera, objects)
@@ -127,6 +133,11 @@ def _close_object(rng) -> SceneObject:
     return _object(rng, (0.70, 1.0), rng.uniform(-0.35, 0.35), rng.uniform(4.6, 5.1))
 
 
+def _near_camera(rng) -> Camera:
+    height = rng.uniform(2.3, 2.8)
+    return Camera(height, math.atan((height - 0.9) / 5.4), rng.uniform(0.37, 0.40))
+
+
 def _far_camera(rng) -> Camera:
     height = rng.uniform(2.7, 3.3)
     return Camera(height, math.atan((height - 0.9) / 7.0), rng.uniform(0.40, 0.44))
@@ -143,13 +154,13 @@ def _object(rng, radii, x, y) -> SceneObject:
     )
 
 
-def _place_objects(rng, camera, count):
+def _place_objects(rng, camera, count, radii, depths):
     """`count` objects that do not touch, each whole inside the picture; None if none was found."""
     objects = []
     for _ in range(30 * count):
-        y = rng.uniform(4.2, 8.4)
+        y = rng.uniform(*depths)
         half_width = y * camera.spread
-        one = _object(rng, (0.55, 0.90), rng.uniform(-half_width, half_width), y)
+        one = _object(rng, radii, rng.uniform(-half_width, half_width), y)
         if _inside(one, camera) and all(_apart(one, other) for other in objects):
             objects.append(one)
         if len(objects) == count:
