@@ -158,7 +158,7 @@ def scenes_text() -> Experiment:
     python train.py scenes-text --autoencoder.from-run runs/scenes-autoencoder
     """
     pair = scenes_autoencoder()
-    return replace(pair, diffusion=replace(pair.diffusion, steps=1800))
+    return replace(pair, diffusion=replace(pair.diffusion, steps=2200))
 
 
 def scenes_super_resolution() -> Experiment:

@@ -15,11 +15,16 @@ SIZES = ("small", "large")
 MATERIALS = ("matte", "shiny")
 FLOORS = ("plain", "checkered", "wooden", "speckled")
 SKIES = ("day", "sunset", "overcast", "night")
-LEVELS = ("single", "full", "pair")
+LEVELS = ("single", "full", "pair")  # a level's place seeds its scenes: further ones go last
 SPLITS = ("train", "validation")
 MAX_OBJECTS = 4
 MIN_VISIBLE = 12  # pixels at 64x64 that an object must show to count; other sizes in proportion
 
+# Level: (most objects, radii of small and large ones, nearest and farthest place).
+_CROWDS = {
+    "pair": (2, (0.65, 0.95), (4.6, 6.0)),
+    "full": (MAX_OBJECTS, (0.55, 0.90), (4.2, 8.4)),
+}
 # (base radius or half side, height) in multiples of the object's radius.
 _PROPORTIONS = {
     "ball": (1.0, 2.0),
@@ -107,14 +112,11 @@ def sample_scene(rng: np.random.Generator, level: str, visible_pixels) -> Scene:
     """
     if level == "single":
         return _surroundings(rng, _close_camera(rng), (_close_object(rng),))
-    near = level == "pair"
+    most, radii, distances = _CROWDS[level]
     while True:
-        camera = _near_camera(rng) if near else _far_camera(rng)
-        count = int(rng.integers(1, (2 if near else MAX_OBJECTS) + 1))
-        if near:
-            objects = _place_objects(rng, camera, count, radii=(0.65, 0.95), depths=(4.6, 6.0))
-        else:
-            objects = _place_objects(rng, camera, count, radii=(0.55, 0.90), depths=(4.2, 8.4))
+        camera = _near_camera(rng) if level == "pair" else _far_camera(rng)
+        count = int(rng.integers(1, most + 1))
+        objects = _place_objects(rng, camera, count, radii, distances)
         if objects is None:
             continue
         scene = _surroundings(rng, camera, objects)
@@ -154,11 +156,11 @@ def _object(rng, radii, x, y) -> SceneObject:
     )
 
 
-def _place_objects(rng, camera, count, radii, depths):
+def _place_objects(rng, camera, count, radii, distances):
     """`count` objects that do not touch, each whole inside the picture; None if none was found."""
     objects = []
     for _ in range(30 * count):
-        y = rng.uniform(*depths)
+        y = rng.uniform(*distances)
         half_width = y * camera.spread
         one = _object(rng, radii, rng.uniform(-half_width, half_width), y)
         if _inside(one, camera) and all(_apart(one, other) for other in objects):
