@@ -1,6 +1,6 @@
 """Every task of the paper on the scenes, trained and judged: the table of the README.
 
-    python benchmarks/tasks.py runs [--only layout semantic] [--perceptual-file FILE]
+    python benchmarks/tasks.py runs [--only layout "semantic map"] [--perceptual-file FILE]
 
 Trains what is not trained yet under that folder, one run a task, of which many share a first stage,
 and prints what the summaries say, then what guidance does to classes, and what the unconditional
