@@ -76,7 +76,7 @@ def rows(task: str, summary: dict) -> list[str]:
         (other,) = report.keys() - {"samples", "reconstructed"}
         cells = [task, ", ".join(measured.values()), said("samples")]
         cells += [f"{other.replace('_', ' ')} {said(other)}"]
-        cells += [f"reconstructions {said('reconstructed')}", minutes]
+        cells += [f"reconstructed {said('reconstructed')}", minutes]
         return [f"| {' | '.join(cells)} |"]
     report, lines = stage["oracle"], []
     for name, title in NUMBERS.items():
