@@ -1,4 +1,4 @@
-"""What a compiled program costs: memory, FLOPs, and the bytes its devices send one another."""
+"""What a compiled program costs: memory, FLOPs, cycles, and what its devices send one another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 # `%name = TYPE KIND(...` or `KIND-start(...`, whose end `KIND-done(...` is not another one.
 _COLLECTIVE = re.compile(rf' = ([^=%"]+?) ({"|".join(KINDS)})(-start)?\(')
 _COMMENT = re.compile(r"/\*.*?\*/")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 # The three ways to write the groups of devices: one by one, as an array, by axes of a mesh.
@@ -30,13 +31,6 @@ class Cost:
     temporary_bytes: int
     peak_bytes: int
     """Arguments + results + temporaries - what they share."""
-    roofline_s: float | None
-    """XLA's `optimal_seconds`; None where XLA knows no such thing (CPU).
-
-    For each instruction the longer of two times, that of its FLOPs at the peak rate of the chip's
-    matrix units and that of its bytes at the memory's bandwidth, summed over the instructions. Of
-    what chips send one another it counts the traffic in their memories alone.
-    """
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,20 @@ def cost_of(compiled: jax.stages.Compiled) -> Cost:
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes,
-        roofline_s=analysis.get("optimal_seconds"),
     )
+
+
+def estimated_cycles(hlo: str) -> int:
+    """Cycles of a TPU chip, as the compiler that chose its instructions estimates each of them.
+
+    They are summed as if one followed the other, without what is copied between memories at the
+    same time, and the body of a loop counts once. XLA's `optimal_seconds` will not do: it takes a
+    second off for each custom call.
+
+    Args:
+      hlo: an optimised HLO module; one for CPUs has no estimates, which makes 0.
+    """
+    return sum(int(cycles) for cycles in _CYCLES.findall(hlo))
 
 
 def collectives(hlo: str, devices: int) -> dict[str, Collectives]:

@@ -17,7 +17,11 @@ from ldm_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Chip:
-    """What Google Cloud's documentation says of a TPU chip; rates are per second."""
+    """What Google Cloud's documentation says of a TPU chip; rates are per second.
+
+    It has no clocks: those of v5e and v5p follow from the peak rate and four units of 128x128
+    a core for matrix products; v6e's is what its peak rate takes with four of 256x256.
+    """
 
     dimensions: int
     """Of the torus."""
@@ -25,15 +29,16 @@ class Chip:
     """Chips of a pod."""
     peak_flops: float
     """Of bfloat16 matrix products."""
+    clock: float
     hbm_bytes: float
     ici_bytes: float
     """What all its links to other chips together send."""
 
 
 CHIPS = {
-    "v5e": Chip(2, 256, 197e12, 16 * 2**30, 200e9),
-    "v5p": Chip(3, 8960, 459e12, 95 * 2**30, 600e9),
-    "v6e": Chip(2, 256, 918e12, 32 * 2**30, 400e9),
+    "v5e": Chip(2, 256, 197e12, 1.5e9, 16 * 2**30, 200e9),
+    "v5p": Chip(3, 8960, 459e12, 1.75e9, 95 * 2**30, 600e9),
+    "v6e": Chip(2, 256, 918e12, 1.75e9, 32 * 2**30, 400e9),
 }
 
 

@@ -98,9 +98,10 @@ def test_a_slice_of_tpu_chips_is_compiled_for(tmp_path):
     out = tmp_path / "estimate.json"
     text = alone(["smoke", *SMALL, "--topology", "v5e:2x2", "--out", str(out)])
     numbers = json.loads(out.read_text())
-    assert "ms at least" in text and "of 16 GiB" in text
+    assert "ms, MFU" in text and "of 16 GiB" in text
     assert (numbers["devices"], numbers["device_kind"]) == (4, "TPU v5 lite")
-    assert 0 < numbers["mfu"] < 1 and numbers["step_s"] >= numbers["cost"]["roofline_s"] > 0
+    assert 0 < numbers["mfu"] < 1
+    assert numbers["step_s"] > numbers["cost"]["argument_bytes"] / 819e9  # reads its weights
     assert numbers["examples_per_s"] == pytest.approx(16 / numbers["step_s"])
     assert numbers["collectives"]["all-reduce"]["sent_bytes"] > 0
 

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ldm_jax.training.cost import collectives, cost_of
+from ldm_jax.training.cost import collectives, cost_of, estimated_cycles
 from ldm_jax.training.sharding import make_mesh
 
 # Eight devices. One collective of each kind and form, and what only looks like one.
@@ -74,4 +74,9 @@ def test_those_of_a_real_program_are_found(fsdp, sent):
     assert (found.count, found.bytes, found.sent_bytes) == (1, 4000, 4000 * sent)
     cost = cost_of(compiled)
     assert cost.argument_bytes == 32_000 // fsdp and cost.peak_bytes >= cost.argument_bytes + 4000
-    assert cost.roofline_s is None  # of a CPU
+    assert estimated_cycles(compiled.as_text()) == 0  # of a CPU
+
+
+def test_cycles_of_instructions_add_up():
+    line = '%a = f32[2] fusion(%b), backend_config={"window_config":{"estimated_cycles":"1825"}}'
+    assert estimated_cycles(f"ENTRY %main {{ {line}\n {line.replace('1825', '75')} }}") == 1900

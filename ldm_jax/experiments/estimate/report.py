@@ -22,7 +22,7 @@ from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.estimate.step import abstract_step
 from ldm_jax.experiments.run_dir import check_writable
 from ldm_jax.training.compile import count_parameters, lower
-from ldm_jax.training.cost import Collectives, Cost, collectives, cost_of
+from ldm_jax.training.cost import Collectives, Cost, collectives, cost_of, estimated_cycles
 from ldm_jax.training.sharding import make_mesh
 from ldm_jax.training.topology import Chip, machine
 
@@ -70,10 +70,10 @@ class Estimate:
     hbm_bytes: float | None
     """Of one chip."""
     step_s: float | None
-    """No step takes less: see `least_seconds`. An estimate, not a measurement."""
+    """An estimate, not a measurement: see `step_seconds`."""
     mfu: float | None
-    """FLOPs of a chip / (step_s x its peak rate for bfloat16), so that no step has more. What XLA
-    computes twice to save memory counts twice."""
+    """FLOPs of a chip / (step_s x its peak rate for bfloat16). What XLA computes twice to save
+    memory counts twice."""
     examples_per_s: float | None
     compile_s: float
     versions: dict[str, str]
@@ -98,10 +98,11 @@ def estimate(name: str, command: EstimateCommand) -> str:
     key = jax.eval_shape(lambda: jax.random.key(0))
     state, lowered = lower(step.stage, mesh, key, step.batch, step.constants)
     compiled = _compile(lowered, f"{command.topology}, {_of(mesh.shape)}")
-    cost, sent = cost_of(compiled), collectives(compiled.as_text(), mesh.size)
+    cost, hlo = cost_of(compiled), compiled.as_text()
+    sent = collectives(hlo, mesh.size)
     config, chip = getattr(experiment, command.stage), place.chip
     batch_size, parts = config.batch_size, config.accumulate  # XLA counts a loop over parts once
-    step_s = chip and parts * least_seconds(cost, sent, chip)
+    step_s = chip and parts * step_seconds(estimated_cycles(hlo), sent, chip)
     result = Estimate(
         experiment=name,
         stage=command.stage,
@@ -129,9 +130,9 @@ def estimate(name: str, command: EstimateCommand) -> str:
     return "\n".join(_lines(result))
 
 
-def least_seconds(cost: Cost, sent: dict[str, Collectives], chip: Chip) -> float:
-    """max(roofline of FLOPs and memory, sent bytes / what all links of a chip send in a second)."""
-    return max(cost.roofline_s, sum(kind.sent_bytes for kind in sent.values()) / chip.ici_bytes)
+def step_seconds(cycles: int, sent: dict[str, Collectives], chip: Chip) -> float:
+    """The longer of two times: of a chip's cycles, and of what all its links together send."""
+    return max(cycles / chip.clock, sum(kind.sent_bytes for kind in sent.values()) / chip.ici_bytes)
 
 
 def _compile(lowered: jax.stages.Lowered, where: str) -> jax.stages.Compiled:
@@ -179,8 +180,8 @@ def _lines(result: Estimate) -> Iterator[str]:
         yield "               can be compiled for where libtpu is installed, without a TPU"
         return
     yield (
-        f"  a step       {1e3 * result.step_s:.1f} ms at least, MFU {result.mfu:.0%} and "
-        f"{result.examples_per_s:,.0f} examples a second at most: an estimate, nothing was run"
+        f"  a step       {1e3 * result.step_s:.1f} ms, MFU {result.mfu:.0%}, "
+        f"{result.examples_per_s:,.0f} examples a second: the compiler's estimate, nothing was run"
     )
 
 
