@@ -6,6 +6,7 @@ Trains what is not trained yet under that folder, one run a task, of which many 
 and prints what the summaries say, then what guidance does to classes, and what the unconditional
 model can be led to. Super-resolution has a regression of the same size beside it:
 the same network on the same condition, which predicts the latent at once (T = 1).
+FOLDER/tasks.png shows eight conditions, samples and truths of each task that has pictures of them.
 """
 
 import argparse
@@ -13,6 +14,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 HERE = Path(__file__).parent
 REGRESSION = "--diffusion.prediction z_0 --sampling.steps 1 --diffusion.schedule.timesteps 1 "
@@ -39,6 +43,7 @@ NUMBERS = {
     "mean_iou": "mean IoU",
 }
 DISTANCES = {"lpips_squeezenet": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
+PICTURED = ("layout", "semantic map", "in-painting", "super-resolution")
 
 
 def train(folder: Path, name: str, options: list) -> Path:
@@ -89,6 +94,18 @@ def rows(task: str, summary: dict) -> list[str]:
     return lines
 
 
+def picture(figures: list[Path]) -> Image.Image:
+    """The first conditions, samples and truths of each figure, three rows, below each other."""
+    strips = []
+    for file in figures:
+        figure = Image.open(file)
+        groups = -(-int(figure.text["num_images"]) // 8)  # each of three rows of eight
+        strip = figure.crop((0, 0, figure.width, figure.height // groups))
+        # Conditions are shown at the side that suits them, here all at one.
+        strips.append(np.array(strip.resize((1038, 390))))
+    return Image.fromarray(np.concatenate(strips))
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
@@ -102,6 +119,10 @@ def main():
     for task in options.only:
         lines += rows(task, trained_task(options.folder, task, options.perceptual_file))
     print("\n".join(lines), flush=True)
+    pictured = [TASKS[task][0] for task in options.only if task in PICTURED]
+    if pictured:
+        figures = [options.folder / name / "samples.png" for name in pictured]
+        picture(figures).save(options.folder / "tasks.png")
     after = {
         "class": ["guidance_scale.py", options.folder / "scenes-class"],
         "unconditional": ["unconditional.py", options.folder / "scenes-unconditional"],
