@@ -109,7 +109,7 @@ def scenes_layout() -> Experiment:
 
     python train.py scenes-layout --autoencoder.from-run runs/scenes
     """
-    return _single("layout", steps=1500, guidance=2.0)
+    return _single("layout", steps=2400, guidance=2.0)
 
 
 def scenes_semantic() -> Experiment:
@@ -117,7 +117,7 @@ def scenes_semantic() -> Experiment:
 
     python train.py scenes-semantic --autoencoder.from-run runs/scenes
     """
-    return _single("semantic", steps=1200)
+    return _single("semantic", steps=2800)
 
 
 def scenes_inpainting() -> Experiment:
@@ -185,7 +185,7 @@ def scenes_super_resolution() -> Experiment:
             # In equal time, small batches and a short memory of gradients learn more here.
             optimiser=replace(pair.diffusion.optimiser, b2=0.99),
             batch_size=8,
-            steps=2500,
+            steps=5000,
         ),
         sampling=replace(pair.sampling, guidance=1.0, num_images=24),
     )
