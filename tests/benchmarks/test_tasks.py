@@ -4,9 +4,11 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ldm_jax.experiments import EXPERIMENTS, command
+from ldm_jax.plots import save_png
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCORES = {
@@ -94,3 +96,15 @@ def test_rows(tasks):
     assert tasks.rows("sr", {"diffusion": RESTORED | {"seconds": 600}}) == [
         "| sr | PSNR, SSIM | 27.2, 0.834 | bicubic 22.2, 0.7 | reconstructed 28.9, 0.88 | 10 min |"
     ]
+
+
+def test_the_picture_has_the_first_rows_of_each_figure(tasks, tmp_path):
+    files = []
+    for i, count in enumerate((32, 24)):
+        pixels = np.zeros((-(-count // 8) * 30, 80, 3), np.uint8)
+        pixels[:30] = 100 + i
+        files.append(tmp_path / f"{i}.png")
+        save_png(files[-1], pixels, {"num_images": count})
+    seen = np.array(tasks.picture(files))
+    assert seen.shape == (780, 1038, 3)
+    assert (seen[:390] == 100).all() and (seen[390:] == 101).all()
