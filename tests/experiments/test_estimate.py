@@ -15,6 +15,8 @@ from ldm_jax.experiments.command import estimate_main
 from ldm_jax.experiments.estimate import report
 from ldm_jax.experiments.estimate.step import abstract_step
 from ldm_jax.training import sharding
+from ldm_jax.training.cost import Collectives
+from ldm_jax.training.topology import CHIPS
 
 SMALL = """
     --data.size 8 --data.count 16
@@ -91,6 +93,15 @@ def alone(words):
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 0, ended
     return ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("flops", "cycles", "sent", "seconds"),
+    [(197e9, 3e6, 0, 2e-3), (591e9, 3e6, 0, 3e-3), (197e9, 3e6, 8e8, 4e-3), (197e9, 0, 0, 1e-3)],
+)
+def test_a_step_takes_the_longest_of_its_times(flops, cycles, sent, seconds):
+    links = {"all-reduce": Collectives(1, int(sent), int(sent))}
+    assert report.step_seconds(flops, cycles, links, CHIPS["v5e"]) == pytest.approx(seconds)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu")

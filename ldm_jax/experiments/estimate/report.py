@@ -102,7 +102,7 @@ def estimate(name: str, command: EstimateCommand) -> str:
     sent = collectives(hlo, mesh.size)
     config, chip = getattr(experiment, command.stage), place.chip
     batch_size, parts = config.batch_size, config.accumulate  # XLA counts a loop over parts once
-    step_s = chip and parts * step_seconds(estimated_cycles(hlo), sent, chip)
+    step_s = chip and parts * step_seconds(cost.flops, estimated_cycles(hlo), sent, chip)
     result = Estimate(
         experiment=name,
         stage=command.stage,
@@ -130,9 +130,13 @@ def estimate(name: str, command: EstimateCommand) -> str:
     return "\n".join(_lines(result))
 
 
-def step_seconds(cycles: int, sent: dict[str, Collectives], chip: Chip) -> float:
-    """The longer of two times: of a chip's cycles, and of what all its links together send."""
-    return max(cycles / chip.clock, sum(kind.sent_bytes for kind in sent.values()) / chip.ici_bytes)
+def step_seconds(flops: float, cycles: int, sent: dict[str, Collectives], chip: Chip) -> float:
+    """The longest of three times: of a chip's cycles, of its FLOPs at the peak rate, of its links.
+
+    The second is there so that no MFU exceeds 1, whatever the compiler's estimates leave out.
+    """
+    sent_bytes = sum(kind.sent_bytes for kind in sent.values())
+    return max(cycles / chip.clock, flops / chip.peak_flops, sent_bytes / chip.ici_bytes)
 
 
 def _compile(lowered: jax.stages.Lowered, where: str) -> jax.stages.Compiled:
