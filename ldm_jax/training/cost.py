@@ -75,11 +75,13 @@ def collectives(hlo: str, devices: int) -> dict[str, Collectives]:
     """The collectives of an optimised HLO module, by kind; those that it has none of are left out.
 
     A TPU spreads one collective over several fusions, each of which names it: what has the same
-    channel is one.
+    channel is one. Its reduce-scatter is a fusion of an all-reduce and the slice that is kept.
     """
     found = {kind: [] for kind in KINDS}
-    seen = set()
+    seen, scattered = set(), False
     for line in hlo.splitlines():
+        if line.endswith("{"):  # the first line of a computation: `%name (arguments) -> result {`
+            scattered = line.startswith("%all-reduce-scatter")
         if (match := _COLLECTIVE.search(_COMMENT.sub("", line))) is None:
             continue
         result, kind, started = match.groups()
@@ -89,8 +91,10 @@ def collectives(hlo: str, devices: int) -> dict[str, Collectives]:
             seen.add(channel[1])
         if started and kind != "all-reduce":  # (operand, result, ...)
             result = _elements(result)[1]
-        size = sum(map(_bytes, _ARRAY.finditer(result)))
-        found[kind].append((size, _sent(kind, size, _group_size(line) or devices)))
+        size, n = sum(map(_bytes, _ARRAY.finditer(result))), _group_size(line) or devices
+        if scattered and kind == "all-reduce":
+            kind, size = "reduce-scatter", size // n
+        found[kind].append((size, _sent(kind, size, n)))
     return {
         kind: Collectives(len(sizes), sum(s for s, _ in sizes), round(sum(s for _, s in sizes)))
         for kind, sizes in found.items()

@@ -27,6 +27,12 @@ replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'b'}, dimensions={0}
 replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]T(1,0)) {'b'}, dimensions={0}
 }
 
+%all-reduce-scatter.7 (input: bf16[16,4]) -> bf16[4,4] {
+  %all-reduce.7 = bf16[16,4]{1,0:T(8,128)(2,1)} all-reduce(%input), channel_id=7, \
+replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %slice = bf16[4,4]{1,0} dynamic-slice(%all-reduce.7, %i, %zero), dynamic_slice_sizes={4,4}
+}
+
 ENTRY %main (p: f32[8,4]) -> f32[8,4] {
   %all-reduce.1 = f32[8,4]{1,0:T(8,128)} all-reduce(%p), channel_id=1, \
 replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
@@ -52,8 +58,8 @@ def test_collectives_are_counted_with_their_bytes():
         "all-reduce": (2, 128 + 48, 192 + 72),
         # one of 96 bytes in two fusions, and another
         "all-gather": (2, 96 + 96, 72 + 72),
-        # eight devices keep 16 bytes each of 128
-        "reduce-scatter": (1, 16, 112),
+        # eight devices keep 16 bytes each of 128, and four 32 each of 128
+        "reduce-scatter": (2, 16 + 32, 112 + 96),
         "all-to-all": (1, 16, 8),
         "collective-permute": (1, 20, 20),
     }
