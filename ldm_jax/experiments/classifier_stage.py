@@ -15,7 +15,7 @@ from ldm_jax.experiments.models import Classifier, SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
 from ldm_jax.experiments.stages import Trained, train_stage
-from ldm_jax.training.sharding import fetch, in_batches
+from ldm_jax.training.sharding import fetch, gathered, in_batches
 
 NAME = "classifier"
 SCORED = 1024  # held-out pictures that are classified, at most
@@ -83,7 +83,7 @@ def score_classifier(
 
     right = in_batches(
         is_right,
-        (trained.weights, trained.state.constants),
+        gathered((trained.weights, trained.state.constants), mesh),
         (
             batch["image"][rows],
             batch["class_label"][rows].astype(np.int32),

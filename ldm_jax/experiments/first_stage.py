@@ -22,7 +22,7 @@ from ldm_jax.experiments.run_dir import RunDir, differences, to_json
 from ldm_jax.experiments.stages import train_stage
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.training.processes import together
-from ldm_jax.training.sharding import fetch, in_batches, process_rows, put
+from ldm_jax.training.sharding import fetch, gathered, in_batches, process_rows, put
 from ldm_jax.training.state import TrainState
 
 NAME = "autoencoder"
@@ -126,7 +126,8 @@ def train_autoencoder(
 
     def preview(state: TrainState, step: int) -> None:
         weights = state.params if state.ema is None else state.ema
-        x_hat = in_batches(reconstruct, (weights["autoencoder"],), (held_out,), mesh)
+        weights = gathered(weights["autoencoder"], mesh)
+        x_hat = in_batches(reconstruct, (weights,), (held_out,), mesh)
         if jax.process_index() == 0:
             file = run.sample_file(f"autoencoder_{step:07d}")
             plots.save_png(file, plots.reconstructions(held_out, x_hat))
@@ -149,11 +150,11 @@ def train_autoencoder(
         key,
         constants=lambda: constants,
         preview=preview,
-        edit=_revival(first, data, experiment.seed) if first.bottleneck == "vq" else None,
+        edit=_revival(first, data, mesh, experiment.seed) if first.bottleneck == "vq" else None,
         edit_every=config.revive_every,
     )
-    weights = trained.weights["autoencoder"]
-    scores = score_autoencoder(experiment, data, mesh, weights, trained.state.constants)
+    weights, constants = gathered((trained.weights["autoencoder"], trained.state.constants), mesh)
+    scores = score_autoencoder(experiment, data, mesh, weights, constants)
     return weights, trained.summary | scores
 
 
@@ -196,7 +197,7 @@ def _counts(encoded: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def _revival(
-    first: FirstStage, data: OpenData, seed: int
+    first: FirstStage, data: OpenData, mesh: jax.sharding.Mesh, seed: int
 ) -> Callable[[TrainState, int], TrainState]:
     """(state, step) -> the state with codes that no training picture uses put onto latents."""
     encode = jax.jit(first.encode)
@@ -209,8 +210,9 @@ def _revival(
         rng = np.random.default_rng([seed, 2, step])
         rows = rng.permutation(len(data.train))[:REVIVED]
         pictures = data.train.read(np.sort(rows))["image"]
-        encoded = fetch(encode(state.params["autoencoder"], pictures))
-        counts = fetch(_counts(encoded, state.params["autoencoder"]["codebook"]))
+        weights = gathered(state.params["autoencoder"], mesh)
+        encoded = fetch(encode(weights, pictures))
+        counts = fetch(_counts(encoded, weights["codebook"]))
         key = jax.random.key(rng.integers(2**31))
 
         def with_codebook(params):  # the average too, where codes in use keep theirs

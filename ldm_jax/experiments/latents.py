@@ -37,7 +37,7 @@ def cached_latents(
     Each device encodes its share, and every process keeps all: an epoch has a new order, in which
     any of them may come to need any picture.
     """
-    encode, params = jax.jit(first.encode), put(params, tree_sharding(params, mesh))
+    encode, params = jax.jit(first.encode), put(params, tree_sharding(params, mesh, in_use=True))
     n, parts = len(data.train), []
     size = AT_ONCE * mesh.size
     with tqdm(total=n, desc="encoding pictures", unit="picture", disable=_silent()) as bar:

@@ -17,7 +17,7 @@ from ldm_jax.experiments.latents import latent_loader
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.stages import Trained, train_stage
-from ldm_jax.training.sharding import batch_sharding, fetch
+from ldm_jax.training.sharding import batch_sharding, fetch, gathered
 from ldm_jax.training.state import TrainState
 
 NAME = "diffusion"
@@ -109,10 +109,12 @@ def draw(
 ) -> np.ndarray:
     """A picture for each of these conditions by the experiment's own settings: bytes `[n, ...]`."""
     settings = experiment.sampling
+    average = state.params if state.ema is None else state.ema
+    weights, constants = gathered((average, state.constants), mesh)
     images = second.generator(
-        state.params if state.ema is None else state.ema,
-        state.constants,
-        second.ys(state.constants, held_out.seen),
+        weights,
+        constants,
+        second.ys(constants, held_out.seen),
         num_images=len(held_out.truth["image"]),
         sampler=settings.sampler,
         steps=settings.steps,

@@ -28,13 +28,13 @@ def placed(
 ) -> tuple[tuple[dict, dict], jax.sharding.NamedSharding]:
     """(the weights on the devices, how batches are split over these), for n pictures.
 
-    The mesh is the run's own where the devices allow it; else each of them has all weights. No
-    more devices than pictures are taken, unless the weights are split over them, or they belong to
-    several processes.
+    Over `tensor` they are split as in the run where the devices allow it; else each of them has all
+    weights. No more devices than pictures are taken, unless the weights are split over them, or
+    they belong to several processes.
     """
-    mesh, devices = experiment.mesh, jax.devices()
-    if mesh.fsdp * mesh.tensor > 1 and len(devices) % (mesh.fsdp * mesh.tensor) == 0:
-        mesh = make_mesh(-1, mesh.fsdp, mesh.tensor)
+    tensor, devices = experiment.mesh.tensor, jax.devices()
+    if tensor > 1 and len(devices) % tensor == 0:
+        mesh = make_mesh(-1, 1, tensor)
     else:
         mesh = make_mesh(devices=devices[:n] if jax.process_count() == 1 else devices)
     return put(weights, tree_sharding(weights, mesh)), batch_sharding(mesh)

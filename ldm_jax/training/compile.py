@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ldm_jax.training.cost import cost_of
-from ldm_jax.training.sharding import batch_sharding, tree_sharding
+from ldm_jax.training.sharding import batch_sharding, gather, scatter, tree_sharding
 from ldm_jax.training.state import Metrics, Stage, TrainState, init_state, train_step
 
 
@@ -51,8 +51,12 @@ def lower(
     shardings = tree_sharding(shapes, mesh)
     abstract_state = jax.tree.map(_as_struct, shardings, shapes)
 
+    def grads(params, constants, batch, key, step):
+        grads, metrics = stage.grads(*gather((params, constants), mesh), batch, key, step)
+        return scatter(grads, mesh), metrics
+
     def step(state, batch, key):
-        return train_step(state, batch, stage=stage, key=key)
+        return train_step(state, batch, stage=replace(stage, grads=grads), key=key)
 
     # Without out_shardings XLA may hand back a replicated state; donation updates it in place.
     jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)

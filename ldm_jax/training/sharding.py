@@ -1,9 +1,10 @@
 """Where arrays live: one mesh, one rule for every tree, one rule for batches, one way back.
 
 The mesh has three axes. `data` and `fsdp` both split the batch; `fsdp` also splits each large
-weight (and its moments and its average) along one dimension; `tensor` splits the attention and
-feed-forward projections as TENSOR_RULES says. XLA inserts the communication (AxisType.Auto), so a
-sharding never changes a result beyond rounding, and no model code knows of it.
+weight (and its moments and its average) along one dimension where it is kept, not where it is used;
+`tensor` splits the attention and feed-forward projections as TENSOR_RULES says. XLA inserts the
+communication (AxisType.Auto), so a sharding never changes a result beyond rounding, and no model
+code knows of it.
 
 The devices may belong to several processes, each of which reaches its own alone. `put_batch` and
 `put` make global arrays of what a process has in memory, `fetch` brings one back to all of them.
@@ -56,24 +57,51 @@ def make_mesh(
     return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
 
 
-def tree_sharding(abstract_tree: Any, mesh: Mesh, rules=TENSOR_RULES) -> Any:
+def tree_sharding(abstract_tree: Any, mesh: Mesh, *, in_use: bool = False) -> Any:
     """The same tree with a NamedSharding for each leaf (anything with a `.shape`).
 
-    It goes by the end of a leaf's path, so weights, their average and their moments agree.
+    It goes by the end of a leaf's path, so weights, their average and their moments agree. With
+    `in_use` for a computation that reads the leaves, otherwise for keeping them.
     """
 
     def of_leaf(path, leaf) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, _spec(name, leaf.shape, mesh, rules))
+        spec = _spec(name, leaf.shape, mesh)
+        if in_use:
+            spec = P(*(None if axis == "fsdp" else axis for axis in spec))
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(of_leaf, abstract_tree)
 
 
-def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules) -> P:
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Kept arrays as a program uses them, called inside of it.
+
+    Without it XLA may move the activations in place of the weights, those of the whole batch to
+    every device, where a convolution's weight is split and its input has just been enlarged.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, tree_sharding(tree, mesh, in_use=True))
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """The same before a program that does not gather."""
+    return jax.device_put(tree, tree_sharding(tree, mesh, in_use=True))
+
+
+def scatter(tree: Any, mesh: Mesh) -> Any:
+    """Gradients of arrays in use, summed over the devices, as those arrays are kept."""
+    if mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(gather(tree, mesh), tree_sharding(tree, mesh))
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     if math.prod(shape) < SMALLEST_SHARDED:
         return P()
     axes = [None] * len(shape)
-    last_axes = next((spec for regex, spec in rules if re.search(regex, name)), P())
+    last_axes = next((spec for regex, spec in TENSOR_RULES if re.search(regex, name)), P())
     if len(last_axes) <= len(shape):
         axes[len(shape) - len(last_axes) :] = last_axes
     axes = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, shape, strict=True)]

@@ -13,6 +13,7 @@ from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import DataFacts
 from ldm_jax.training import sharding
 from ldm_jax.training.compile import prepare
+from ldm_jax.training.cost import collectives
 from ldm_jax.training.sharding import make_mesh, put_batch
 from ldm_jax.training.state import Stage
 
@@ -41,7 +42,7 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def trained_on(experiment):
-    """`trained_on(stage, mesh)`: (every metric of the first steps, the state after them)."""
+    """`trained_on(stage, mesh)`: (every metric of the first steps, state after them, program)."""
     second = SecondStage(experiment, DataFacts(3, "text", (), tuple("abcdefgh"), 5))
     rng = np.random.default_rng(0)
 
@@ -70,7 +71,8 @@ def trained_on(experiment):
         for one in batches[stage]:
             state, metrics = step(state, put_batch(one, mesh))
             rows.append(metrics)
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}, state
+        metrics = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return metrics, state, step.compiled.as_text()
 
     return run
 
@@ -79,12 +81,13 @@ def trained_on(experiment):
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_eight_devices_train_as_one(stage, trained_on, one_device, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 64)  # so that fsdp splits these networks too
-    one, alone = trained_on(stage, one_device)
+    one, alone, _ = trained_on(stage, one_device)
     assert {len(values) for values in one.values()} == {STEPS}
     assert np.isfinite(list(one.values())).all() and one["loss"][-1] != one["loss"][0]
+    sent = {}
     for sizes in MESHES:
         mesh = make_mesh(**sizes)
-        many, state = trained_on(stage, mesh)
+        many, state, program = trained_on(stage, mesh)
         for name in one:
             exact = {"rtol": 1e-5} if "loss" in name else {"rtol": 1e-4, "atol": 1e-5}
             np.testing.assert_allclose(many[name], one[name], **exact, err_msg=f"{name} {sizes}")
@@ -93,6 +96,18 @@ def test_eight_devices_train_as_one(stage, trained_on, one_device, monkeypatch):
         )
         for part in ("params", "ema", "opt_state"):
             check_split(getattr(state, part), mesh)
+        sent[tuple(sizes)] = collectives(program, mesh.size)
+        if sizes.keys() == {"data", "fsdp"}:
+            split = [x for x in jax.tree.leaves(state.params) if not x.is_fully_replicated]
+            check_sent(sent["data",], sent["data", "fsdp"], sum(x.nbytes for x in split))
+
+
+def check_sent(by_data, by_fsdp, split):
+    """With fsdp the weights are gathered, once, beside the sums that there are without it: no
+    activation moves."""
+    assert by_data.keys() == {"all-reduce"} and by_fsdp.keys() == {"all-reduce", "all-gather"}
+    assert by_fsdp["all-gather"].bytes == split
+    assert by_fsdp["all-reduce"].bytes == pytest.approx(by_data["all-reduce"].bytes, rel=0.05)
 
 
 def check_split(tree, mesh):
