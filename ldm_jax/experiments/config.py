@@ -279,9 +279,9 @@ class MeshConfig:
     data: int = -1
     """Ways to split the batch; -1: as many as are left."""
     fsdp: int = 1
-    """Ways to split batch, parameters and optimiser state."""
+    """Ways to split the batch, and parameters and optimiser state where they are kept."""
     tensor: int = 1
-    """Ways to split the attention layers."""
+    """Ways to split attention and feed-forward layers; best a divisor of the number of heads."""
 
 
 @dataclass(frozen=True)
