@@ -94,7 +94,7 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
     """Gradients of arrays in use, summed over the devices, as those arrays are kept."""
     if mesh.shape["fsdp"] == 1:
         return tree
-    # First whole: asked for the parts alone, XLA moves activations to where the parts are kept.
+    # First whole: asked for the parts at once, XLA sums a fourth more than the gradients.
     return jax.lax.with_sharding_constraint(gather(tree, mesh), tree_sharding(tree, mesh))
 
 
