@@ -1,4 +1,4 @@
-"""python sample.py RUN [--caption "..."] [...]: draws pictures from a trained run. See --help."""
+"""python sample.py RUN [--caption "..."] [...]: draws images from a trained run. See --help."""
 
 import sys
 

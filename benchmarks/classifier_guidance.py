@@ -1,9 +1,9 @@
-"""What does a classifier's guidance do (App. C)? Pictures without a caption, led to a class.
+"""What does a classifier's guidance do (App. C)? Images without a caption, led to a class.
 
     python benchmarks/classifier_guidance.py runs/scenes
 
 takes a run of scenes whose classifier is trained too (`python train.py scenes --stage classifier
---run-dir runs/scenes`), and prints, for each scale of the guide, how many pictures show shape and
+--run-dir runs/scenes`), and prints, for each scale of the guide, how many images show shape and
 colour of their class (the oracle's reading). The model is given the null condition throughout, so
 the class comes from the classifier of noisy latents alone.
 """
@@ -23,7 +23,7 @@ def main():
     arguments.add_argument("--steps", type=int, default=25)
     arguments.add_argument("--scales", type=float, nargs="+", default=(0, 1, 2, 5, 10))
     options = arguments.parse_args()
-    trained, n = TrainedRun(options.run, options.pictures), options.pictures
+    trained, n = TrainedRun(options.run, options.images), options.images
     classifier = Classifier(trained.experiment, trained.facts, trained.second)
     name = "ema" if trained.experiment.classifier.ema_decay else "params"
     judge = trained.run.checkpoints(NAME).restore_part([name])[name]
@@ -32,13 +32,13 @@ def main():
     nothing = np.repeat(trained.second.generator.null[None], n, axis=0)
     print("| scale | shape as asked | colour as asked | both |\n|---|---|---|---|")
     for scale in options.scales:
-        pictures = trained.draw(
+        images = trained.draw(
             nothing,
             steps=options.steps,
             guides=[Guide(classifier.log_p, judge, classes, scale)],
             progress=f"scale {scale:g}",
         )
-        right = agreement(pictures, classes)
+        right = agreement(images, classes)
         row = " | ".join(f"{right[what]:.1%}" for what in ("shape", "colour", "both"))
         print(f"| {scale:g} | {row} |", flush=True)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/full_size_forward.py
 
-prints, for the UNet of celeba256 on 3x64x64 latents and for kl-f8 on a 256x256 picture: parameters,
+prints, for the UNet of celeba256 on 3x64x64 latents and for kl-f8 on a 256x256 image: parameters,
 operations, seconds to compile, seconds a pass (median of three), peak memory of the process.
 """
 
@@ -18,7 +18,7 @@ from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.mechanism import build_model
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.parameters import fresh, graph_of
 
 
@@ -48,7 +48,7 @@ def main():
     celeba = EXPERIMENTS["celeba256"]()
     measure(
         "celeba256 UNet",
-        lambda rngs: build_model(celeba, DataFacts(channels=3, condition="none"), rngs),
+        lambda rngs: build_model(celeba, DataInfo(channels=3, condition="none"), rngs),
         lambda model, z_t, t: model(z_t, t),
         jax.random.normal(jax.random.key(1), (1, 64, 64, 3)),
         jnp.array([500]),

@@ -2,9 +2,9 @@
 
     python benchmarks/guidance_scale.py runs/scenes-class
 
-takes a run of single scenes by class, and prints for each guidance scale how many pictures show
-shape and colour of their class (the oracle's reading), and how different pictures of one class
-still are (the standard deviation over pictures of each pixel, averaged), beside true renders.
+takes a run of single scenes by class, and prints for each guidance scale how many images show
+shape and colour of their class (the oracle's reading), and how different images of one class
+still are (the standard deviation over images of each pixel, averaged), beside true renders.
 """
 
 import numpy as np
@@ -13,26 +13,26 @@ from trained_run import TrainedRun, options_of
 from ldm_jax.evaluation.oracle import agreement
 
 
-def variety(pictures: np.ndarray, classes: np.ndarray) -> float:
-    """In bytes: 0 where all pictures of a class are one."""
-    spread = [pictures[classes == c].std(axis=0).mean() for c in np.unique(classes)]
+def variety(images: np.ndarray, classes: np.ndarray) -> float:
+    """In bytes: 0 where all images of a class are one."""
+    spread = [images[classes == c].std(axis=0).mean() for c in np.unique(classes)]
     return float(np.mean(spread))
 
 
 def main():
-    arguments = options_of(__doc__, pictures=512)
+    arguments = options_of(__doc__, images=512)
     arguments.add_argument("--scales", type=float, nargs="+", default=(1, 1.5, 2, 3, 5, 8))
     arguments.add_argument("--steps", type=int, default=25)
     options = arguments.parse_args()
-    trained, n = TrainedRun(options.run, options.pictures), options.pictures
+    trained, n = TrainedRun(options.run, options.images), options.images
     classes = np.arange(n) % len(trained.facts.class_names)
     names = ("shape", "colour", "both")
     print("| scale | shape as asked | colour as asked | both | variety |\n|---|---|---|---|---|")
 
-    def row(title, pictures, classes):
-        right = agreement(pictures, classes)
+    def row(title, images, classes):
+        right = agreement(images, classes)
         shares = " | ".join(f"{right[name]:.1%}" for name in names)
-        print(f"| {title} | {shares} | {variety(pictures, classes):.1f} |", flush=True)
+        print(f"| {title} | {shares} | {variety(images, classes):.1f} |", flush=True)
 
     for scale in options.scales:
         settings = {"steps": options.steps, "guidance": scale, "progress": f"scale {scale:g}"}

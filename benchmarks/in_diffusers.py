@@ -37,7 +37,7 @@ def unet(config: UNetConfig, params: dict, c: int, context_dim: int) -> torch.nn
 
 
 def autoencoder(config: AutoencoderConfig, params: dict, channels: int) -> torch.nn.Module:
-    """Of pictures with so many channels, with a KL bottleneck."""
+    """Of images with so many channels, with a KL bottleneck."""
     assert config.bottleneck == "kl" and not config.attention_factors
     levels = len(config.channel_mult)
     network = AutoencoderKL(
@@ -74,7 +74,7 @@ def channels_first(array, device: str) -> torch.Tensor:
 
 
 def tensors(arrays: dict, device: str) -> dict[str, torch.Tensor]:
-    """Pictures and latents with their channels first, all else as it is."""
+    """Images and latents with their channels first, all else as it is."""
     return {
         name: channels_first(array, device)
         if np.ndim(array) == 4

@@ -1,4 +1,4 @@
-"""How many pictures a second the input pipeline makes, and whether a step waits for them.
+"""How many images a second the input pipeline makes, and whether a step waits for them.
 
     python benchmarks/loader.py --folder PHOTOGRAPHS --step-ms 30
 

@@ -33,7 +33,7 @@ from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.unet import UNet
 from ldm_jax.parameters import fresh, graph_of
-from ldm_jax.sampling.sample import noise_like, picture_keys, sample
+from ldm_jax.sampling.sample import image_keys, noise_like, sample
 from ldm_jax.sampling.single_step import ddim_step
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
@@ -50,7 +50,7 @@ class Drawing:
     def __init__(self, size: sbs.UNetSize, batch: int, steps: int, dtype):
         self.size, self.steps, self.dtype = size, steps, dtype
         self.params = sbs.random_weights(partial(fresh, self.builder(dtype)))
-        self.keys = picture_keys(0, jnp.arange(batch))
+        self.keys = image_keys(0, jnp.arange(batch))
         self.z_T = np.asarray(noise_like(self.keys, size.latent))
         self.context = None
         if size.tokens:
@@ -220,7 +220,7 @@ def main():
         f"{options.size}: {parameters:,} parameters, {c}x{h}x{w} latents, {options.steps} steps of "
         f"DDIM, batch {options.batch}, {options.precision}, {options.rounds} rounds; "
         f"{sbs.machine_line(figures['machine'])}\n\n"
-        "| | seconds | pictures a second | time, ratio (all rounds) | first call | apart |\n"
+        "| | seconds | images a second | time, ratio (all rounds) | first call | apart |\n"
         "|---|---|---|---|---|---|"
     )
     for row in rows:

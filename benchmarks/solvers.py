@@ -2,8 +2,8 @@
 
     python benchmarks/solvers.py runs/scenes
 
-prints, for each solver and number of steps, the share of pictures that show shape and colour as
-asked (the oracle's reading, guidance 3), and how far they are from the pictures that 200 steps of
+prints, for each solver and number of steps, the share of images that show shape and colour as
+asked (the oracle's reading, guidance 3), and how far they are from the images that 200 steps of
 DDIM make of the same noise (mean PSNR); writes the same as curves to solvers.png. A step asks the
 network once, the first step of plms twice.
 """
@@ -25,7 +25,7 @@ def main():
     arguments = options_of(__doc__)
     arguments.add_argument("--out", default="solvers.png")
     options = arguments.parse_args()
-    trained = TrainedRun(options.run, options.pictures)
+    trained = TrainedRun(options.run, options.images)
     held_out = trained.held_out()
     captions = trained.second.condition.encoder.encode(held_out["caption"])
     drawn = partial(trained.draw, captions, guidance=3.0)
@@ -34,9 +34,9 @@ def main():
     print("| solver | steps | shape and colour as asked | PSNR to DDIM 200 |\n|---|---|---|---|")
     for sampler in SOLVERS:
         for steps in STEPS:
-            pictures = drawn(sampler=sampler, steps=steps, progress=f"{sampler} {steps}")
-            right = agreement(pictures, held_out["class_label"])["both"]
-            near = float(np.mean(psnr(exact, pictures)))
+            images = drawn(sampler=sampler, steps=steps, progress=f"{sampler} {steps}")
+            right = agreement(images, held_out["class_label"])["both"]
+            near = float(np.mean(psnr(exact, images)))
             rows[sampler, steps] = right, near
             print(f"| {sampler} | {steps} | {right:.1%} | {near:.1f} dB |", flush=True)
     figure = Figure(figsize=(7, 3), layout="constrained")

@@ -6,7 +6,7 @@ Trains what is not trained yet under that folder, one run a task, of which many 
 and prints what the summaries say, then what guidance does to classes, and what the unconditional
 model can be led to. Super-resolution has a regression of the same size beside it:
 the same network on the same condition, which predicts the latent at once (T = 1).
-FOLDER/tasks.png shows eight conditions, samples and truths of each task that has pictures of them.
+FOLDER/tasks.png shows eight conditions, samples and truths of each task that has images of them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NUMBERS = {
     "mean_iou": "mean IoU",
 }
 DISTANCES = {"lpips_squeezenet": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
-PICTURED = ("layout", "semantic map", "in-painting", "super-resolution")
+SHOWN_TASKS = ("layout", "semantic map", "in-painting", "super-resolution")
 
 
 def train(folder: Path, name: str, options: list) -> Path:
@@ -94,7 +94,7 @@ def rows(task: str, summary: dict) -> list[str]:
     return lines
 
 
-def picture(figures: list[Path]) -> Image.Image:
+def image(figures: list[Path]) -> Image.Image:
     """The first conditions, samples and truths of each figure, three rows, below each other."""
     strips = []
     for file in figures:
@@ -119,10 +119,10 @@ def main():
     for task in options.only:
         lines += rows(task, trained_task(options.folder, task, options.perceptual_file))
     print("\n".join(lines), flush=True)
-    pictured = [TASKS[task][0] for task in options.only if task in PICTURED]
-    if pictured:
-        figures = [options.folder / name / "samples.png" for name in pictured]
-        picture(figures).save(options.folder / "tasks.png")
+    shown_tasks = [TASKS[task][0] for task in options.only if task in SHOWN_TASKS]
+    if shown_tasks:
+        figures = [options.folder / name / "samples.png" for name in shown_tasks]
+        image(figures).save(options.folder / "tasks.png")
     after = {
         "class": ["guidance_scale.py", options.folder / "scenes-class"],
         "unconditional": ["unconditional.py", options.folder / "scenes-unconditional"],

@@ -1,12 +1,12 @@
-"""Does a picture decoded tile by tile show where the tiles meet?
+"""Does an image decoded tile by tile show where the tiles meet?
 
     python benchmarks/tiles.py runs/scenes
 
 encodes scenes drawn at 128x128 and decodes them whole and in tiles, and prints how far the two are
 apart: PSNR; the difference in the two rows or columns at each border of a tile, as a multiple of
 that elsewhere; likewise the step that the difference makes from one side of a border to the other;
-and the step that the picture itself makes there, as a multiple of elsewhere's and of what the same
-comes to in the whole: a seam that the eye sees is well above 1. Writes a picture, below each result
+and the step that the image itself makes there, as a multiple of elsewhere's and of what the same
+comes to in the whole: a seam that the eye sees is well above 1. Writes an image, below each result
 8 times the difference.
 """
 
@@ -22,7 +22,7 @@ from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights
-from ldm_jax.sampling.windows import Windows, by_windows, window_starts
+from ldm_jax.sampling.tiling import Tiles, apply_in_tiles, tile_starts
 
 TILES, OVERLAPS = (32, 48, 64), (0.0, 0.25, 0.375, 0.5)
 
@@ -31,7 +31,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("run")
     arguments.add_argument("--size", type=int, default=128)
-    arguments.add_argument("--pictures", type=int, default=32)
+    arguments.add_argument("--images", type=int, default=32)
     arguments.add_argument("--out", default="tiles.png")
     options = arguments.parse_args()
     run, size = RunDir(options.run), options.size
@@ -39,28 +39,28 @@ def main():
     second = SecondStage(experiment, facts)
     f, level = experiment.autoencoder.network.f, experiment.data.level
     _, constants = load_weights(run, experiment)
-    source = ScenesSource(size, level, options.pictures, experiment.seed, "validation")
-    images = source.read(range(options.pictures))["image"]
+    source = ScenesSource(size, level, options.images, experiment.seed, "validation")
+    images = source.read(range(options.images))["image"]
     z_0 = jax.jit(second.encode)(constants, images)
-    whole = np.asarray(jax.jit(second.picture)(constants, z_0))
+    whole = np.asarray(jax.jit(second.image)(constants, z_0))
     bytes_whole = np.asarray(to_bytes(whole))
-    print(f"whole against the pictures: PSNR {psnr(images, bytes_whole).mean():.1f} dB")
+    print(f"whole against the images: PSNR {psnr(images, bytes_whole).mean():.1f} dB")
     print(
-        "| tile | overlap | PSNR to the whole | to the picture | difference at borders | its step |"
-        " the picture's step |\n|---|---|---|---|---|---|---|"
+        "| tile | overlap | PSNR to the whole | to the image | difference at borders | its step |"
+        " the image's step |\n|---|---|---|---|---|---|---|"
     )
     shown = [np.concatenate([bytes_whole[0], np.zeros_like(images[0])])]
     for side in TILES:
         for overlap in OVERLAPS:
-            windows = Windows.square(side // f, overlap)
+            windows = Tiles.square(side // f, overlap)
             tiled = jax.jit(
-                lambda constants, z, windows=windows: by_windows(
-                    lambda z: second.picture(constants, z), z, windows, f
+                lambda constants, z, windows=windows: apply_in_tiles(
+                    lambda z: second.image(constants, z), z, windows, f
                 )
             )(constants, z_0)
             tiled = np.asarray(tiled)
             difference = 127.5 * (tiled - whole)
-            starts = f * window_starts(size // f, *(axis[0] for axis in windows))
+            starts = f * tile_starts(size // f, *(axis[0] for axis in windows))
             at, step = seam(difference, starts, side, f)
             near = np.asarray(to_bytes(tiled))
             seen = seam(tiled, starts, side, f)[1] / seam(whole, starts, side, f)[1]

@@ -12,8 +12,8 @@ clips) and the running average of the weights where it keeps one:
   a GPU the fused AdamW, channels last; in bfloat16 under autocast, with float32 weights;
 - torch-compile: the same, network and loss through `torch.compile`.
 
-The sizes are `laptop` (`scenes`; 3x32x32 pictures, 4x8x8 latents with 13 random tokens as the
-condition), and `paper` (celeba256, 3x64x64 latents; kl-f8, 3x256x256 pictures). The autoencoder's
+The sizes are `laptop` (`scenes`; 3x32x32 images, 4x8x8 latents with 13 random tokens as the
+condition), and `paper` (celeba256, 3x64x64 latents; kl-f8, 3x256x256 images). The autoencoder's
 loss is reconstruction and KL, without discriminator and LPIPS. Before anything is timed, the
 networks with the same weights have to come to the same output, loss and gradient in float32.
 Batches are random, and lie on the device already.
@@ -264,7 +264,7 @@ def table(figures: dict) -> str:
         f"{figures['flops'] / 1e9:.4g} GFLOP a step; matrix product, TFLOP/s: {rate}; "
         f"{figures['rounds']} rounds; {sbs.machine_line(figures['machine'])}",
         "",
-        "| | ms a step | pictures a second | time, ratio (all rounds) | first call | memory "
+        "| | ms a step | images a second | time, ratio (all rounds) | first call | memory "
         "| of a matrix product's rate |",
         "|---|---|---|---|---|---|---|",
     ]

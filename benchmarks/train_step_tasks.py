@@ -14,7 +14,7 @@ from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.step import DiffusionProblem
 from ldm_jax.diffusion.unet import UNet
 
-CHANNELS = 3  # of pictures
+CHANNELS = 3  # of images
 
 
 class UNetTask:
@@ -85,14 +85,14 @@ class UNetTask:
 
 
 class AutoencoderTask:
-    """What both sides need to train an autoencoder on random pictures."""
+    """What both sides need to train an autoencoder on random images."""
 
     def __init__(self, size: sbs.AutoencoderSize, batch: int):
         self.size = size
-        pictures = np.random.default_rng(0).integers(
+        images = np.random.default_rng(0).integers(
             0, 256, (batch, size.image, size.image, CHANNELS), np.uint8
         )
-        self.batch = {"image": pictures}
+        self.batch = {"image": images}
 
     def problem(self, dtype) -> AutoencoderProblem:
         size = self.size
@@ -107,7 +107,7 @@ class AutoencoderTask:
         return {"eps": jax.random.normal(jax.random.split(key)[0], shape)}
 
     def output(self, params, batch, draws):
-        """Our reconstruction of the pictures through a sample of the posterior."""
+        """Our reconstruction of the images through a sample of the posterior."""
         model = self.problem(jnp.float32).autoencoder(params["autoencoder"])
         mean, logvar = jnp.split(model.encode(batch["image"] / 127.5 - 1), 2, axis=-1)
         return model.decode(mean + jnp.exp(0.5 * logvar) * draws["eps"])

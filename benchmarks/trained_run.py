@@ -12,12 +12,12 @@ from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights, placed
 
 
-def options_of(description: str, pictures: int = 256) -> argparse.ArgumentParser:
-    """The arguments RUN and --pictures; the benchmark may add its own."""
+def options_of(description: str, images: int = 256) -> argparse.ArgumentParser:
+    """The arguments RUN and --images; the benchmark may add its own."""
     jax.config.update("jax_num_cpu_devices", 2)  # one a core, as sample.py has them
     arguments = argparse.ArgumentParser(description=description.splitlines()[0])
     arguments.add_argument("run", help="a run directory, such as runs/scenes")
-    arguments.add_argument("--pictures", type=int, default=pictures)
+    arguments.add_argument("--images", type=int, default=images)
     return arguments
 
 
@@ -25,7 +25,7 @@ class TrainedRun:
     """`draw` is the run's generator with its weights; it takes conditions and settings.
 
     Args:
-      path: the run directory. n: pictures that will be drawn of each kind.
+      path: the run directory. n: images that will be drawn of each kind.
     """
 
     def __init__(self, path: str, n: int):

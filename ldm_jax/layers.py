@@ -82,12 +82,12 @@ def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.R
     return GroupNorm(channels, num_groups=groups, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
-def halve(x: Array) -> Array:
+def avg_pool2x(x: Array) -> Array:
     """Means of 2x2 squares: `[B, H, W, C]` -> `[B, H/2, W/2, C]`."""
     return nnx.avg_pool(x, (2, 2), strides=(2, 2))
 
 
-def double(x: Array) -> Array:
+def upsample2x(x: Array) -> Array:
     """Every pixel twice along each axis: `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
@@ -113,8 +113,8 @@ class ResBlock(nnx.Module):
 
     Args:
       scale_shift: `emb` scales and shifts the second norm's output instead of being added before.
-      resample: `halve` or `double`, applied to both branches, the residual one just before its
-        first convolution: a change of resolution that needs no layer of its own.
+      resample: `avg_pool2x` or `upsample2x`, applied to both branches, the residual one just before
+        its first convolution: a change of resolution that needs no layer of its own.
       remat: see `run_block`.
     """
 
@@ -251,7 +251,7 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return self.conv(double(x))
+        return self.conv(upsample2x(x))
 
 
 class Downsample(nnx.Module):

@@ -1,4 +1,4 @@
-"""Pictures of what happens: grids, labelled grids, curves. Knows no model."""
+"""Images of what happens: grids, labelled grids, curves. Knows no model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ matplotlib.rcParams["svg.fonttype"] = "none"
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -> np.ndarray:
-    """Pictures uint8 `[n, H, W, C]` in rows of `columns`, on white: uint8 `[H', W', 3]`.
+    """Images uint8 `[n, H, W, C]` in rows of `columns`, on white: uint8 `[H', W', 3]`.
 
-    Small pictures are enlarged by a whole number, pixel by pixel, to at least `least_side` a side,
+    Small images are enlarged by a whole number, pixel by pixel, to at least `least_side` a side,
     so that what one sees is what the model made.
     """
     n, h, w, _ = images.shape
@@ -60,15 +60,15 @@ def save_gif(
     """
     chosen = np.rint(np.linspace(0, len(frames) - 1, min(most, len(frames)))).astype(int)
     colours = Image.fromarray(np.concatenate(frames[chosen])).quantize(256)
-    pictures = [Image.fromarray(frames[i]).quantize(palette=colours) for i in chosen]
-    each = round(1000 * seconds / len(pictures))
+    images = [Image.fromarray(frames[i]).quantize(palette=colours) for i in chosen]
+    each = round(1000 * seconds / len(images))
     buffer = io.BytesIO()
-    pictures[0].save(
+    images[0].save(
         buffer,
         format="gif",
         save_all=True,
-        append_images=pictures[1:],
-        duration=[each] * (len(pictures) - 1) + [2000],
+        append_images=images[1:],
+        duration=[each] * (len(images) - 1) + [2000],
         loop=0,
         comment="\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()),
     )
@@ -76,7 +76,7 @@ def save_gif(
 
 
 def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
-    """Pictures that belong together above each other, so many beside each other, on white.
+    """Images that belong together above each other, so many beside each other, on white.
 
     Args:
       rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions. Those of a row that are
@@ -97,7 +97,7 @@ def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
 
 
 def enlarged(images: np.ndarray, height: int) -> np.ndarray:
-    """Pictures `[n, H, W, C]`, pixel by pixel, by the whole number that makes them as high."""
+    """Images `[n, H, W, C]`, pixel by pixel, by the whole number that makes them as high."""
     scale = height // images.shape[1]
     images = np.broadcast_to(images, (*images.shape[:3], 3))
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -120,7 +120,7 @@ def coloured(maps: np.ndarray) -> np.ndarray:
 def labelled_grid(
     images: np.ndarray, labels: Sequence[str], columns: int = 8, least_side: int = 144
 ) -> np.ndarray:
-    """As `grid`, with a label under each picture, in four lines at most: uint8 `[H', W', 3]`."""
+    """As `grid`, with a label under each image, in four lines at most: uint8 `[H', W', 3]`."""
     columns, gap = min(columns, len(images)), 6
     cell = grid(images[:1], 1, least_side=least_side)
     h, w = cell.shape[:2]
@@ -163,12 +163,12 @@ def with_boxes(
     scale: int = 4,
     size: tuple[int, int] = (64, 64),
 ) -> np.ndarray:
-    """A picture with outlined boxes and their names: uint8 `[scale * H, scale * W, 3]`.
+    """An image with outlined boxes and their names: uint8 `[scale * H, scale * W, 3]`.
 
     Args:
       image: uint8 `[H, W, C]`; None: light grey, of `size` (H, W).
       boxes: `[k, 4]`, left, top, right, bottom, in [0, 1].
-      scale: the picture is enlarged by it, pixel by pixel.
+      scale: the image is enlarged by it, pixel by pixel.
     """
     image = np.full((*size, 3), 224, np.uint8) if image is None else image
     h, w = (scale * side for side in image.shape[:2])

@@ -12,11 +12,11 @@ from ldm_jax.layers import (
     ResBlock,
     SpatialSelfAttention,
     Upsample,
+    avg_pool2x,
     conv,
-    double,
     group_norm,
-    halve,
     linear,
+    upsample2x,
 )
 
 F32 = {"dtype": jnp.float32}
@@ -127,15 +127,16 @@ def repeated(x):
 
 def test_halve_is_the_mean_of_squares_and_double_repeats():
     x = normal(2, 6, 4, 3)
-    np.testing.assert_allclose(halve(x), mean_of_squares(x), atol=1e-6)
-    np.testing.assert_array_equal(double(x), repeated(x))
-    np.testing.assert_allclose(halve(double(x)), x, atol=1e-6)
+    np.testing.assert_allclose(avg_pool2x(x), mean_of_squares(x), atol=1e-6)
+    np.testing.assert_array_equal(upsample2x(x), repeated(x))
+    np.testing.assert_allclose(avg_pool2x(upsample2x(x)), x, atol=1e-6)
 
 
 @pytest.mark.parametrize("c_out", [4, 8])
 @pytest.mark.parametrize("scale_shift", [False, True])
 @pytest.mark.parametrize(
-    "resample, restated", [(None, lambda x: x), (halve, mean_of_squares), (double, repeated)]
+    "resample, restated",
+    [(None, lambda x: x), (avg_pool2x, mean_of_squares), (upsample2x, repeated)],
 )
 def test_res_block_restated(resample, restated, scale_shift, c_out, drawn):
     graph, params = drawn(

@@ -19,13 +19,13 @@ def cells_of(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def shows_a_picture(source):
+def shows_an_image(source):
     """Whether a cell draws for the reader, rather than defining a function that will."""
     statements = [s for s in ast.parse(source).body if not isinstance(s, ast.FunctionDef)]
     return bool(SHOWS.search("\n".join(ast.unparse(s) for s in statements)))
 
 
-def pictures_in(cell):
+def images_in(cell):
     return [o for o in cell.outputs if "image/png" in o.get("data", {})]
 
 
@@ -33,9 +33,9 @@ def check_outputs(notebook):
     cells = cells_of(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert [o for cell in cells for o in cell.outputs if o.output_type == "error"] == []
-    showing = [cell for cell in cells if shows_a_picture(cell.source)]
+    showing = [cell for cell in cells if shows_an_image(cell.source)]
     assert showing
-    assert [cell.source for cell in showing if not pictures_in(cell)] == []
+    assert [cell.source for cell in showing if not images_in(cell)] == []
 
 
 def test_there_are_notebooks():
@@ -67,11 +67,11 @@ def test_cells_are_short(path):
 
 
 @each_notebook
-def test_each_section_has_a_picture(path):
+def test_each_section_has_an_image(path):
     heading, sections = "", {}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
-            sections.setdefault(heading, []).extend(pictures_in(cell))
+            sections.setdefault(heading, []).extend(images_in(cell))
         elif found := re.search(r"^## (.*)", cell.source, re.MULTILINE):
             heading = found[1]
     assert [name for name, shown in sections.items() if name and not shown] == []

@@ -1,4 +1,4 @@
-"""The pictures of what happens: geometry, what a PNG carries, curves with holes."""
+"""The images of what happens: geometry, what a PNG carries, curves with holes."""
 
 import numpy as np
 import pytest
@@ -8,22 +8,22 @@ from ldm_jax import plots
 
 
 def flat(*colours, size=(96, 96), channels=3):
-    """Pictures of one colour each."""
+    """Images of one colour each."""
     return np.stack([np.full((*size, channels), colour, np.uint8) for colour in colours])
 
 
-def test_grid_puts_pictures_in_rows_on_white():
+def test_grid_puts_images_in_rows_on_white():
     canvas = plots.grid(flat(10, 20, 30), columns=2)
     assert canvas.shape == (2 * 96 + 2, 2 * 96 + 2, 3) and canvas.dtype == np.uint8
     for i, colour in enumerate((10, 20, 30)):
         y, x = (i // 2) * 98, (i % 2) * 98
         assert (canvas[y : y + 96, x : x + 96] == colour).all()
-    assert (canvas[98:, 98:] == 255).all()  # no fourth picture
+    assert (canvas[98:, 98:] == 255).all()  # no fourth image
     assert (canvas[96:98] == 255).all() and (canvas[:, 96:98] == 255).all()
 
 
 @pytest.mark.parametrize("side, scale", [(32, 3), (33, 3), (96, 1), (200, 1)])
-def test_small_pictures_are_enlarged_pixel_by_pixel(side, scale):
+def test_small_images_are_enlarged_pixel_by_pixel(side, scale):
     image = np.random.default_rng(0).integers(0, 256, (1, side, side + 1, 3), dtype=np.uint8)
     canvas = plots.grid(image, columns=1)
     assert canvas.shape == (side * scale, (side + 1) * scale, 3)
@@ -32,7 +32,7 @@ def test_small_pictures_are_enlarged_pixel_by_pixel(side, scale):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_grid_is_rgb_whatever_the_pictures_are(channels):
+def test_grid_is_rgb_whatever_the_images_are(channels):
     canvas = plots.grid(flat(7, 9, channels=channels), columns=8)
     assert canvas.shape == (96, 8 * 98 - 2, 3)
     assert (canvas[:, :96] == 7).all() and (canvas[:, 98:194] == 9).all()
@@ -62,7 +62,7 @@ def test_a_png_carries_its_settings(tmp_path):
         assert file.text == {}
 
 
-def test_labelled_grid_has_a_cell_for_each_picture():
+def test_labelled_grid_has_a_cell_for_each_image():
     canvas = plots.labelled_grid(flat(30, 60, 90, size=(8, 8)), ["a", "b", "c"], columns=2)
     height, width, channels = canvas.shape
     assert channels == 3 and canvas.dtype == np.uint8 and width == 2 * 144 + 6
@@ -72,25 +72,25 @@ def test_labelled_grid_has_a_cell_for_each_picture():
     assert [cell[0] for cell in cells] == [30, 60, 90, 255]
 
 
-def test_labelled_grid_shows_grey_pictures_as_they_are():
+def test_labelled_grid_shows_grey_images_as_they_are():
     canvas = plots.labelled_grid(flat(0, 100, 255, size=(8, 8), channels=1), [""] * 3)
     assert [canvas[60, i * 150 + 80].tolist() for i in range(3)] == [[0] * 3, [100] * 3, [255] * 3]
 
 
 def test_labels_are_wrapped_and_make_room():
-    pictures = flat(50, size=(8, 8))
-    short, long = (plots.labelled_grid(pictures, [s]) for s in ("", "a long caption " * 30))
+    images = flat(50, size=(8, 8))
+    short, long = (plots.labelled_grid(images, [s]) for s in ("", "a long caption " * 30))
     assert long.shape[0] > short.shape[0]
     assert long.shape[0] < short.shape[0] + 70  # four lines at most
     assert (long[short.shape[0] :] < 128).any()  # something is printed there
     assert long.shape[1] == short.shape[1]
 
 
-def test_large_pictures_are_shown_pixel_by_pixel_with_larger_letters():
-    picture = np.random.default_rng(0).integers(0, 255, (1, 200, 300, 3), dtype=np.uint8)
-    canvas = plots.labelled_grid(picture, ["a word"])
-    np.testing.assert_array_equal(canvas[:200], picture[0])
-    small = plots.labelled_grid(picture[:, :50, :50], ["a word"])
+def test_large_images_are_shown_pixel_by_pixel_with_larger_letters():
+    image = np.random.default_rng(0).integers(0, 255, (1, 200, 300, 3), dtype=np.uint8)
+    canvas = plots.labelled_grid(image, ["a word"])
+    np.testing.assert_array_equal(canvas[:200], image[0])
+    small = plots.labelled_grid(image[:, :50, :50], ["a word"])
     assert (canvas[200:] < 128).sum() > 1.5 * (small[150:] < 128).sum()
 
 
@@ -144,7 +144,7 @@ def test_curves_are_rgb_pixels_even_of_nothing():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_boxes_are_outlines_on_the_enlarged_picture(channels):
+def test_boxes_are_outlines_on_the_enlarged_image(channels):
     image = np.random.default_rng(0).integers(0, 100, (16, 24, channels), dtype=np.uint8)
     plain = plots.with_boxes(image, np.zeros((0, 4)), [], scale=5)
     large = np.broadcast_to(image, (16, 24, 3)).repeat(5, 0).repeat(5, 1)
@@ -155,13 +155,13 @@ def test_boxes_are_outlines_on_the_enlarged_picture(channels):
     assert drawn.shape == (80, 120, 3) and drawn.dtype == np.uint8
     for edge in (drawn[40:80, 30], drawn[40:80, 89], drawn[40, 30:90], drawn[79, 30:90]):
         assert (edge == colour).all()
-    np.testing.assert_array_equal(drawn[42:78, 32:88], large[42:78, 32:88])  # inside: the picture
+    np.testing.assert_array_equal(drawn[42:78, 32:88], large[42:78, 32:88])  # inside: the image
     np.testing.assert_array_equal(drawn[:, 90:], large[:, 90:])
     name = drawn[20:40, 30:60]
     assert (name == colour).all(-1).any() and (name > 200).all(-1).any()  # white on the colour
 
 
-def test_boxes_without_a_picture_are_on_light_grey():
+def test_boxes_without_an_image_are_on_light_grey():
     boxes = np.array([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
     drawn = plots.with_boxes(None, boxes, ["one", "two"], scale=2, size=(40, 60))
     assert drawn.shape == (80, 120, 3)
@@ -170,7 +170,7 @@ def test_boxes_without_a_picture_are_on_light_grey():
     assert (first != second).any() and (first != drawn[-1, 0]).any()
 
 
-def test_names_of_boxes_stay_in_the_picture_and_apart():
+def test_names_of_boxes_stay_in_the_image_and_apart():
     box = np.array([[0.9, 0.4, 1.0, 0.6]])
     once = plots.with_boxes(None, box, ["a long name"], scale=2)
     two = plots.with_boxes(None, np.repeat(box, 2, 0), ["a long name"] * 2, scale=2)

@@ -1,4 +1,4 @@
-"""The README keeps its word: the paper map, the commands and the pictures exist."""
+"""The README keeps its word: the paper map, the commands and the images exist."""
 
 import importlib
 import itertools
@@ -40,7 +40,7 @@ def test_each_equation_marked_in_the_code_is_on_the_paper_map():
     assert equations(code) <= equations(PAPER_MAP)
 
 
-def test_pictures_and_linked_files_exist():
+def test_images_and_linked_files_exist():
     links = re.findall(r"\]\((?!https?://|#)([^)]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -24,7 +24,7 @@ class DiscriminatorConfig:
 
     @property
     def smallest_size(self) -> int:
-        """Smallest picture side that still gives one logit."""
+        """Smallest image side that still gives one logit."""
         return 2**self.layers * 3
 
 

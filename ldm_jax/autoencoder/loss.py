@@ -1,6 +1,6 @@
 """The first-stage objective, Eq. (25) of App. G: reconstruction, adversary, regulariser.
 
-Everything is a mean over pictures and pixels, where the original sums over pixels. The minimum is
+Everything is a mean over images and pixels, where the original sums over pixels. The minimum is
 the same: dividing Eq. (25) by N = H*W*C leaves mean |x - x_hat| + kl_weight * KL / N.
 """
 
@@ -40,7 +40,7 @@ class AutoencoderLossConfig:
     """Weight of the latents' distance from their codes (VQ); the published models had 1."""
     disc_weight: float = 0.5
     """Weight of the adversarial term before it is adapted; 0 trains without a discriminator."""
-    disc_adapted_at_most: float = 1e4
+    max_adaptive_weight: float = 1e4
     """Upper bound of the factor by which it is adapted. The KL originals summed their loss over
     the pixel values, 196,608 of them, so that their bound of 1e4 is 0.051 here."""
     disc_start: int = 50_001

@@ -136,7 +136,7 @@ class Decoder(nnx.Module):
                 layers.append(Upsample(c, **kw))
         self.up = nnx.List(layers)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
-        # The picture is float32 whatever the network computes in.
+        # The image is float32 whatever the network computes in.
         self.conv_out = conv(c, out_channels, dtype=jnp.float32, rngs=rngs)
 
     def features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
@@ -157,7 +157,7 @@ class Autoencoder(nnx.Module):
       config: the sizes.
       channels: image channels C, any number.
       remat: whether the blocks' activations are computed again in the backward pass, not kept.
-      dtype: computing type; latents and pictures come out in float32.
+      dtype: computing type; latents and images come out in float32.
     """
 
     def __init__(

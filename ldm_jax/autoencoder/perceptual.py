@@ -1,6 +1,6 @@
 """The perceptual distance LPIPS, which the first stage adds to its L1 error (Sec. 3.1, App. G).
 
-Two pictures are compared by what a network trained to classify photographs sees in them (Zhang et
+Two images are compared by what a network trained to classify photographs sees in them (Zhang et
 al., arXiv:1801.03924). The network is a constant: a dictionary of arrays that is never trained.
 `ldm_jax.pretrained.lpips` reads published weights into it.
 """
@@ -148,7 +148,7 @@ def _unit(h: Array) -> Array:
 
 
 def _grey(x: Array) -> Array:
-    """Each channel as a picture of its own, repeated three times: `[B * C, H, W, 3]`."""
+    """Each channel as an image of its own, repeated three times: `[B * C, H, W, 3]`."""
     b, h, w, c = x.shape
     return jnp.repeat(x.transpose(0, 3, 1, 2).reshape(b * c, h, w, 1), 3, axis=-1)
 
@@ -156,10 +156,10 @@ def _grey(x: Array) -> Array:
 def lpips(
     params: dict, network: PerceptualNetwork, x: Array, x_hat: Array, dtype=jnp.float32
 ) -> Array:
-    """LPIPS of each pair of pictures, float32 `[B]`: 0 for equal ones, the larger the less alike.
+    """LPIPS of each pair of images, float32 `[B]`: 0 for equal ones, the larger the less alike.
 
     Three channels are red, green and blue. Of any other number, each channel is compared as a grey
-    picture (repeated three times), and the distances are averaged: one channel is a grey picture.
+    image (repeated three times), and the distances are averaged: one channel is a grey image.
 
     Args:
       params: as `abstract_params(network)`. Under `jit` they should be an argument: 15 million
@@ -171,11 +171,11 @@ def lpips(
       UserError: if the shapes differ, or a side is below `SMALLEST_SIZE[network]`.
     """
     if x.shape != x_hat.shape:
-        raise UserError(f"LPIPS compares pictures of one shape, not {x.shape} with {x_hat.shape}")
+        raise UserError(f"LPIPS compares images of one shape, not {x.shape} with {x_hat.shape}")
     b, height, width, c = x.shape
     if min(height, width) < SMALLEST_SIZE[network]:
         raise UserError(
-            f"LPIPS with {network} needs pictures of {SMALLEST_SIZE[network]} pixels a side "
+            f"LPIPS with {network} needs images of {SMALLEST_SIZE[network]} pixels a side "
             f"or more, not {height}x{width}"
         )
     if c != 3:

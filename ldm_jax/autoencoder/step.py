@@ -144,7 +144,7 @@ class AutoencoderProblem:
         if config.disc_weight > 0:
             adversary, gan_pull, disc_metrics = self._adversary(params, x, x_hat, step)
             last_layer = self._last_layer_grads(params["autoencoder"], h, rec_pull, gan_pull)
-            weight = adaptive_weight(*last_layer, config.disc_weight, config.disc_adapted_at_most)
+            weight = adaptive_weight(*last_layer, config.disc_weight, config.max_adaptive_weight)
             on = (step >= config.disc_start).astype(jnp.float32)
             pull = rec_pull + on * weight * gan_pull
             grads["discriminator"] = jax.tree.map(lambda g: on * g, adversary)

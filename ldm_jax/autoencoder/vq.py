@@ -66,7 +66,7 @@ def usage(counts: Array) -> Array:
     return jnp.mean((counts > 0).astype(jnp.float32))
 
 
-def revive(codebook: Array, counts: Array, z: Array, key: Array) -> Array:
+def reset_dead_codes(codebook: Array, counts: Array, z: Array, key: Array) -> Array:
     """Puts each code that does not occur onto a latent vector drawn at random.
 
     Args:

@@ -1,9 +1,9 @@
 """Layouts: named bounding boxes as a row of tokens for tau_theta (Sec. 4.3.1, App. E.2.1).
 
 A box is three tokens, (class, top left corner, bottom right corner); a corner is one of
-`sections` x `sections` places on a grid over the picture. After the boxes come two tokens for the
-part of the picture that is seen (the crop); the boxes themselves stay in the frame of the whole
-picture. Classes and corners share the numbers from 0 on: what a token means lies in its position.
+`sections` x `sections` places on a grid over the image. After the boxes come two tokens for the
+part of the image that is seen (the crop); the boxes themselves stay in the frame of the whole
+image. Classes and corners share the numbers from 0 on: what a token means lies in its position.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FORM = '{"objects": [{"label": "NAME", "box": [left, top, right, bottom]}, ...]
 class LayoutTokens:
     """Layouts as int32 rows of `length` tokens; 92 of 8192 as in Table 17 where not told otherwise.
 
-    Boxes and crops are (left, top, right, bottom) as shares of the whole picture, in [0, 1].
+    Boxes and crops are (left, top, right, bottom) as shares of the whole image, in [0, 1].
 
     UserError where the names do not fit into the vocabulary, or a number is too small.
     """
@@ -39,7 +39,7 @@ class LayoutTokens:
     objects: int = 30
     """Most objects of one layout."""
     sections: int = 90
-    """Places along a side that a corner can have; the outermost lie on the picture's edges."""
+    """Places along a side that a corner can have; the outermost lie on the image's edges."""
 
     def __post_init__(self) -> None:
         if self.objects < 1 or self.sections < 2:
@@ -92,7 +92,7 @@ class LayoutTokens:
         order given, then "none" for those missing, then the crop.
 
         Args:
-          crop: `[n, 4]`, the part of the whole picture that is seen; None: all of it.
+          crop: `[n, 4]`, the part of the whole image that is seen; None: all of it.
           rngs: one generator a row, which shuffles the row's objects, as the original does.
           attributes: int `[n, M]`, sums of `ATTRIBUTES`; the token of a class is then its number
             + the number of classes * attributes, as in the model published for OpenImages.
@@ -121,7 +121,7 @@ class LayoutTokens:
         """int32 `[n, length]` -> (boxes float32 `[k, 4]`, labels int32 `[k]`, crop `[4]`) of each.
 
         Boxes and crop lie on the grid, so up to half a section beside those encoded; attributes
-        are dropped. The crop of `null` is the whole picture.
+        are dropped. The crop of `null` is the whole image.
         """
         layouts = []
         for row in np.asarray(tokens):
@@ -146,7 +146,7 @@ class LayoutTokens:
 
             {"objects": [{"label": "red ball", "box": [0.1, 0.2, 0.5, 0.9]}], "crop": [0, 0, 1, 1]}
 
-        The crop may be left out: the whole picture.
+        The crop may be left out: the whole image.
 
         Returns: boxes float64 `[n, objects, 4]`, labels int32 `[n, objects]`, crop `[n, 4]`.
         UserError: one line for whatever is wrong, with the number of the layout and the object.
@@ -180,7 +180,7 @@ class LayoutTokens:
                 if not _area(_overlap(boxes[i, j], crops[i])) > 0:
                     raise UserError(
                         f"the box of {place} lies outside the crop {crops[i].tolist()}; "
-                        "both are in the frame of the whole picture"
+                        "both are in the frame of the whole image"
                     )
         return boxes, labels, crops
 
@@ -225,7 +225,7 @@ class LayoutTokens:
 
 
 def in_crop(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Boxes `[k, 4]` of the whole picture -> the same as shares of a crop `[4]`, cut at its edge.
+    """Boxes `[k, 4]` of the whole image -> the same as shares of a crop `[4]`, cut at its edge.
 
     For drawing them on what a model made, which shows the crop.
     """
@@ -264,7 +264,7 @@ def _parsed_box(box: object, place: str) -> Sequence[float]:
     if not four or not all(type(edge) in (int, float) for edge in box):  # true is no number
         raise UserError(said + "it must be four numbers [left, top, right, bottom]")
     if not all(0 <= edge <= 1 for edge in box):
-        raise UserError(said + "its edges must be in [0, 1], shares of the picture's width, height")
+        raise UserError(said + "its edges must be in [0, 1], shares of the image's width, height")
     left, top, right, bottom = box
     if not (left < right and top < bottom):
         raise UserError(said + "right must be greater than left, and bottom greater than top")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ldm_jax.errors import UserError
-from ldm_jax.layers import Array, halve, uniform_fan_in
+from ldm_jax.layers import Array, avg_pool2x, uniform_fan_in
 
 
 class SpatialRescaler(nnx.Module):
@@ -39,5 +39,5 @@ class SpatialRescaler(nnx.Module):
                 f"the sides of a map must be multiples of {2**self.stages}, got {height} x {width}"
             )
         for _ in range(self.stages):
-            x = halve(x)
+            x = avg_pool2x(x)
         return self.conv(x)

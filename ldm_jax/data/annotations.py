@@ -1,4 +1,4 @@
-"""What files beside the pictures say about them: whose words they are, and captions."""
+"""What files beside the images say about them: whose words they are, and captions."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def stem(name: str) -> str:
 def match(names: Collection[str], keys: Collection[str], path) -> dict[str, str]:
     """Which of the keys stands for each name, for those that have one.
 
-    Names are relative to the folder of pictures; what a file calls them may lack their folder, or
+    Names are relative to the folder of images; what a file calls them may lack their folder, or
     have more of it. A key stands for the name that equals it, or else for one of which it is the
     end ('a.jpg' for 'train/a.jpg') or that is its end ('val2017/a.jpg' for 'a.jpg').
     path: what the keys are from, for the UserError when none fits, or one fits two names.
@@ -73,7 +73,7 @@ def match(names: Collection[str], keys: Collection[str], path) -> dict[str, str]
             found[name] = key
     if not found:
         there, here = min(keys, default="nothing"), min(names, default="none")
-        raise UserError(f"{path} names none of the pictures: there {there!r}, here {here!r}")
+        raise UserError(f"{path} names none of the images: there {there!r}, here {here!r}")
     return found
 
 
@@ -84,10 +84,10 @@ def _ends(path: str) -> list[str]:
 
 
 def read_captions(path: epath.Path) -> dict[str, list[str]]:
-    """The captions by picture, as the file calls it.
+    """The captions by image, as the file calls it.
 
     A .jsonl has lines `{"file": "a/b.jpg", "caption": "..."}` ("file_name" and "text" are
-    understood too; several lines for one picture are several captions). A JSON file is COCO's,
+    understood too; several lines for one image are several captions). A JSON file is COCO's,
     `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}`, or
     `{"a/b.jpg": "a caption" or ["one", "another"]}`. UserError for anything else.
     """
@@ -136,7 +136,7 @@ def _captions_by_line(path: epath.Path) -> dict[str, list[str]]:
 
 
 def listed_captions(root: epath.Path, top: str, files: set[str]) -> dict[str, list[str]]:
-    """Captions by picture from `captions.jsonl` in `root` and in its folder `top`."""
+    """Captions by image from `captions.jsonl` in `root` and in its folder `top`."""
     captions: dict[str, list[str]] = {}
     for folder in sorted({"", top}):
         if folder + CAPTIONS not in files:
@@ -150,7 +150,7 @@ def listed_captions(root: epath.Path, top: str, files: set[str]) -> dict[str, li
 
 
 def captions_beside(root: epath.Path, names: list[str], files: set[str]) -> dict[str, list[str]]:
-    """Captions by picture from the text files of the same name: all words, on one line."""
+    """Captions by image from the text files of the same name: all words, on one line."""
     beside = {name: f"{stem(name)}.txt" for name in names}
     with_text = [name for name in names if beside[name] in files]
     texts = in_threads(lambda name: read_text(root / beside[name]), with_text)

@@ -1,4 +1,4 @@
-"""Boxes around the objects in pictures: COCO's JSON, YOLO's text files, and rows of a batch."""
+"""Boxes around the objects in images: COCO's JSON, YOLO's text files, and rows of a batch."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -16,14 +16,14 @@ MOST_BOXES = 30
 
 
 class Boxes(NamedTuple):
-    """The boxes of one picture, in the order of its annotations."""
+    """The boxes of one image, in the order of its annotations."""
 
-    corners: np.ndarray  # float32 [k, 4]: left, top, right, bottom as shares of the whole picture
+    corners: np.ndarray  # float32 [k, 4]: left, top, right, bottom as shares of the whole image
     labels: np.ndarray  # int32 [k]
 
 
-def of_picture(corners, labels) -> Boxes:
-    """Corners [k, 4] and labels [k] as `Boxes`, cut at the picture's edge.
+def of_image(corners, labels) -> Boxes:
+    """Corners [k, 4] and labels [k] as `Boxes`, cut at the image's edge.
 
     Those of which nothing is left, and those with a label below 0, are dropped.
     """
@@ -33,20 +33,20 @@ def of_picture(corners, labels) -> Boxes:
     return Boxes(corners[kept], labels[kept])
 
 
-def rows(pictures: Sequence[Boxes], crops: Sequence[Box]) -> dict[str, np.ndarray]:
-    """The boxes of n pictures, of which the crops are shown, as rows of a batch.
+def rows(images: Sequence[Boxes], crops: Sequence[Box]) -> dict[str, np.ndarray]:
+    """The boxes of n images, of which the crops are shown, as rows of a batch.
 
     Boxes of which the crop shows nothing are left out; of more than `MOST_BOXES` the largest stay,
-    in their order. They remain in the frame of the whole picture, as in the original.
+    in their order. They remain in the frame of the whole image, as in the original.
 
     Returns 'boxes' float32 [n, MOST_BOXES, 4], 'box_labels' int32 [n, MOST_BOXES] (-1: none) and
     'crop' float32 [n, 4].
     """
-    boxes = np.zeros((len(pictures), MOST_BOXES, 4), np.float32)
-    labels = np.full((len(pictures), MOST_BOXES), -1, np.int32)
+    boxes = np.zeros((len(images), MOST_BOXES, 4), np.float32)
+    labels = np.full((len(images), MOST_BOXES), -1, np.int32)
     crop = np.asarray(crops, np.float32).reshape(-1, 4)
-    for i, picture in enumerate(pictures):
-        corners = picture.corners
+    for i, image in enumerate(images):
+        corners = image.corners
         inside = np.concatenate(
             [np.maximum(corners[:, :2], crop[i, :2]), np.minimum(corners[:, 2:], crop[i, 2:])], 1
         )
@@ -54,7 +54,7 @@ def rows(pictures: Sequence[Boxes], crops: Sequence[Box]) -> dict[str, np.ndarra
         largest = np.argsort(-_area(corners[seen]), kind="stable")[:MOST_BOXES]
         seen = seen[np.sort(largest)]
         boxes[i, : len(seen)] = corners[seen]
-        labels[i, : len(seen)] = picture.labels[seen]
+        labels[i, : len(seen)] = image.labels[seen]
     return {"boxes": boxes, "box_labels": labels, "crop": crop}
 
 
@@ -64,32 +64,32 @@ def _area(corners: np.ndarray) -> np.ndarray:
 
 
 def read_boxes(
-    path: epath.Path, pictures: Collection[str]
+    path: epath.Path, images: Collection[str]
 ) -> tuple[dict[str, Boxes], tuple[str, ...]]:
-    """The boxes by picture, and the names of what they hold.
+    """The boxes by image, and the names of what they hold.
 
     path: COCO's JSON of instances (bbox [x, y, width, height] in pixels), or a folder of YOLO's
     text files with a list of names there or beside that folder (`classes.txt`, `classes.yaml`, ...;
-    numbers where there is none). A picture that no annotation speaks of is missing in the result.
-    UserError for what cannot be read, is of neither kind, or speaks of none of the pictures.
+    numbers where there is none). An image that no annotation speaks of is missing in the result.
+    UserError for what cannot be read, is of neither kind, or speaks of none of the images.
     """
     if path.is_dir():
-        return _yolo(path, pictures)
+        return _yolo(path, images)
     if not path.exists():
         raise UserError(f"the boxes {path} do not exist: give a COCO JSON file or a YOLO folder")
-    return _coco(path, pictures)
+    return _coco(path, images)
 
 
-def _coco(path: epath.Path, pictures: Collection[str]) -> tuple[dict[str, Boxes], tuple[str, ...]]:
+def _coco(path: epath.Path, images: Collection[str]) -> tuple[dict[str, Boxes], tuple[str, ...]]:
     content = read_json(path)
     try:
         categories = sorted(content["categories"], key=lambda category: category["id"])
         number = {category["id"]: i for i, category in enumerate(categories)}
         names = tuple(str(category["name"]) for category in categories)
-        images = {image["file_name"]: image for image in content["images"]}
-        corners_of = {image["id"]: [] for image in images.values()}
-        labels_of = {image["id"]: [] for image in images.values()}
-        size_of = {image["id"]: (image["width"], image["height"]) for image in images.values()}
+        listed = {image["file_name"]: image for image in content["images"]}
+        corners_of = {image["id"]: [] for image in listed.values()}
+        labels_of = {image["id"]: [] for image in listed.values()}
+        size_of = {image["id"]: (image["width"], image["height"]) for image in listed.values()}
         for annotation in content["annotations"]:
             x, y, w, h = annotation["bbox"]
             if annotation.get("iscrowd"):  # a box around many things is not the box of one
@@ -104,23 +104,21 @@ def _coco(path: epath.Path, pictures: Collection[str]) -> tuple[dict[str, Boxes]
             "[x, y, width, height], categories): "
             + (f"{error} is missing" if isinstance(error, KeyError) else str(error))
         ) from error
-    ids = {name: images[key]["id"] for name, key in match(pictures, images, path).items()}
-    return {name: of_picture(corners_of[i], labels_of[i]) for name, i in ids.items()}, names
+    ids = {name: listed[key]["id"] for name, key in match(images, listed, path).items()}
+    return {name: of_image(corners_of[i], labels_of[i]) for name, i in ids.items()}, names
 
 
-def _yolo(
-    folder: epath.Path, pictures: Collection[str]
-) -> tuple[dict[str, Boxes], tuple[str, ...]]:
+def _yolo(folder: epath.Path, images: Collection[str]) -> tuple[dict[str, Boxes], tuple[str, ...]]:
     there = {
         stem(name): folder / name for name in sorted(visible_files(folder)) if name.endswith(".txt")
     }
     if not there:
-        raise UserError(f"no boxes in {folder}; looked for .txt files named like the pictures")
-    stems = {stem(name) for name in pictures}
+        raise UserError(f"no boxes in {folder}; looked for .txt files named like the images")
+    stems = {stem(name) for name in images}
     files = {name: there[key] for name, key in match(stems, there, folder).items()}
     read = in_threads(_yolo_boxes, list(files.values()))
     by_stem = dict(zip(files, read, strict=True))
-    boxes = {name: by_stem[stem(name)] for name in pictures if stem(name) in by_stem}
+    boxes = {name: by_stem[stem(name)] for name in images if stem(name) in by_stem}
     highest = max((int(one.labels.max(initial=-1)) for one in boxes.values()), default=-1)
     names = _yolo_names(folder) or tuple(str(i) for i in range(highest + 1))
     if highest >= len(names):
@@ -145,7 +143,7 @@ def _yolo_boxes(path: epath.Path) -> Boxes:
             ) from error
         corners.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
         labels.append(int(label))
-    return of_picture(corners, labels)
+    return of_image(corners, labels)
 
 
 def _yolo_names(folder: epath.Path) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""The low-resolution picture of super-resolution: how a good picture becomes a poor small one.
+"""The low-resolution image of super-resolution: how a good image becomes a poor small one.
 
 `bicubic` is that of the paper's main experiments (App. E.3.4). `bsrgan` applies blur, reductions,
 noise and JPEG in random order (Zhang et al. 2021, "Designing a Practical Degradation Model for Deep
 Blind Image Super-Resolution"); its light form has the softer parameters of LDM-BSR (App. D.6.1).
-What happens to one picture is first planned, with every parameter (`plan`), then done.
+What happens to one image is first planned, with every parameter (`plan`), then done.
 """
 
 import io
@@ -25,12 +25,12 @@ OPENCV: tuple[Method, ...] = ("linear", "cubic", "area")
 
 
 def _checked(image: np.ndarray, factor: int) -> Size:
-    """The height and width; UserError where the picture or the factor means nothing."""
+    """The height and width; UserError where the image or the factor means nothing."""
     if factor < 2:
         raise UserError(f"the factor of super-resolution must be at least 2, got {factor}")
     if image.dtype != np.uint8 or image.ndim < 3:
         raise UserError(
-            "a picture must be uint8 [height, width, channels], "
+            "an image must be uint8 [height, width, channels], "
             f"got {image.dtype} of the shape {image.shape}"
         )
     return image.shape[-3:-1]
@@ -41,7 +41,7 @@ def _reduced(image: np.ndarray, factor: int) -> Size:
     height, width = _checked(image, factor)
     if height % factor or width % factor or not (height and width):
         raise UserError(
-            f"the sides of a picture must be multiples of the factor {factor}, "
+            f"the sides of an image must be multiples of the factor {factor}, "
             f"got {height} x {width} pixels"
         )
     return height // factor, width // factor
@@ -78,7 +78,7 @@ def gaussian(size: int, covariance) -> np.ndarray:
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """x [H, W, C] convolved with a square kernel, the picture mirrored about its border pixels.
+    """x [H, W, C] convolved with a square kernel, the image mirrored about its border pixels.
 
     An even kernel has its origin right of the middle, at size // 2.
     """
@@ -138,7 +138,7 @@ class Decimate:
 class Noise:
     """Gaussian noise, independent between pixels. covariance: 3x3, between channels, of 0..255.
 
-    A grey picture gets what the first channel would, so that all kinds are grey noise there.
+    A grey image gets what the first channel would, so that all kinds are grey noise there.
     """
 
     kind: Literal["colour", "grey", "correlated"]
@@ -173,7 +173,7 @@ class Strength:
     """What differs between the two forms of the degradation; every range is drawn uniformly."""
 
     blurs: int
-    """How many times the picture is blurred."""
+    """How many times the image is blurred."""
     width: float
     """What the widths of the blurs are multiplied by."""
     oval_sizes: Sequence[int]
@@ -226,13 +226,13 @@ def _noise(rng, strength) -> Noise:
 
 
 def plan(size: Size, factor: int, rng: np.random.Generator, light: bool = False) -> list[Step]:
-    """Draws the steps that degrade a picture of `size` to size / factor, in order.
+    """Draws the steps that degrade an image of `size` to size / factor, in order.
 
     light: the softened parameters of the paper: less blur, hardly any noise, better JPEG.
 
     Blur (twice; light: once), two reductions, noise and JPEG come in random order. The first
     reduction is to a random size or by decimation, the second brings the target size, so it may
-    enlarge. With factor 4, a quarter of the pictures is halved first, then treated as with 2.
+    enlarge. With factor 4, a quarter of the images is halved first, then treated as with 2.
     JPEG is left out with probability 0.1, and one more JPEG always ends it.
 
     Probabilities and ranges are those of the original code of latent diffusion. Where they leave
@@ -275,7 +275,7 @@ def bsrgan(
     _reduced(image, factor)
     if image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise UserError(
-            f"bsrgan degrades one picture [height, width, 1 or 3], got the shape {image.shape}"
+            f"bsrgan degrades one image [height, width, 1 or 3], got the shape {image.shape}"
         )
     x = image.astype(np.float32)
     for step in plan(image.shape[:2], factor, rng, light):
@@ -286,7 +286,7 @@ def bsrgan(
 def degrade(
     kind: Degradation, image: np.ndarray, factor: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The low-resolution picture of a kind: uint8 [H, W, C] -> uint8 [H / factor, W / factor, C].
+    """The low-resolution image of a kind: uint8 [H, W, C] -> uint8 [H / factor, W / factor, C].
 
     'bicubic' draws nothing and takes batches [..., H, W, C] too; the others depend on `rng`.
     UserError for an unknown kind and as `bicubic` and `bsrgan` raise it.

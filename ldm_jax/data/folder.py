@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.contents import given_path, read_contents
+from ldm_jax.data.folder_index import given_path, index_folder
 from ldm_jax.data.images import (
     Crop,
     Fit,
@@ -78,7 +78,7 @@ class FolderSource:
         self._view = View(size, channels, fit, crop, min_crop, max_crop)
         self._root = given_path(path)
         self.unreadable: dict[str, str] = {}
-        contents = read_contents(self._root, split, captions, boxes, maps)
+        contents = index_folder(self._root, split, captions, boxes, maps)
         names = contents.names
         truth, self.box_names = {}, None
         if boxes:
@@ -132,7 +132,7 @@ class FolderSource:
             self._captions = [contents.captions.get(name, []) for name in self._names]
             self._count_missing(self._captions.count([]), "caption")
         if boxes:
-            empty = box_files.of_picture([], [])
+            empty = box_files.of_image([], [])
             self._boxes = [truth.get(name, empty) for name in self._names]
             self._count_missing(sum(not len(one.labels) for one in self._boxes), "box")
         self.drawn = self._view.drawn or any(len(texts) > 1 for texts in self._captions or ())

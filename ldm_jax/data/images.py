@@ -16,7 +16,7 @@ from ldm_jax.errors import UserError
 Fit = Literal["crop", "pad", "stretch"]
 Crop = Literal["centre", "random"]
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom as shares of a picture's width and height."""
+"""Left, top, right, bottom as shares of an image's width and height."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 # EXIF's orientation tag 0x0112 and the turn that undoes each of its values.
@@ -32,20 +32,20 @@ _UPRIGHT = {
 
 
 class Shown(NamedTuple):
-    """A view of a picture, and of its map of classes if it has one."""
+    """A view of an image, and of its map of classes if it has one."""
 
     image: np.ndarray  # uint8 [H, W, C]
-    crop: Box = WHOLE  # the part of the picture that it shows; beyond 0 and 1 where it is padded
+    crop: Box = WHOLE  # the part of the image that it shows; beyond 0 and 1 where it is padded
     semantic: np.ndarray | None = None  # [H, W], class index of each pixel
 
 
 def natural_channels(image: Image.Image) -> int:
-    """1 for a picture stored in grey, 3 for every other (palettes count as colour)."""
+    """1 for an image stored in grey, 3 for every other (palettes count as colour)."""
     return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I") else 3
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once the EXIF orientation is applied, without decoding the picture."""
+    """Width and height once the EXIF orientation is applied, without decoding the image."""
     # Asked for the EXIF data of a PNG that has none in its header, Pillow decodes all of it.
     known = image.format != "PNG" or "exif" in image.info
     turned = known and image.getexif().get(0x0112, 1) >= 5
@@ -53,16 +53,16 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """An upright 8-bit picture in grey (channels 1, mode 'L') or colour (channels 3, mode 'RGB').
+    """An upright 8-bit image in grey (channels 1, mode 'L') or colour (channels 3, mode 'RGB').
 
     Transparency is laid over white, EXIF orientation applied, 16-bit grey scaled to 8 bits.
-    ValueError for floating-point pictures, which carry no scale.
+    ValueError for floating-point images, which carry no scale.
     """
     turn = _UPRIGHT.get(image.getexif().get(0x0112))
     if turn is not None:
         image = image.transpose(turn)
     if image.mode == "F":
-        raise ValueError("floating-point pictures have no defined range; save it with 8 bits")
+        raise ValueError("floating-point images have no defined range; save it with 8 bits")
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255, not scale them
         grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
         image = Image.fromarray(np.rint(grey).astype(np.uint8))
@@ -73,7 +73,7 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 def decode(file: IO[bytes], channels: int, short: int) -> Image.Image:
-    """The picture in an encoded file, as `to_mode` gives it.
+    """The image in an encoded file, as `to_mode` gives it.
 
     short: the least short side in pixels that will be used. A JPEG at least four times as large is
     decoded at 1/2, 1/4 or 1/8 of its size (never below twice `short`), which is several times
@@ -86,7 +86,7 @@ def decode(file: IO[bytes], channels: int, short: int) -> Image.Image:
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 1] of a grey picture, [H, W, 3] of a colour one."""
+    """uint8 [H, W, 1] of a grey image, [H, W, 3] of a colour one."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
 
@@ -107,7 +107,7 @@ def _square(image: Image.Image, left: int, top: int, side: int, size: int) -> np
 
 
 def shrink(image: Image.Image, short: int) -> Image.Image:
-    """The picture with its short side reduced to `short` pixels; a smaller one is left alone."""
+    """The image with its short side reduced to `short` pixels; a smaller one is left alone."""
     scale = short / min(image.size)
     if scale >= 1:
         return image
@@ -115,12 +115,12 @@ def shrink(image: Image.Image, short: int) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int, how: Fit = "crop") -> np.ndarray:
-    """A square view of an 'L' or 'RGB' picture without chance: uint8 [size, size, C].
+    """A square view of an 'L' or 'RGB' image without chance: uint8 [size, size, C].
 
     'crop': the centred square, resized (antialiased bicubic): the reference's LSUN preprocessing.
     'stretch': all of it, resized in both directions.
     'pad': all of it in the centre, reduced if larger than `size` but never enlarged; the border
-    gets the least value found along the picture's edge, per channel (MNIST, 28 -> 32: 0).
+    gets the least value found along the image's edge, per channel (MNIST, 28 -> 32: 0).
     """
     if how == "crop":
         return _square(image, *_centred(*image.size), size)
@@ -144,7 +144,7 @@ def random_crop(
 ) -> np.ndarray:
     """A square at a random place, resized: uint8 [size, size, C].
 
-    Its side is uniform in [min_crop, max_crop] of the picture's short side.
+    Its side is uniform in [min_crop, max_crop] of the image's short side.
     """
     return _square(image, *_drawn(rng, *image.size, min_crop, max_crop), size)
 
@@ -164,7 +164,7 @@ def _drawn(
 
 
 def _padded(w: int, h: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a padded picture on its canvas of size x size pixels."""
+    """Left, top, width and height of a padded image on its canvas of size x size pixels."""
     scale = min(1, size / max(w, h))
     w, h = max(1, round(w * scale)), max(1, round(h * scale))
     return (size - w) // 2, (size - h) // 2, w, h
@@ -188,7 +188,7 @@ def nearest(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE) ->
 
 @dataclass(frozen=True)
 class View:
-    """How a picture of any size becomes uint8 [size, size, channels].
+    """How an image of any size becomes uint8 [size, size, channels].
 
     UserError for values that mean nothing. channels 0 stands for "as in the data" and is replaced
     before the first call.
@@ -230,7 +230,7 @@ class View:
         return math.ceil(self.size / self.min_crop) if self.drawn else self.size
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
-        """The view of an 'L' or 'RGB' picture: uint8 [size, size, C]."""
+        """The view of an 'L' or 'RGB' image: uint8 [size, size, C]."""
         return self.show(image, rng).image
 
     def show(
@@ -239,11 +239,11 @@ class View:
         rng: np.random.Generator | None = None,
         semantic: np.ndarray | None = None,
     ) -> Shown:
-        """The view of an 'L' or 'RGB' picture, where it lies, and the same view of its map.
+        """The view of an 'L' or 'RGB' image, where it lies, and the same view of its map.
 
-        semantic: class indices [H, W] of the whole picture, at any resolution; nearest pixels are
+        semantic: class indices [H, W] of the whole image, at any resolution; nearest pixels are
         taken, so that no class appears that is not there. 'pad' shows a square larger than the
-        picture: its `crop` reaches beyond 0 and 1, and the border of the map is class 0.
+        image: its `crop` reaches beyond 0 and 1, and the border of the map is class 0.
         """
         w, h = image.size
         if self.fit == "crop":
@@ -268,11 +268,11 @@ class View:
         rng: np.random.Generator | None = None,
         semantic: np.ndarray | None = None,
     ) -> Shown:
-        """The view of an encoded picture, and of its map, as in `show`."""
+        """The view of an encoded image, and of its map, as in `show`."""
         return self.show(decode(file, self.channels, self.short), rng, semantic)
 
     def keep(self, file: IO[bytes]) -> np.ndarray:
-        """What to hold in memory of an encoded picture so that views of it need no file.
+        """What to hold in memory of an encoded image so that views of it need no file.
 
         The view itself, or for random crops all of it, reduced to the short side that they need.
         """
@@ -281,7 +281,7 @@ class View:
         return to_array(shrink(decode(file, self.channels, self.short), self.short))
 
     def kept_bytes(self, width: int, height: int, map_bytes: int = 0) -> int:
-        """About how much memory a picture of width x height pixels takes when it is kept.
+        """About how much memory an image of width x height pixels takes when it is kept.
 
         map_bytes: of each pixel of its map, 0 without one.
         """

@@ -53,7 +53,7 @@ def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
 def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     """Mirrors each 'image' left to right with probability 1/2; a transform for `Loader`.
 
-    With it go 'semantic', 'low_res', and 'boxes' and 'crop' in the frame of the whole picture, of
+    With it go 'semantic', 'low_res', and 'boxes' and 'crop' in the frame of the whole image, of
     which all is mirrored and not the part that is shown alone. Rows of 'boxes' without a box (label
     -1) stay.
     """
@@ -87,7 +87,7 @@ def mirror(batch: Batch, mirrored: np.ndarray) -> Batch:
 
 
 def _mirrored(boxes: np.ndarray) -> np.ndarray:
-    """[..., 4] (left, top, right, bottom) in a picture -> the same in its mirror image."""
+    """[..., 4] (left, top, right, bottom) in an image -> the same in its mirror image."""
     left, top, right, bottom = np.moveaxis(boxes, -1, 0)
     return np.stack([1 - right, top, 1 - left, bottom], axis=-1)
 

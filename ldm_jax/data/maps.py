@@ -1,4 +1,4 @@
-"""Semantic maps: pictures whose pixels are class indices."""
+"""Semantic maps: images whose pixels are class indices."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NAMES = "names.txt"
 
 
 def decode_map(file: IO[bytes]) -> np.ndarray:
-    """The class indices [H, W] in an encoded picture: uint8 of 8 bits or a palette, else int32.
+    """The class indices [H, W] in an encoded image: uint8 of 8 bits or a palette, else int32.
 
     UserError for colours, which are no indices; whatever Pillow raises for a damaged file.
     """
@@ -31,12 +31,12 @@ def decode_map(file: IO[bytes]) -> np.ndarray:
     return np.asarray(image).astype(np.uint8)
 
 
-def check_size(of_map: tuple[int, int], of_picture: tuple[int, int], what: str) -> None:
-    """UserError unless a map is as large (width, height) as its picture."""
-    if of_map != of_picture:
+def check_size(of_map: tuple[int, int], of_image: tuple[int, int], what: str) -> None:
+    """UserError unless a map is as large (width, height) as its image."""
+    if of_map != of_image:
         raise UserError(
-            f"{what} has {of_map[0]}x{of_map[1]} pixels, but its picture has "
-            f"{of_picture[0]}x{of_picture[1]}"
+            f"{what} has {of_map[0]}x{of_map[1]} pixels, but its image has "
+            f"{of_image[0]}x{of_image[1]}"
         )
 
 
@@ -56,28 +56,28 @@ def index_type(names: Collection[str]) -> type:
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of a folder, by the names of their pictures."""
+    """The maps of a folder, by the names of their images."""
 
     folder: epath.Path
     files: dict[str, epath.Path]
     sizes: dict[str, tuple[int, int]]  # width, height
     names: tuple[str, ...]
-    unreadable: dict[str, str]  # pictures whose maps are damaged: why
+    unreadable: dict[str, str]  # images whose maps are damaged: why
 
-    def read(self, picture: str) -> np.ndarray:
-        """The class indices [H, W] of a picture."""
-        with self.files[picture].open("rb") as file:
+    def read(self, image: str) -> np.ndarray:
+        """The class indices [H, W] of an image."""
+        with self.files[image].open("rb") as file:
             return decode_map(file)
 
 
 def open_maps(
-    folder: epath.Path, pictures: Collection[str], progress: str | None = "reading maps"
+    folder: epath.Path, images: Collection[str], progress: str | None = "reading maps"
 ) -> Maps:
-    """The maps FOLDER/NAME.png of those pictures NAME.* that have one. Each is read once.
+    """The maps FOLDER/NAME.png of those images NAME.* that have one. Each is read once.
 
     Classes are named by the lines of `names.txt` in the folder; without it they are the numbers
     from 0 to the highest index that occurs.
-    UserError for a folder without a map of any of the pictures, for colours instead of indices, and
+    UserError for a folder without a map of any of the images, for colours instead of indices, and
     for an index beyond the names.
     """
     if not folder.is_dir():
@@ -85,9 +85,9 @@ def open_maps(
     pngs = [name for name in sorted(visible_files(folder)) if name.lower().endswith(".png")]
     there = {stem(name): folder / name for name in pngs}
     if not there:
-        raise UserError(f"no map in {folder}; looked for PNG files named like the pictures")
-    by_stem = match({stem(name) for name in pictures}, there, folder)
-    files = {name: there[by_stem[stem(name)]] for name in pictures if stem(name) in by_stem}
+        raise UserError(f"no map in {folder}; looked for PNG files named like the images")
+    by_stem = match({stem(name) for name in images}, there, folder)
+    files = {name: there[by_stem[stem(name)]] for name in images if stem(name) in by_stem}
 
     found = in_threads(_look, list(files.values()), progress=progress)
     looked = dict(zip(files, found, strict=True))

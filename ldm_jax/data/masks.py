@@ -1,7 +1,7 @@
 """Masks for in-painting (Sec. 4.5), drawn as LaMa draws them (Suvorov et al. 2021), and their use.
 
-A mask is bool [H, W], True where the picture is to be painted; in a file these places are white,
-at least by half. The masked picture is black there: 0 in bytes, -1 in [-1, 1]. That is what the
+A mask is bool [H, W], True where the image is to be painted; in a file these places are white,
+at least by half. The masked image is black there: 0 in bytes, -1 in [-1, 1]. That is what the
 published model was conditioned on, and beside it the mask as -1 and 1.
 """
 
@@ -16,9 +16,9 @@ from ldm_jax.errors import UserError
 Masks = Literal["narrow", "medium", "wide", "box", "mixed"]
 
 MAX_COVERAGE = 0.5  # LaMa's limit for its test sets; masks above it are drawn again
-MIN_SIDE = 8  # pixels of the picture
+MIN_SIDE = 8  # pixels of the image
 
-# LaMa gives lengths in pixels of pictures with this side; here they scale with the picture, so
+# LaMa gives lengths in pixels of images with this side; here they scale with the image, so
 # that masks of every size cover the same share of it.
 _SIDE = 256
 
@@ -58,7 +58,7 @@ class _Boxes:
 
     count: tuple[int, int]
     side: tuple[int, int]
-    margin: int  # stays free along the picture's edge
+    margin: int  # stays free along the image's edge
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         mask = np.zeros((height, width), bool)
@@ -88,7 +88,7 @@ _MIXED = ("narrow", "medium", "wide")
 
 
 def draw_mask(kind: Masks, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A random mask, neither empty nor more than half of the picture: bool [height, width].
+    """A random mask, neither empty nor more than half of the image: bool [height, width].
 
     kind: 'narrow', 'medium' and 'wide' are LaMa's thin, medium and thick masks: brush strokes,
     and in a quarter or so of the wider ones rectangles instead. 'box': the rectangles of 'wide'
@@ -132,12 +132,12 @@ def _add_piece(
 
 
 def coverage(mask: np.ndarray) -> float:
-    """The share of the picture to be painted, from 0 to 1."""
+    """The share of the image to be painted, from 0 to 1."""
     return float(np.mean(mask))
 
 
 def masked_image(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What is known of a picture, black elsewhere: uint8 [..., H, W, C], mask bool [..., H, W]."""
+    """What is known of an image, black elsewhere: uint8 [..., H, W, C], mask bool [..., H, W]."""
     return np.where(mask[..., None], np.uint8(0), image)
 
 
@@ -150,6 +150,6 @@ def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
       UserError: the mask leaves nothing known.
     """
     if mask.all():
-        raise UserError("the mask covers all of the picture, so it has no known colour to fill in")
+        raise UserError("the mask covers all of the image, so it has no known colour to fill in")
     colour = np.rint(image[~mask].mean(axis=0)).astype(np.uint8)
     return np.where(mask[..., None], colour, image)

@@ -1,8 +1,8 @@
 """Resizing by separable weights: MATLAB's bicubic, and OpenCV's three interpolations.
 
-A picture is resized by one matrix per axis, `rows @ x @ columns.T`, so each method is nothing but
+An image is resized by one matrix per axis, `rows @ x @ columns.T`, so each method is nothing but
 the weights with which an output pixel sees the input pixels. Pixel i covers [i, i + 1], so its
-centre is at i + 1/2 in both pictures.
+centre is at i + 1/2 in both images.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def weights(n: int, m: int, method: Method) -> np.ndarray:
     """The float32 [m, n] matrix that resizes n pixels to m; do not write to it.
 
     bicubic  MATLAB's imresize: a = -1/2; a reduction widens the kernel by n / m, which makes it
-             antialiased; the picture is mirrored at its border.
+             antialiased; the image is mirrored at its border.
     linear, cubic  OpenCV's: two or four neighbours however strong the reduction (not antialiased),
              cubic with a = -3/4; the last pixel is repeated at the border.
     area     OpenCV's: the exact mean over the output pixel's extent, also where it enlarges.
@@ -92,7 +92,7 @@ def resize(x: np.ndarray, size: tuple[int, int], method: Method = "bicubic") -> 
     """
     *batch, height, width, channels = x.shape
     x = np.asarray(x, np.float32)
-    # All columns and channels of a picture in one product; the second is on what is left.
+    # All columns and channels of an image in one product; the second is on what is left.
     x = weights(height, size[0], method) @ x.reshape(*batch, height, width * channels)
     return weights(width, size[1], method) @ x.reshape(*batch, size[0], width, channels)
 

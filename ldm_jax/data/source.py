@@ -25,7 +25,7 @@ class Source(Protocol):
     semantic_names: tuple[str, ...] | None
     """The names of what 'semantic' numbers, otherwise None."""
     channels: int
-    """1 (grey) or 3 (colour); 0 where the examples hold no picture."""
+    """1 (grey) or 3 (colour); 0 where the examples hold no image."""
 
     def __len__(self) -> int: ...
 
@@ -36,16 +36,16 @@ class Source(Protocol):
         captions); None gives the deterministic view (centre crop, first caption).
         Returns 'image' uint8 [n, H, W, C], and where the data has them
         'class_label' int32 [n]; 'caption' [n] of str (dtype object);
-        'boxes' float32 [n, M, 4]: left, top, right, bottom as shares of the whole picture, with
+        'boxes' float32 [n, M, 4]: left, top, right, bottom as shares of the whole image, with
         'box_labels' int32 [n, M] (-1 behind the last box: none) and 'crop' float32 [n, 4], the part
-        of the whole picture that 'image' shows, in the same units;
+        of the whole image that 'image' shows, in the same units;
         'semantic' uint8 (int32 for more than 256 classes) [n, H, W]: the class of each pixel.
         """
         ...
 
 
 class ArraySource:
-    """Equally long arrays in memory under any keys: pictures, cached latents, tokens."""
+    """Equally long arrays in memory under any keys: images, cached latents, tokens."""
 
     drawn = False
 
@@ -100,7 +100,7 @@ class Subset:
 def in_memory(
     source: Source, progress: str | None = None, limit_bytes: float = 2e9, chunk: int = 512
 ) -> Source:
-    """Reads everything once and keeps it, where the pictures fit into `limit_bytes`.
+    """Reads everything once and keeps it, where the images fit into `limit_bytes`.
 
     Returns an ArraySource, or `source` itself where it is too large or `drawn`.
     progress: the title of a tqdm bar; None shows none.

@@ -82,7 +82,7 @@ def _open(folder: epath.Path):
 
 
 class TfdsSource:
-    """Pictures of a prepared TFDS set, with labels, captions, boxes, maps where it has them."""
+    """Images of a prepared TFDS set, with labels, captions, boxes, maps where it has them."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class TfdsSource:
         default label and caption may be missing, '' means none, any other must exist.
         boxes_key: a feature of boxes such as 'objects/bbox', whose labels are a sibling of it (all
         are 'object' where there is none); 'auto' takes the only one there is, '' none.
-        map_key: a picture of class indices such as 'segmentation_mask'; '' for none. Its classes
+        map_key: an image of class indices such as 'segmentation_mask'; '' for none. Its classes
         are named by the feature, or else are the numbers up to the highest in any split of the set.
         UserError for whatever is missing, with what there is instead.
         """
@@ -121,7 +121,7 @@ class TfdsSource:
         info = builder.info
         self.name = info.full_name
         images, labels, captions = features_by_kind(info.features)
-        self._image = self._choose(image_key, "image", images)
+        self._image_key = self._choose(image_key, "image", images)
         self._label = self._choose(label_key, "label", labels, default="label")
         self._caption = self._choose(caption_key, "caption", captions, default="caption")
         boxes = box_features(info.features)
@@ -129,10 +129,10 @@ class TfdsSource:
             boxes_key = next(iter(boxes)) if len(boxes) == 1 else ""
         self._boxes = boxes[self._choose(boxes_key, "boxes", boxes)] if boxes_key else None
         self.box_names = self._boxes and self._boxes.names
-        maps = {k: f for k, f in images.items() if f.shape[-1] == 1 and k != self._image}
+        maps = {k: f for k, f in images.items() if f.shape[-1] == 1 and k != self._image_key}
         self._map = self._choose(map_key, "map", maps)
 
-        if channels == 0:  # pictures with alpha, or without a fixed number of channels: colour
+        if channels == 0:  # images with alpha, or without a fixed number of channels: colour
             channels = 1 if images[image_key].shape[-1] == 1 else 3
         self._view = dataclasses.replace(view, channels=channels)
         self.channels = channels
@@ -140,7 +140,7 @@ class TfdsSource:
         # One of several captions is drawn anew at each reading, as a random crop is.
         self.drawn = view.drawn or captions.get(self._caption, False)
         self.semantic_names = None
-        # Pictures come encoded: Pillow decodes them in threads, and only those that are read.
+        # Images come encoded: Pillow decodes them in threads, and only those that are read.
         skip = {key: tfds.decode.SkipDecoding() for key in images}
         try:
             self._data = builder.as_data_source(split, decoders=skip)
@@ -188,12 +188,12 @@ class TfdsSource:
     def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
         """The examples at `indices`: see `source.Source`.
 
-        UserError for a picture that cannot be decoded, and for examples without a label (TFDS
+        UserError for an image that cannot be decoded, and for examples without a label (TFDS
         writes -1) in a set that has labels.
         """
         examples = self._data.__getitems__([int(i) for i in indices])
         rngs = rngs if rngs is not None else [None] * len(examples)
-        shown = in_threads(self._picture, examples, rngs)
+        shown = in_threads(self._view_of, examples, rngs)
         batch = {"image": np.stack([one.image for one in shown])}
         if self._label:
             labels = np.array([value(example, self._label) for example in examples], np.int32)
@@ -211,14 +211,14 @@ class TfdsSource:
             batch["semantic"] = np.stack([one.semantic for one in shown]).astype(dtype, copy=False)
         return batch
 
-    def _picture(self, example: dict, rng: np.random.Generator | None) -> Shown:
-        file = io.BytesIO(example[self._image])
+    def _view_of(self, example: dict, rng: np.random.Generator | None) -> Shown:
+        file = io.BytesIO(example[self._image_key])
         semantic = self._decode_map(example) if self._map else None
         try:
             shown = self._view.read(file, rng, semantic)
             size = upright_size(Image.open(file)) if self._map else (0, 0)
         except Exception as error:  # a damaged file can make the decoders raise anything
-            raise UserError(f"{self.name}: a picture cannot be read: {error}") from error
+            raise UserError(f"{self.name}: an image cannot be read: {error}") from error
         if semantic is not None:
             check_size(semantic.shape[::-1], size, f"{self.name}: a map")
             check_classes(int(semantic.max()), self.semantic_names, f"{self.name}: a map")

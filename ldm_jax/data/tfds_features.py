@@ -1,14 +1,14 @@
-"""Which of the features of a TFDS set are pictures, labels, captions, boxes, and their values."""
+"""Which of the features of a TFDS set are images, labels, captions, boxes, and their values."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_jax.data.boxes import Boxes, of_picture
+from ldm_jax.data.boxes import Boxes, of_image
 
 
 def features_by_kind(features) -> tuple[dict, dict, dict[str, bool]]:
-    """Pictures and labels by name, and captions by name: whether an example has several."""
+    """Images and labels by name, and captions by name: whether an example has several."""
     import tensorflow_datasets as tfds
 
     of = tfds.features
@@ -40,7 +40,7 @@ class BoxFeature:
             labels = np.array(value(example, self.label), np.int32).reshape(-1)
         if self.crowd:
             labels = np.where(np.reshape(value(example, self.crowd), -1), -1, labels)
-        return of_picture(corners, labels)
+        return of_image(corners, labels)
 
 
 def box_features(features) -> dict[str, BoxFeature]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.diffusion.unet import EPSILON, ContractingPath, UNetConfig
+from ldm_jax.diffusion.unet import EPSILON, DownPath, UNetConfig
 from ldm_jax.layers import Array, Attention, group_norm, linear
 
 
@@ -40,7 +40,7 @@ class AttentionPool(nnx.Module):
         return self.attention(tokens_bnc[:, :1], tokens_bnc)[:, 0]
 
 
-class NoisyLatentClassifier(ContractingPath):
+class NoisyLatentClassifier(DownPath):
     """Tells the class y of a noisy latent, for classifier guidance (App. C, Table 10).
 
     Args:

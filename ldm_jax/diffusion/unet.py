@@ -15,11 +15,11 @@ from ldm_jax.layers import (
     ResBlock,
     SpatialSelfAttention,
     Upsample,
+    avg_pool2x,
     conv,
-    double,
     group_norm,
-    halve,
     linear,
+    upsample2x,
 )
 
 EPSILON = 1e-5  # of the GroupNorms here; the autoencoder and the transformers have 1e-6
@@ -73,7 +73,7 @@ def timestep_embedding(t: Array, dim: int) -> Array:
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
 
 
-class Level(nnx.Module):
+class UNetBlock(nnx.Module):
     """A ResBlock, then attention where the level has it, then a change of resolution or none."""
 
     def __init__(self, res: ResBlock, attention: nnx.Module | None, resample: nnx.Module | None):
@@ -130,22 +130,24 @@ class Blocks:
             **self.kw,
         )
 
-    def level(self, level: int, c_in: int, c_out: int, resample=None) -> Level:
+    def level(self, level: int, c_in: int, c_out: int, resample=None) -> UNetBlock:
         attends = 2**level in self.config.attention_factors
-        return Level(self.res(c_in, c_out), self.attention(c_out) if attends else None, resample)
+        return UNetBlock(
+            self.res(c_in, c_out), self.attention(c_out) if attends else None, resample
+        )
 
     def down(self, c: int) -> nnx.Module:
         if self.config.resample_in_res_blocks:
-            return self.res(c, c, halve)
+            return self.res(c, c, avg_pool2x)
         return Downsample(c, (1, 1), **self.kw)
 
     def up(self, c: int) -> nnx.Module:
         if self.config.resample_in_res_blocks:
-            return self.res(c, c, double)
+            return self.res(c, c, upsample2x)
         return Upsample(c, **self.kw)
 
 
-class ContractingPath(nnx.Module):
+class DownPath(nnx.Module):
     """Time embedding, the way down and the middle: the first half of a UNet.
 
     Args:
@@ -192,7 +194,7 @@ class ContractingPath(nnx.Module):
                 c = config.channels * mult
                 skips.append(c)
         self.down, self.skip_channels = nnx.List(down), tuple(skips)
-        self.middle = nnx.List([Level(make.res(c, c), make.attention(c), None), make.res(c, c)])
+        self.mid = nnx.List([UNetBlock(make.res(c, c), make.attention(c), None), make.res(c, c)])
 
     def contract(
         self, z_t: Array, t: Array, context: Array | None, label: Array | None, rngs
@@ -205,16 +207,16 @@ class ContractingPath(nnx.Module):
         h = self.conv_in(z_t.astype(self.dtype))
         skips = [h]
         for layer in self.down:
-            if isinstance(layer, Level):
+            if isinstance(layer, UNetBlock):
                 h = layer(h, emb, context, rngs)
             else:
                 h = resampled(layer, h, emb, rngs)
             skips.append(h)
-        attend, res = self.middle
+        attend, res = self.mid
         return res(attend(h, emb, context, rngs), emb, rngs), skips, emb
 
 
-class UNet(ContractingPath):
+class UNet(DownPath):
     """Way down, middle and way up of ResBlocks, with skips between equal resolutions.
 
     Args:

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its picture."""
+"""How far a reconstruction is from its image."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _WINDOW /= _WINDOW.sum()
 
 
 def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each pair of pictures: bytes `[n, H, W, C]` -> `[n]`.
+    """Peak signal-to-noise ratio in dB of each pair of images: bytes `[n, H, W, C]` -> `[n]`.
 
-    10 log10(255^2 / mean square error), the error in float64; infinite for equal pictures.
+    10 log10(255^2 / mean square error), the error in float64; infinite for equal images.
     """
     error = x.astype(np.float64) - y.astype(np.float64)
     with np.errstate(divide="ignore"):
@@ -23,29 +23,29 @@ def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Mean structural similarity of each pair of pictures: bytes `[n, H, W, C]` -> `[n]`.
+    """Mean structural similarity of each pair of images: bytes `[n, H, W, C]` -> `[n]`.
 
     Wang et al. 2004: means, variances and covariance under a Gaussian window of 11x11 pixels with
     standard deviation 1.5, whose weights sum to 1 (so not the unbiased variances of a sample);
     constants (0.01 * 255)^2 and (0.03 * 255)^2. Averaged over the places where the whole window
-    lies within the picture and over the channels, each taken by itself; in float64, at full
-    resolution. 1 for equal pictures, never more.
+    lies within the image and over the channels, each taken by itself; in float64, at full
+    resolution. 1 for equal images, never more.
 
     Raises:
-      UserError: the pictures have a side of less than 11 pixels, or differ in shape.
+      UserError: the images have a side of less than 11 pixels, or differ in shape.
     """
     if x.shape != y.shape:
-        raise UserError(f"SSIM compares pictures of one shape, got {x.shape} and {y.shape}")
+        raise UserError(f"SSIM compares images of one shape, got {x.shape} and {y.shape}")
     if min(x.shape[1:3]) < len(_WINDOW):
         raise UserError(
-            f"SSIM needs pictures of at least {len(_WINDOW)}x{len(_WINDOW)} pixels, "
+            f"SSIM needs images of at least {len(_WINDOW)}x{len(_WINDOW)} pixels, "
             f"got {x.shape[2]}x{x.shape[1]}"
         )
     return np.array([_ssim_of_pair(*pair) for pair in zip(x, y, strict=True)], np.float64)
 
 
 def _ssim_of_pair(x: np.ndarray, y: np.ndarray) -> float:
-    """`ssim` of two pictures `[H, W, C]`; one at a time, so that thousands fit in memory."""
+    """`ssim` of two images `[H, W, C]`; one at a time, so that thousands fit in memory."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     moments = np.stack([x, y, x * x, y * y, x * y])
     for axis in (1, 2):

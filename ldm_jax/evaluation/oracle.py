@@ -1,11 +1,11 @@
-"""The oracle: reads shape and colour back from a picture of one object.
+"""The oracle: reads shape and colour back from an image of one object.
 
-It makes 'the sample shows what was asked' a number, where the paper can only show pictures.
+It makes 'the sample shows what was asked' a number, where the paper can only show images.
 
 A small convolutional network, trained on true renders only (`python -m ldm_jax.evaluation.oracle`
 trains it again, in five minutes on two cores). It is a measure and never a loss: no model of this
 project is trained against it. Beside each score stand its ceiling (the oracle on true renders) and
-its floor (the same pictures with the conditions shuffled): `oracle_report`.
+its floor (the same images with the conditions shuffled): `oracle_report`.
 """
 
 import functools
@@ -22,11 +22,11 @@ from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SHAPES, ScenesSource, draw
 from ldm_jax.errors import UserError
 
 WEIGHTS = Path(__file__).with_name("oracle.npz")
-SIZE = 32  # what the network sees; larger pictures are averaged down to it
+SIZE = 32  # what the network sees; larger images are averaged down to it
 
 _CHANNELS = (16, 32, 48, 64)  # the first convolution keeps the size, each further one halves it
 _HIDDEN = 48
-_MICRO_BATCH = 256  # one compiled shape for any number of pictures
+_MICRO_BATCH = 256  # one compiled shape for any number of images
 _SEED = 1_000_003  # far from the seeds people choose: these renders are the oracle's own
 
 
@@ -56,7 +56,7 @@ def _he(key, shape, fan_in):
 
 
 def apply(params, x) -> tuple[jax.Array, jax.Array]:
-    """Logits of (shape [B, 4], colour [B, 8]) for pictures x [B, 32, 32, 3] in [-1, 1]."""
+    """Logits of (shape [B, 4], colour [B, 8]) for images x [B, 32, 32, 3] in [-1, 1]."""
     for i in range(len(_CHANNELS)):
         stride = (1, 1) if i == 0 else (2, 2)
         x = lax.conv_general_dilated(
@@ -91,7 +91,7 @@ def read_scenes(images) -> tuple[np.ndarray, np.ndarray]:
     side = images.shape[1] if images.ndim == 4 else 0
     if images.dtype != np.uint8 or not side or side % SIZE or images.shape[2:] != (side, 3):
         raise UserError(
-            f"the oracle reads uint8 pictures [n, H, H, 3] with H a multiple of {SIZE}, "
+            f"the oracle reads uint8 images [n, H, H, 3] with H a multiple of {SIZE}, "
             f"not {images.dtype} {list(images.shape)}"
         )
     shapes, colours = [], []
@@ -115,7 +115,7 @@ def _to_input(images) -> np.ndarray:
 
 
 def agreement(images, asked) -> dict[str, float]:
-    """Share of pictures in which the oracle sees the shape, the colour, and both as asked.
+    """Share of images in which the oracle sees the shape, the colour, and both as asked.
 
     Args:
       images: uint8 [n, H, H, 3].
@@ -127,10 +127,10 @@ def agreement(images, asked) -> dict[str, float]:
     asked_shape, asked_colour = _asked(asked)
     if len(asked_shape) != len(shape):
         raise UserError(
-            f"{len(shape)} pictures cannot be compared with {len(asked_shape)} conditions"
+            f"{len(shape)} images cannot be compared with {len(asked_shape)} conditions"
         )
     if len(shape) == 0:
-        raise UserError("agreement needs at least one picture")
+        raise UserError("agreement needs at least one image")
     same_shape, same_colour = shape == asked_shape, colour == asked_colour
     return {
         "shape": float(same_shape.mean()),
@@ -171,7 +171,7 @@ def oracle_report(images, asked, truth_images, truth_asked) -> dict[str, dict[st
 def augment(key, x):
     """x [B, 32, 32, 3] a little shifted, soft, brighter or darker, tinted and noisy.
 
-    It is what separates a generated picture from a render.
+    It is what separates a generated image from a render.
     """
     keys = jax.random.split(key, 6)
     b = x.shape[0]

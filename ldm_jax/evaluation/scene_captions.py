@@ -40,8 +40,8 @@ _OBJECT = re.compile(
     rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?\b({_ANY(COLOURS)}) ({_ANY(SHAPES)})\b"
 )
 
-# 'Next to' in the picture, in which it holds for most pairs of which captions say so: a gap of this
-# many times the boxes' mean width, and lower edges this far apart in sides of the picture.
+# 'Next to' in the image, in which it holds for most pairs of which captions say so: a gap of this
+# many times the boxes' mean width, and lower edges this far apart in sides of the image.
 _NEAR = 0.9
 _LEVEL = 0.16
 
@@ -79,7 +79,7 @@ def parse_caption(text: str) -> AskedScene:
 
 
 def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
-    """Whether the relation `name` holds between two objects of a picture, judged by their boxes.
+    """Whether the relation `name` holds between two objects of an image, judged by their boxes.
 
     Left is the middle of the box, in front the lower edge: all stand on one floor.
     """

@@ -1,7 +1,7 @@
-"""From pixels to things: the objects that the scene reader (`scene_reader.py`) sees in a picture.
+"""From pixels to things: the objects that the scene reader (`scene_reader.py`) sees in an image.
 
 An object is a connected piece of one colour, and of the shape that its pixels agree on. Objects of
-one colour that touch in the picture make one piece; they are told apart by where their pixels take
+one colour that touch in the image make one piece; they are told apart by where their pixels take
 the middle of their object to be.
 """
 
@@ -13,7 +13,7 @@ from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SIZES
 from ldm_jax.data.scenes.world import MATERIALS, MIN_VISIBLE
 from ldm_jax.evaluation.scene_reader import SIZE, Reading, read
 
-_APART = 0.10  # of the picture's side: middles nearer to each other are those of one object
+_APART = 0.10  # of the image's side: middles nearer to each other are those of one object
 _SAME = 0.05  # middles nearer to each other are one: a patch of another colour is no object
 _CLEARLY = 3.0  # how many times further apart two middles are than the pixels' opinions of each
 
@@ -34,7 +34,7 @@ class SeenObject(NamedTuple):
 
 
 def objects(images) -> list[list[SeenObject]]:
-    """What stands in each picture, the largest first.
+    """What stands in each image, the largest first.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
@@ -45,16 +45,16 @@ def objects(images) -> list[list[SeenObject]]:
 
 
 def objects_of(seen: Reading) -> list[list[SeenObject]]:
-    """The objects of pictures that were read already."""
+    """The objects of images that were read already."""
     least = least_pixels(seen.semantic.shape[1])
     colours = np.where(seen.semantic >= 2, seen.colour.astype(np.int32), -1)
     groups = [[] for _ in seen.semantic]
-    for picture, (rows, columns) in _pieces(colours, least):
-        for part in _parted(seen.middle[picture, rows, columns], least):
-            groups[picture].append((rows[part], columns[part]))
+    for image, (rows, columns) in _pieces(colours, least):
+        for part in _parted(seen.middle[image, rows, columns], least):
+            groups[image].append((rows[part], columns[part]))
     return [
-        [_summary(seen, picture, *group) for group in _gathered(seen.middle[picture], things)]
-        for picture, things in enumerate(groups)
+        [_summary(seen, image, *group) for group in _gathered(seen.middle[image], things)]
+        for image, things in enumerate(groups)
     ]
 
 
@@ -112,7 +112,7 @@ def components(classes) -> np.ndarray:
 
 
 def _pieces(classes, least):
-    """(picture, (rows, columns)) of each connected piece of at least `least` pixels."""
+    """(image, (rows, columns)) of each connected piece of at least `least` pixels."""
     roots = components(classes).ravel()
     order = np.argsort(roots, kind="stable")
     order = order[np.searchsorted(roots[order], 0) :]
@@ -121,8 +121,8 @@ def _pieces(classes, least):
     starts = np.nonzero(np.diff(roots[order], prepend=-1))[0]
     for pixels in np.split(order, starts[1:]):
         if len(pixels) >= least:
-            picture, rows, columns = np.unravel_index(pixels, classes.shape)
-            yield int(picture[0]), (rows, columns)
+            image, rows, columns = np.unravel_index(pixels, classes.shape)
+            yield int(image[0]), (rows, columns)
 
 
 def _parted(middles, least) -> list[np.ndarray]:
@@ -159,9 +159,9 @@ def _halves(middles) -> np.ndarray:
     return second
 
 
-def _summary(seen, picture, rows, columns) -> SeenObject:
+def _summary(seen, image, rows, columns) -> SeenObject:
     side = seen.semantic.shape[1]
-    at = picture, rows, columns
+    at = image, rows, columns
     shapes = seen.shapes[at].mean(axis=0)
     shape = int(np.argmax(shapes))
     box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1

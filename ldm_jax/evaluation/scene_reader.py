@@ -1,6 +1,6 @@
 """The scene reader: says for every pixel of a scene what it shows.
 
-It is to pictures of several objects what the oracle (`oracle.py`) is to pictures of one: it makes
+It is to images of several objects what the oracle (`oracle.py`) is to images of one: it makes
 'the sample shows what was asked' a number. What follows from the pixels is elsewhere: objects in
 `scene_objects.py`, agreement with a condition in `scene_reports.py`.
 
@@ -21,7 +21,7 @@ from ldm_jax.data.scenes import COLOURS, MATERIALS, SEMANTIC_NAMES, SIZES
 from ldm_jax.errors import UserError
 
 WEIGHTS = Path(__file__).with_name("scene_reader.npz")
-SIZE = 64  # what the network sees: 32 x 32 is enlarged to it, larger pictures are averaged down
+SIZE = 64  # what the network sees: 32 x 32 is enlarged to it, larger images are averaged down
 SMALL = SIZE // 2
 
 # What the network says of a pixel, in this order; all but the first only where an object is.
@@ -30,18 +30,18 @@ OUTPUTS = {
     "colour": len(COLOURS),
     "size": len(SIZES),
     "material": len(MATERIALS),
-    "way": 2,  # to the middle of the object's box: right and down, in sides of the picture
+    "way": 2,  # to the middle of the object's box: right and down, in sides of the image
 }
-OBJECT_WEIGHT = 3.0  # of a pixel of an object in training: they fill but a tenth of a picture
+OBJECT_WEIGHT = 3.0  # of a pixel of an object in training: they fill but a tenth of an image
 _EDGES = np.cumsum(list(OUTPUTS.values()))[:-1].tolist()
 _WIDTHS = (32, 44, 56)  # channels at a half, a quarter and an eighth of the size
-_MICRO_BATCH = 64  # one compiled shape for any number of pictures
+_MICRO_BATCH = 64  # one compiled shape for any number of images
 
 
 class Reading(NamedTuple):
     """What the reader sees, pixel by pixel; all but the first two mean something on objects only.
 
-    H is the pictures' side, but at most 64: larger pictures are read at 64.
+    H is the images' side, but at most 64: larger images are read at 64.
     """
 
     semantic: np.ndarray  # uint8 [n, H, H]: index in SEMANTIC_NAMES
@@ -79,7 +79,7 @@ def init(key) -> dict[str, jax.Array]:
 
 
 def apply(params, x) -> jax.Array:
-    """Outputs [B, 64, 64, sum of `OUTPUTS`] for pictures x [B, 64, 64, 3] in [-1, 1]."""
+    """Outputs [B, 64, 64, sum of `OUTPUTS`] for images x [B, 64, 64, 3] in [-1, 1]."""
 
     def conv(name, x, stride=1, dilation=1):
         y = lax.conv_general_dilated(
@@ -89,15 +89,15 @@ def apply(params, x) -> jax.Array:
         return y + params[f"{name}_bias"]
 
     relu = jax.nn.relu
-    # The whole network works at half the size, where a pixel holds 2 x 2 of the picture.
+    # The whole network works at half the size, where a pixel holds 2 x 2 of the image.
     fine = relu(conv("in", _fold(x)))
     half = relu(conv("down1", fine, stride=2))
     half = half + relu(conv("half", half))
     coarse = relu(conv("down2", half, stride=2))
     coarse = coarse + relu(conv("coarse", coarse, dilation=2))
-    half = relu(half + conv("up1", double(coarse)))
+    half = relu(half + conv("up1", upsample2x(coarse)))
     half = half + relu(conv("half_again", half))
-    fine = relu(fine + conv("up2", double(half)))
+    fine = relu(fine + conv("up2", upsample2x(half)))
     fine = fine + relu(conv("fine", fine))
     return _unfold(conv("out", fine))
 
@@ -116,18 +116,18 @@ def _unfold(x):
     return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
-def double(x):
+def upsample2x(x):
     """Each pixel four times: [B, h, w, c] to [B, 2h, 2w, c]."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def see(params, x) -> dict[str, jax.Array]:
-    """Outputs by name, each [B, H, H, n], for pictures x [B, H, H, 3] in [-1, 1], H 32 or 64.
+    """Outputs by name, each [B, H, H, n], for images x [B, H, H, 3] in [-1, 1], H 32 or 64.
 
-    A small picture is enlarged, and what is said of four pixels is averaged.
+    A small image is enlarged, and what is said of four pixels is averaged.
     """
     if x.shape[1] == SMALL:
-        y = _fold(apply(params, double(x)))
+        y = _fold(apply(params, upsample2x(x)))
         y = y.reshape(*y.shape[:3], 4, -1).mean(axis=3)
     else:
         y = apply(params, x)
@@ -183,11 +183,11 @@ def read(images) -> Reading:
     fits = side == SMALL or (side and side % SIZE == 0)
     if images.dtype != np.uint8 or not fits or images.shape[2:] != (side, 3):
         raise UserError(
-            f"the scene reader reads uint8 pictures [n, H, H, 3] with H {SMALL} or a multiple of "
+            f"the scene reader reads uint8 images [n, H, H, 3] with H {SMALL} or a multiple of "
             f"{SIZE}, not {images.dtype} {list(images.shape)}"
         )
     parts = []
-    for start in range(0, max(len(images), 1), _MICRO_BATCH):  # once even for no picture at all
+    for start in range(0, max(len(images), 1), _MICRO_BATCH):  # once even for no image at all
         x = _to_input(images[start : start + _MICRO_BATCH])
         count = len(x)
         x = np.pad(x, ((0, _MICRO_BATCH - count), (0, 0), (0, 0), (0, 0)))

@@ -1,7 +1,7 @@
 """Trains the scene reader: `python -m ldm_jax.evaluation.scene_reader_training`.
 
 It learns from true renders only, of the levels single and full, at 32x32 and 64x64, a little
-spoiled as generated pictures are. Half an hour on two cores. The weights that are shipped had less
+spoiled as generated images are. Half an hour on two cores. The weights that are shipped had less
 than that: of the second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
 """
 
@@ -25,10 +25,10 @@ from ldm_jax.evaluation.scene_reader import (
     SIZE,
     SMALL,
     WEIGHTS,
-    double,
     init,
     see,
     semantic,
+    upsample2x,
     weights,
 )
 
@@ -80,9 +80,9 @@ def targets(data, instance) -> dict[str, jax.Array]:
 
 
 def augment(key, x, right, noisiness=1.0):
-    """Pictures x [B, S, S, 3] a little moved, soft, brighter or darker, tinted and noisy.
+    """Images x [B, S, S, 3] a little moved, soft, brighter or darker, tinted and noisy.
 
-    It is what separates a generated picture from a render. What is right moves with the picture.
+    It is what separates a generated image from a render. What is right moves with the image.
     `noisiness` scales the noise alone.
     """
     keys = iter(jax.random.split(key, 10))
@@ -115,7 +115,7 @@ def augment(key, x, right, noisiness=1.0):
     x = x + 0.03 * jax.random.normal(next(keys), (b, 1, 1, 3))
     noise = jax.random.normal(next(keys), x.shape)
     x = x + noise * jax.random.uniform(next(keys), each, maxval=0.12 * noisiness)
-    blotches = double(jax.random.normal(next(keys), (b, side // 2, side // 2, 3)))
+    blotches = upsample2x(jax.random.normal(next(keys), (b, side // 2, side // 2, 3)))
     return x + blotches * jax.random.uniform(next(keys), each, maxval=0.08 * noisiness), right
 
 
@@ -146,7 +146,7 @@ class Cycle(NamedTuple):
     noisiness: float
 
 
-# The second cycle ends nearer to what will be read: pictures with little noise.
+# The second cycle ends nearer to what will be read: images with little noise.
 CYCLES = (Cycle(2_000, 24, 4e-3, 1.0), Cycle(3_000, 16, 2.5e-3, 0.5))
 
 

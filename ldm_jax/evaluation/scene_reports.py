@@ -1,10 +1,10 @@
-"""Do pictures of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
+"""Do images of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
 
 Every report stands between two numbers that give it a meaning: its ceiling, the same measure on
 held-out true renders, and its floor, which is what a model deaf to its condition reaches (the
 samples against each other's conditions).
 
-All pictures are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
+All images are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
 """
 
 from collections import Counter
@@ -167,7 +167,7 @@ def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene
 
 
 def validity(images) -> np.ndarray:
-    """1.0 for each picture that reads as a proper scene, 0.0 for any other: float32 [n].
+    """1.0 for each image that reads as a proper scene, 0.0 for any other: float32 [n].
 
     A proper scene has sky above floor with a level horizon between them, one to four objects, each
     of which the reader is certain, and nothing else.
@@ -204,17 +204,17 @@ def plausibility(seen: Reading):
 
 
 def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> Report:
-    """Samples, ceiling and floor of one `score(seen, asked)`; each picture is looked at once."""
-    for name, pictures, conditions in (
-        ("pictures", images, asked),
+    """Samples, ceiling and floor of one `score(seen, asked)`; each image is looked at once."""
+    for name, shown, conditions in (
+        ("images", images, asked),
         ("true renders", truth_images, truth_asked),
     ):
-        if len(pictures) != len(conditions):
+        if len(shown) != len(conditions):
             raise UserError(
-                f"{len(pictures)} {name} cannot be compared with {len(conditions)} conditions"
+                f"{len(shown)} {name} cannot be compared with {len(conditions)} conditions"
             )
-        if not len(pictures):
-            raise UserError("a report needs at least one picture and one true render")
+        if not len(shown):
+            raise UserError("a report needs at least one image and one true render")
     seen = look(images)
     return {
         "samples": score(seen, asked),

@@ -21,7 +21,7 @@ class Asked(NamedTuple):
     """As the model sees it; the null condition where the guides alone decide; None if
     unconditional."""
     labels: list[str]
-    """What to print under a picture."""
+    """What to print under an image."""
     towards: list[str]
     """The class to guide it towards; none without --classifier-scale."""
 

@@ -14,7 +14,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage, Experiment, ScenesData
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.mechanism import TEXT_LENGTH
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 
 IMAGENET_CLASSES = 1000
 OPENIMAGES_OBJECTS = 354  # kinds of objects in the published layouts
@@ -22,12 +22,12 @@ SEMANTIC_CLASSES = 182  # of the published maps (COCO-Stuff)
 SCENES = 256  # drawn, enough to have all words of their captions
 
 
-def assumed_facts(stage: DiffusionStage) -> DataFacts:
-    """Colour pictures, ImageNet's classes, OpenImages's objects, the maps of COCO-Stuff.
+def assumed_facts(stage: DiffusionStage) -> DataInfo:
+    """Colour images, ImageNet's classes, OpenImages's objects, the maps of COCO-Stuff.
 
     Classes and objects are called by their numbers.
     """
-    facts = DataFacts(channels=3, condition=stage.condition)
+    facts = DataInfo(channels=3, condition=stage.condition)
     if stage.condition == "class":
         return dataclasses.replace(facts, class_names=_numbers(IMAGENET_CLASSES))
     if stage.condition == "layout":
@@ -38,11 +38,11 @@ def assumed_facts(stage: DiffusionStage) -> DataFacts:
     return facts
 
 
-def stand_in(experiment: Experiment) -> tuple[DataFacts, Batch]:
+def stand_in(experiment: Experiment) -> tuple[DataInfo, Batch]:
     """(facts, one example as a source reads it) in place of an experiment's data.
 
     The scenes are drawn, a few of them; of any other data nothing is read: its one example is a
-    black picture with all that a condition may need. Words of captions are as many as the
+    black image with all that a condition may need. Words of captions are as many as the
     configuration allows, and captions as long as any encoder takes.
 
     Raises:

@@ -25,7 +25,7 @@ FROM_ZERO = (
     "decay_steps",
     "disc_start",
     "oracle_images",
-    "revive_every",
+    "reset_dead_codes_every",
     "seed",
     "threads",
     "unet.heads",
@@ -63,7 +63,7 @@ def _ranges(experiment: Experiment) -> Iterator[str]:
         elif field in FRACTIONS and value >= 1:
             yield f"--{_option(path)} is {value}; it must be less than 1"
     if not isinstance(experiment.data, ScenesData) and experiment.data.validation == 0:
-        yield "--data.validation is 0; both stages are judged by held-out pictures"
+        yield "--data.validation is 0; both stages are judged by held-out images"
     if experiment.seed >= 2**32:
         yield f"--seed is {experiment.seed}; it must be less than {2**32}"
     if experiment.sampling.eta > 1:
@@ -158,8 +158,10 @@ def _unet_sizes(prefix: str, unet: UNetConfig, f: int, size: int) -> Iterator[st
 
 def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
     loss = first.loss
-    if first.revive_every and first.network.bottleneck != "vq":
-        yield "--autoencoder.revive-every needs codes: --autoencoder.network.bottleneck vq"
+    if first.reset_dead_codes_every and first.network.bottleneck != "vq":
+        yield (
+            "--autoencoder.reset-dead-codes-every needs codes: --autoencoder.network.bottleneck vq"
+        )
     if first.from_run:
         return
     if first.crop_size > size or first.crop_size % first.network.f:
@@ -169,10 +171,10 @@ def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
         )
     size = first.crop_size or size
     if loss.perceptual_weight > 0 and size < (least := SMALLEST_SIZE[loss.perceptual]):
-        yield f"LPIPS with {loss.perceptual} needs pictures of {least} pixels or more, not {size}"
+        yield f"LPIPS with {loss.perceptual} needs images of {least} pixels or more, not {size}"
     if loss.disc_weight > 0 and size < first.discriminator.smallest_size:
         yield (
-            f"the discriminator of {first.discriminator.layers} layers needs pictures of "
+            f"the discriminator of {first.discriminator.layers} layers needs images of "
             f"{first.discriminator.smallest_size} pixels or more, not {size}; "
             "fewer --autoencoder.discriminator.layers will do"
         )

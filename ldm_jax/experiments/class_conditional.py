@@ -2,7 +2,7 @@
 
 A class is one token of width 512 that the UNet attends to (App. E.2.1). The data set is TFDS's
 imagenet2012, whose archives must be put there by hand; TFDS_FOLDER stands for TFDS's data
-directory. The first stages are those of Table 8, trained on other pictures.
+directory. The first stages are those of Table 8, trained on other images.
 """
 
 from dataclasses import replace
@@ -56,7 +56,7 @@ def cin256_v2() -> Experiment:
 
     Table 15, class; FID 10.56, IS 103.49, precision 0.71, recall 0.62 with 250 DDIM steps, and with
     guidance s = 1.5 FID 3.60, IS 247.67, precision 0.87, recall 0.48 (Table 3). The latter needs
-    eta 1 and as many pictures of each class.
+    eta 1 and as many images of each class.
     Parameters: first stage 55,322,782, UNet 400,920,579 (Table 15 prints 395M), classes 512,512
     (1000 and "none").
     Compute: 271 V100 days (Table 18).

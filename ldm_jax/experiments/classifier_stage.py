@@ -18,7 +18,7 @@ from ldm_jax.experiments.stages import Trained, train_stage
 from ldm_jax.training.sharding import fetch, gathered, in_batches
 
 NAME = "classifier"
-SCORED = 1024  # held-out pictures that are classified, at most
+SCORED = 1024  # held-out images that are classified, at most
 LEVELS = 8  # noise levels of each
 
 
@@ -65,7 +65,7 @@ def score_classifier(
     trained: Trained,
     mesh: jax.sharding.Mesh,
 ) -> dict[str, float]:
-    """The share of held-out pictures told right, of all and by noise level.
+    """The share of held-out images told right, of all and by noise level.
 
     Each is classified at `LEVELS` timesteps, one drawn from each of as many equal parts of T.
     """
@@ -93,6 +93,4 @@ def score_classifier(
         mesh,
     )
     shares = accuracies(right, t, T)
-    return {name: round(float(share), 4) for name, share in shares.items()} | {
-        "held_out_pictures": n
-    }
+    return {name: round(float(share), 4) for name, share in shares.items()} | {"held_out_images": n}

@@ -1,4 +1,4 @@
-"""Conditions in files: layouts, semantic maps, pictures to enlarge, pictures with a hole."""
+"""Conditions in files: layouts, semantic maps, images to enlarge, images with a hole."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ldm_jax.data.masks import masked_image
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.edit import EditOptions
+from ldm_jax.experiments.images import check_mask, fitted, middle, open_image, white
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.pictures import check_mask, fitted, middle, open_picture, white
 from ldm_jax.experiments.sizes import SizeOptions
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
@@ -35,17 +35,17 @@ OPTIONS = {
 class ConditionFiles:
     """Conditions in files, for runs that were trained on such; --image and --mask for in-painting.
 
-    Pictures are drawn as large as the file says, but for a border that the networks cannot have;
+    Images are drawn as large as the file says, but for a border that the networks cannot have;
     or it is cut to the proportions of --height and --width and resized.
     """
 
     layout: File = ""
-    """Boxes, as shares of the picture: {"objects": [{"label": "red ball", "box": [left, top, right,
+    """Boxes, as shares of the image: {"objects": [{"label": "red ball", "box": [left, top, right,
     bottom]}, ...]}, or a list of such."""
     semantic_map: File = ""
     """A .png whose pixels are class numbers."""
     low_res: File = ""
-    """A picture to enlarge, f times."""
+    """An image to enlarge, f times."""
 
     def given(self) -> dict[str, Any]:
         """The options that are not left out, by name."""
@@ -92,9 +92,9 @@ def open_condition(
     f, k = experiment.autoencoder.network.f, experiment.diffusion.unet.factor
     channels = second.first.channels
     if kind == "super-resolution":
-        picture = open_picture("--low-res", files.low_res, channels)
+        opened = open_image("--low-res", files.low_res, channels)
         small = replace(size, height=_part(size.height, f), width=_part(size.width, f))
-        low = _sized("--low-res", picture, small, k)
+        low = _sized("--low-res", opened, small, k)
         seen, (h, w) = {"low_res": low[None]}, (f * low.shape[0], f * low.shape[1])
     elif kind == "semantic":
         semantic = _map("--semantic-map", files.semantic_map, size, f * k)
@@ -107,11 +107,11 @@ def open_condition(
     else:
         if edit.outpaint or edit.strength is not None:
             raise UserError("a run for in-painting takes no --outpaint and no --strength")
-        picture = open_picture("--image", edit.image, channels)
-        image = _sized("--image", picture, size, f * k)
+        opened = open_image("--image", edit.image, channels)
+        image = _sized("--image", opened, size, f * k)
         h, w = image.shape[:2]
-        mask = open_picture("--mask", edit.mask, 1)
-        check_mask("--mask", edit.mask, mask, picture.size)
+        mask = open_image("--mask", edit.mask, 1)
+        check_mask("--mask", edit.mask, mask, opened.size)
         hole = white("--mask", edit.mask, _sized("--mask", mask, size, f * k))
         seen = {"masked": masked_image(image, hole)[None], "mask": hole[None]}
     return Opened(seen, [""], replace(size, height=h, width=w))
@@ -121,11 +121,11 @@ def _part(side: int | None, f: int) -> int | None:
     return side if side is None else max(1, side // f)
 
 
-def _sized(option: str, picture: Image.Image, size: SizeOptions, multiple: int) -> np.ndarray:
+def _sized(option: str, image: Image.Image, size: SizeOptions, multiple: int) -> np.ndarray:
     """As large as `size` says, or else its middle, with sides that are multiples: `[H, W, C]`."""
     if size.height is size.width is None:
-        return to_array(picture.crop(middle(option, picture.size, multiple)))
-    return fitted(picture, size.height or size.width, size.width or size.height)
+        return to_array(image.crop(middle(option, image.size, multiple)))
+    return fitted(image, size.height or size.width, size.width or size.height)
 
 
 def _map(option: str, file: str, size: SizeOptions, multiple: int) -> np.ndarray:
@@ -134,11 +134,11 @@ def _map(option: str, file: str, size: SizeOptions, multiple: int) -> np.ndarray
             semantic = decode_map(content)
     except Exception as error:  # Pillow raises whatever a damaged file leads to
         raise UserError(f"{option} {file} cannot be read as a map: {error}") from error
-    picture = Image.fromarray(semantic.astype(np.int32))
+    image = Image.fromarray(semantic.astype(np.int32))
     if size.height is size.width is None:
-        return np.asarray(picture.crop(middle(option, picture.size, multiple)))
+        return np.asarray(image.crop(middle(option, image.size, multiple)))
     h, w = size.height or size.width, size.width or size.height
-    return np.asarray(picture.resize((w, h), Image.Resampling.NEAREST))
+    return np.asarray(image.resize((w, h), Image.Resampling.NEAREST))
 
 
 def _text(option: str, file: str) -> str:

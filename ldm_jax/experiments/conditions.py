@@ -27,11 +27,11 @@ from ldm_jax.data.loader import Batch
 from ldm_jax.data.masks import Masks, draw_mask, masked_image
 from ldm_jax.data.source import Rngs
 from ldm_jax.experiments.config import DiffusionStage
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 
 Array = jax.Array
 Encode = Callable[[dict, Array], Array]  # (constants, bytes `[B, H, W, C]`) -> z_0
-BOX_SCALE = 3  # pictures are enlarged by it, so that there is room for the names of boxes
+BOX_SCALE = 3  # images are enlarged by it, so that there is room for the names of boxes
 
 
 class Condition(Protocol):
@@ -52,11 +52,11 @@ class Condition(Protocol):
         ...
 
     def names(self, batch: Batch) -> list[str]:
-        """Of examples as a source reads them: to print under pictures; blanks where `show` does."""
+        """Of examples as a source reads them: to print under images; blanks where `show` does."""
         ...
 
     def show(self, seen: Batch) -> np.ndarray | None:
-        """The condition as pictures: uint8 `[n, H', W', 3]`; None where its name says it all."""
+        """The condition as images: uint8 `[n, H', W', 3]`; None where its name says it all."""
         ...
 
     def finish(self, seen: Batch, images: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ class Layout(_Tokens):
         return self.drawn([None] * len(seen["condition"]), seen)
 
     def drawn(self, images: Sequence[np.ndarray | None], seen: Batch) -> np.ndarray:
-        """The boxes, drawn on pictures or on grey."""
+        """The boxes, drawn on images or on grey."""
         rows = zip(images, self.encoder.decode(seen["condition"]), strict=True)
         return np.stack(
             [
@@ -130,8 +130,8 @@ class Layout(_Tokens):
         )
 
 
-class _Pictures:
-    """What conditions that are pictures have in common: none of them asks for nothing."""
+class _Images:
+    """What conditions that are images have in common: none of them asks for nothing."""
 
     null = None
 
@@ -146,7 +146,7 @@ class _Pictures:
 
 
 @dataclass(frozen=True)
-class SemanticMap(_Pictures):
+class SemanticMap(_Images):
     """A class for each pixel, one-hot for its encoder (Sec. 4.3.2)."""
 
     classes: int
@@ -162,8 +162,8 @@ class SemanticMap(_Pictures):
 
 
 @dataclass(frozen=True)
-class LowResolution(_Pictures):
-    """The picture, `factor` times smaller: as large as its latent (Sec. 4.4).
+class LowResolution(_Images):
+    """The image, `factor` times smaller: as large as its latent (Sec. 4.4).
 
     By bicubic reduction it is made once, by the others anew each time.
     """
@@ -193,8 +193,8 @@ class LowResolution(_Pictures):
 
 
 @dataclass(frozen=True)
-class Masked(_Pictures):
-    """The latent of a picture with a black hole, and where the hole is, as -1 and 1 (Sec. 4.5)."""
+class Masked(_Images):
+    """The latent of an image with a black hole, and where the hole is, as -1 and 1 (Sec. 4.5)."""
 
     factor: int
     """f: the mask is reduced to the latent's size by taking every f-th pixel, as published."""
@@ -223,7 +223,7 @@ class Masked(_Pictures):
 
 
 def condition_of(
-    stage: DiffusionStage, facts: DataFacts, f: int, encode: Encode
+    stage: DiffusionStage, facts: DataInfo, f: int, encode: Encode
 ) -> Condition | None:
     """The condition of a run; None if it is unconditional.
 

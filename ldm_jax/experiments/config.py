@@ -27,15 +27,15 @@ class ScenesData:
     """The embedded scenes: drawn by NumPy, with a caption and, at level single, a class."""
 
     size: int = 32
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     level: Literal["single", "pair", "full"] = "single"
     """One object (32 classes: shape and colour), one or two, or one to four."""
     count: int = 16_384
-    """Training pictures to draw."""
+    """Training images to draw."""
     validation_count: int = 512
-    """Held-out pictures to draw."""
+    """Held-out images to draw."""
     flip: bool = False
-    """Mirror pictures at random; captions that say left and right would then be wrong."""
+    """Mirror images at random; captions that say left and right would then be wrong."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class TfdsData:
     dir: str = "~/tensorflow_datasets"
     """TFDS's data directory."""
     size: int = 32
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture becomes a square: central crop, border, or distortion."""
+    """How an image becomes a square: central crop, border, or distortion."""
     crop: Literal["centre", "random"] = "centre"
     """Random crops while training; the encoder then runs in every step of stage 2."""
     min_crop: float = 0.8
-    """Smallest side of a random crop, as a share of the picture's short side."""
+    """Smallest side of a random crop, as a share of the image's short side."""
     max_crop: float = 1.0
     """Largest side of a random crop, likewise."""
     flip: bool = False
-    """Mirror pictures at random."""
+    """Mirror images at random."""
     validation: float = 0.05
     """Fraction to hold out where the set has neither a test nor a validation split."""
     image_key: str = "image"
-    """The feature with the pictures."""
+    """The feature with the images."""
     label_key: str = "label"
     """The feature with the class labels, if there is one; '' leaves labels out."""
     caption_key: str = "caption"
@@ -79,17 +79,17 @@ class FolderData:
     path: str = ""
     """The folder."""
     size: int = 64
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture becomes a square: central crop, border, or distortion."""
+    """How an image becomes a square: central crop, border, or distortion."""
     crop: Literal["centre", "random"] = "random"
     """Random crops while training; the encoder then runs in every step of stage 2."""
     min_crop: float = 0.8
-    """Smallest side of a random crop, as a share of the picture's short side."""
+    """Smallest side of a random crop, as a share of the image's short side."""
     max_crop: float = 1.0
     """Largest side of a random crop, likewise."""
     flip: bool = True
-    """Mirror pictures at random."""
+    """Mirror images at random."""
     validation: float = 0.05
     """Fraction of the images to hold out."""
     captions: str = ""
@@ -141,9 +141,9 @@ class AutoencoderStage:
     )
     progress: Progress = field(default_factory=Progress)
     batch_size: int = 16
-    """Pictures a step, over all devices."""
+    """Images a step, over all devices."""
     crop_size: int = 0
-    """Side of the squares, cut out at random, that it trains on; 0: whole pictures. Those it codes
+    """Side of the squares, cut out at random, that it trains on; 0: whole images. Those it codes
     may have any size."""
     accumulate: int = 1
     """Parts in which a batch is worked through, one after another, to save memory."""
@@ -156,8 +156,8 @@ class AutoencoderStage:
     init_gain: float = 1.0
     """Factor on the weights that training begins with, PyTorch's as in the published models; 2.45
     makes them He's (variance 2 / fan-in), from which short runs learn far faster."""
-    revive_every: int = 0
-    """Steps after which codes that no training picture uses are moved to where latents are (VQ);
+    reset_dead_codes_every: int = 0
+    """Steps after which codes that no training image uses are moved to where latents are (VQ);
     0: never, as in the paper."""
 
 
@@ -173,7 +173,7 @@ class DiffusionStage:
     """The error of the prediction is squared (Eq. 3), or absolute."""
     condition: Literal["auto", Condition] = "auto"
     """What it is conditioned on; auto: captions if the data has them, else classes, else none.
-    layout takes boxes, semantic takes maps; the others any pictures."""
+    layout takes boxes, semantic takes maps; the others any images."""
     text: TransformerConfig = field(default_factory=TransformerConfig)
     tokenizer: Literal["words", "bert", "clip"] = "words"
     """What splits captions: the words of this data, or a published tokenizer. clip also has the
@@ -191,7 +191,7 @@ class DiffusionStage:
     sections: int = 90
     """Places along a side that the corner of a box can have."""
     degradation: Degradation = "bicubic"
-    """How low-resolution pictures are made, for super-resolution: f times smaller."""
+    """How low-resolution images are made, for super-resolution: f times smaller."""
     masks: Masks = "mixed"
     """Shape of the holes, for in-painting: LaMa's (wide, narrow, ...), or a third of each."""
     drop_probability: float = 0.1
@@ -242,7 +242,7 @@ StageConfig = AutoencoderStage | DiffusionStage | ClassifierStage
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """How pictures are drawn from the trained model unless told otherwise."""
+    """How images are drawn from the trained model unless told otherwise."""
 
     sampler: Sampler = "ddim"
     """Solver; heun and dpmpp-2s ask the network twice a step."""
@@ -255,11 +255,11 @@ class SamplingDefaults:
     eta: float = 0.0
     """Stochasticity of ddim: 0 deterministic, 1 as ddpm; the other solvers have none."""
     num_images: int = 64
-    """Pictures in the grid at the end of training."""
+    """Images in the grid at the end of training."""
     oracle_images: int = 256
-    """Pictures judged at the end: read by an oracle on scenes, or compared with the truth."""
+    """Images judged at the end: read by an oracle on scenes, or compared with the truth."""
     perceptual_file: str = ""
-    """Weights of LPIPS on SqueezeNet, to judge restored pictures by; '': without."""
+    """Weights of LPIPS on SqueezeNet, to judge restored images by; '': without."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ldm_jax.data.source import ArraySource, Source, in_memory, split
 from ldm_jax.data.tfds import TfdsSource, split_names
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage, Experiment, FolderData, ScenesData, TfdsData
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 
 # What an example must have for each kind of condition.
 NEEDS = {
@@ -30,22 +30,22 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class OpenData:
-    """The two sources, and how their pictures and conditions are to be read."""
+    """The two sources, and how their images and conditions are to be read."""
 
     train: Source
     validation: Source
-    facts: DataFacts
+    facts: DataInfo
 
     @property
     def fixed_views(self) -> bool:
-        """Whether an example is the same picture every time (but for a mirror image)."""
+        """Whether an example is the same image every time (but for a mirror image)."""
         return not getattr(self.train, "drawn", False)
 
 
 def open_data(experiment: Experiment, needs_classes: bool = False) -> OpenData:
     """Draws or reads the data, into memory if it fits.
 
-    UserError when there is none, or its pictures have no class although `needs_classes`.
+    UserError when there is none, or its images have no class although `needs_classes`.
     """
     data = experiment.data
     if isinstance(data, ScenesData):
@@ -132,7 +132,7 @@ def _in_memory(source: Source) -> Source:
         return ArraySource(draw(source, progress=bool(_title("drawing scenes"))), *names)
     if isinstance(source, FolderSource):  # which keeps in memory what fits
         return source
-    return in_memory(source, _title("reading pictures"))
+    return in_memory(source, _title("reading images"))
 
 
 def _title(title: str) -> str | None:
@@ -158,7 +158,7 @@ def _condition(stage: DiffusionStage, train: Source) -> str:
     return stage.condition
 
 
-def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
+def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
     facts = {"channels": train.channels, "condition": condition}
     facts["class_names"] = train.class_names or ()
     if condition == "layout":
@@ -170,7 +170,7 @@ def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataFacts:
     elif condition == "text":
         tokenizer = Tokenizer.of(_captions(train), stage.vocabulary)
         facts |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
-    return DataFacts(**facts)
+    return DataInfo(**facts)
 
 
 def _captions(source: Source) -> list[str]:

@@ -1,4 +1,4 @@
-"""Draws pictures from a run directory: what `python sample.py` does."""
+"""Draws images from a run directory: what `python sample.py` does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ldm_jax.experiments.edit import Drawn, Edit, EditOptions, Request, prepare
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.hosts import Hosts
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.outputs import Kind, ManyPictures, kind_of
+from ldm_jax.experiments.outputs import Kind, ManyImages, kind_of
 from ldm_jax.experiments.reconstruct import reconstruct_from_run
 from ldm_jax.experiments.run_dir import RunDir, check_writable
 from ldm_jax.experiments.sizes import SizeOptions
@@ -32,7 +32,7 @@ from ldm_jax.sampling.timesteps import Spacing
 
 @dataclass(frozen=True)
 class DrawCommand:
-    """Draws pictures from a trained run: as a grid, an animation, an array, or one by one.
+    """Draws images from a trained run: as a grid, an animation, an array, or one by one.
 
     Options that are left out are those of the run's own configuration.
     """
@@ -49,7 +49,7 @@ class DrawCommand:
     reconstruct: str = ""
     """An image, or a folder of them: encodes and decodes these instead of drawing."""
     num_images: int = 4
-    """Pictures for each caption or class; in all, for an unconditional model."""
+    """Images for each caption or class; in all, for an unconditional model."""
     steps: int | None = None
     """Solver steps S, 1 to T."""
     sampler: Sampler | None = None
@@ -63,15 +63,15 @@ class DrawCommand:
     temperature: float = 1.0
     """Factor on the noise that a stochastic solver adds."""
     seed: int = 0
-    """Picture i depends on the seed, i and its condition alone."""
+    """Image i depends on the seed, i and its condition alone."""
     batch_size: int = 8
-    """Pictures drawn at a time; changes speed and memory, not the pictures."""
+    """Images drawn at a time; changes speed and memory, not the images."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")] = "samples.png"
     """Where they go: FILE.png a grid, FILE.gif an animation of the denoising, FILE.npz one array
-    (ADM's format), FOLDER single pictures. Given again, an array or folder goes on where it was
+    (ADM's format), FOLDER single images. Given again, an array or folder goes on where it was
     stopped. The settings are in the metadata."""
     trajectory: int = 0
-    """In the grid, so many of the estimates of z_0 on the way to each picture; 0: none."""
+    """In the grid, so many of the estimates of z_0 on the way to each image; 0: none."""
     condition: tyro.conf.OmitArgPrefixes[ConditionFiles] = ConditionFiles()
     size: tyro.conf.OmitArgPrefixes[SizeOptions] = SizeOptions()
     edit: tyro.conf.OmitArgPrefixes[EditOptions] = EditOptions()
@@ -92,7 +92,7 @@ class DrawCommand:
         if self.trajectory < 0 or (self.trajectory and kind != "grid"):
             raise UserError("--trajectory is a number of columns of a grid: --out FILE.png")
         if edits and (self.trajectory or kind == "animation"):
-            raise UserError("--trajectory and animations show how pictures are drawn, not edited")
+            raise UserError("--trajectory and animations show how images are drawn, not edited")
         return kind
 
 
@@ -132,7 +132,7 @@ def draw_from_run(command: DrawCommand) -> str:
     made_by |= command.edit.filled().given() | command.guide.given() | command.condition.given()
     writer = None
     if kind in ("folder", "archive"):
-        writer = ManyPictures(out, kind, request, run, made_by)
+        writer = ManyImages(out, kind, request, run, made_by)
         if not edit and not len(writer.missing):
             return writer.finish()
     n = len(request.all_labels)
@@ -177,7 +177,7 @@ def _settings(
 
 
 def draw_as_asked(request: Request, trajectory: int, animated: bool) -> Edit:
-    """No edit: a picture for each condition, with that printed under it.
+    """No edit: an image for each condition, with that printed under it.
 
     Args:
       trajectory: so many of its estimates beside it, if any. animated: all of them, the grid of
@@ -192,7 +192,7 @@ def draw_as_asked(request: Request, trajectory: int, animated: bool) -> Edit:
             num_images=len(labels),
             trajectory=animated or bool(trajectory),
         )
-        said = f"{len(images)} pictures"
+        said = f"{len(images)} images"
         if animated:
             grids = [plots.grid(step, columns) for step in images.swapaxes(0, 1)]
             return Drawn(images[:, -1], np.stack(grids), f"{said}, step by step,")

@@ -1,4 +1,4 @@
-"""Edits pictures with a trained run: `sample.py RUN` with --image, --interpolate or --invert."""
+"""Edits images with a trained run: `sample.py RUN` with --image, --interpolate or --invert."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.experiments.images import fitted, open_image, open_mask
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.pictures import fitted, open_mask, open_picture
 from ldm_jax.experiments.sizes import Size
 from ldm_jax.sampling.editing import (
+    add_noise,
     composite,
     first_step,
     invert,
     known_cells,
     lerp,
-    noised,
     slerp,
     with_border,
 )
-from ldm_jax.sampling.sample import noise_like, picture_keys
+from ldm_jax.sampling.sample import image_keys, noise_like
 from ldm_jax.sampling.timesteps import timestep_grid
 from ldm_jax.training.sharding import fetch
 
@@ -45,7 +45,7 @@ class Drawn(NamedTuple):
     images: np.ndarray
     """uint8 `[n, H, W, C]`"""
     grid: np.ndarray
-    """All of them in one picture, with what they are."""
+    """All of them in one image, with what they are."""
     said: str
     """What there is to say of them."""
 
@@ -55,28 +55,28 @@ Edit = Callable[[Weights, Callable[..., np.ndarray]], Drawn]  # (weights, the ge
 
 @dataclass(frozen=True)
 class EditOptions:
-    """Editing: --image changes a picture, --interpolate goes between two, --invert looks for the
+    """Editing: --image changes an image, --interpolate goes between two, --invert looks for the
     noise of one."""
 
     image: File = ""
-    """A picture to start from, cut to the proportions of --height and --width and resized."""
+    """An image to start from, cut to the proportions of --height and --width and resized."""
     strength: float | None = None
     """How much of --image is drawn anew, above 0 up to 1: the last round(strength S) of the S
     steps. Left out: 0.6, or all of it within --mask or --outpaint."""
     mask: File = ""
-    """A picture as large as --image, white where it is to be filled; the rest stays as it is."""
+    """An image as large as --image, white where it is to be filled; the rest stays as it is."""
     outpaint: tuple[int, ...] = ()
     """Pixels to add to --image: on each side; above and below, left and right; or top, right,
     bottom, left."""
     interpolate: int | None = None
-    """So many pictures from one of two captions or classes to the other, from the same noise; or
+    """So many images from one of two captions or classes to the other, from the same noise; or
     from --seed to --to-seed. --num-images is the number of rows."""
     to_seed: int | None = None
     """Where --interpolate ends if it goes from one seed to another."""
     along: Literal["sphere", "line"] | None = None
     """The way of --interpolate. Left out: the sphere between seeds, the line between conditions."""
     invert: File = ""
-    """A picture: looks for the noise that DDIM draws it from, draws it again, and measures."""
+    """An image: looks for the noise that DDIM draws it from, draws it again, and measures."""
 
     def given(self) -> dict[str, Any]:
         """The options that are not left out, by name."""
@@ -125,23 +125,23 @@ class Request:
     labels: list[str]
     """The same as words; blanks where it has none."""
     copies: int
-    """Pictures for each."""
+    """Images for each."""
     settings: dict[str, Any]
     """Of the generator."""
     size: Size
-    """Of the pictures."""
+    """Of the images."""
 
     def asked(self, weights: Weights) -> np.ndarray | None:
         """What the model takes: a row for each condition."""
         return self.second.ys(weights[1], self.seen)
 
     def conditions(self, weights: Weights) -> np.ndarray | None:
-        """The same, a row for each picture."""
+        """The same, a row for each image."""
         asked = self.asked(weights)
         return None if asked is None else np.repeat(asked, self.copies, axis=0)
 
     def finish(self, images: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
-        """Pictures `[n, H, W, C]`, all or those of these numbers, with what is known of them."""
+        """Images `[n, H, W, C]`, all or those of these numbers, with what is known of them."""
         if self.seen is None:
             return images
         rows = np.arange(len(images)) if numbers is None else np.asarray(numbers)
@@ -150,12 +150,12 @@ class Request:
 
     @property
     def shown(self) -> np.ndarray | None:
-        """The conditions as pictures, where they are such."""
+        """The conditions as images, where they are such."""
         return None if self.seen is None else self.second.condition.show(self.seen)
 
     @property
     def all_labels(self) -> list[str]:
-        """A label for each picture."""
+        """A label for each image."""
         return [label for label in self.labels for _ in range(self.copies)]
 
     def grid(self) -> np.ndarray:
@@ -183,10 +183,10 @@ def _change(options: EditOptions, request: Request) -> Edit:
     """--image: drawn from its noised latent, or around what is known of it."""
     second, n = request.second, len(request.labels) * request.copies
     size, f = request.size[:2], request.experiment.autoencoder.network.f
-    picture = open_picture("--image", options.image, second.first.channels)
-    image, fill = fitted(picture, *size), None
+    opened = open_image("--image", options.image, second.first.channels)
+    image, fill = fitted(opened, *size), None
     if options.mask:
-        fill = open_mask("--mask", options.mask, picture.size, *size)
+        fill = open_mask("--mask", options.mask, opened.size, *size)
     if options.outpaint:
         image, fill = _canvas(image, options.outpaint, f * request.experiment.diffusion.unet.factor)
     grid = request.grid()
@@ -196,9 +196,9 @@ def _change(options: EditOptions, request: Request) -> Edit:
         z_0 = fetch(jax.jit(second.encode)(weights[1], image[None]))
         z_0 = np.broadcast_to(z_0, (n, *z_0.shape[1:]))
         start, keep = None, None
-        if first:  # else from nothing but noise, as pictures are drawn
-            keys = picture_keys(request.settings["seed"], np.arange(n))
-            start = np.asarray(noised(second.problem.schedule, z_0, grid[first], keys))
+        if first:  # else from nothing but noise, as images are drawn
+            keys = image_keys(request.settings["seed"], np.arange(n))
+            start = np.asarray(add_noise(second.problem.schedule, z_0, grid[first], keys))
         if fill is not None:
             known = known_cells(fill, f)
             keep = (np.broadcast_to(known, (n, *known.shape)), z_0)
@@ -210,16 +210,16 @@ def _change(options: EditOptions, request: Request) -> Edit:
             images = composite(fill, images, image)
             shown = np.where(fill[..., None], np.uint8(GREY), image)
         rows = images.reshape(-1, request.copies, *image.shape)
-        rows = [picture for row in rows for picture in (shown, *row)]
+        rows = [one for row in rows for one in (shown, *row)]
         # Not one with labels: here every pixel is to be seen as it is.
         shown = plots.grid(np.stack(rows), request.copies + 1)
-        return Drawn(images, shown, f"{n} pictures from {options.image}")
+        return Drawn(images, shown, f"{n} images from {options.image}")
 
     return edit
 
 
 def _interpolation(options: EditOptions, request: Request) -> Edit:
-    """--interpolate: rows of pictures from one end to the other."""
+    """--interpolate: rows of images from one end to the other."""
     n, rows, seeds = options.interpolate, request.copies, options.to_seed is not None
     ends = 1 if request.seen is None else len(request.labels)
     if ends + seeds != 2:
@@ -242,7 +242,7 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
     def edit(weights, draw):
         if seeds:
             shape = request.size.shape
-            keys = [picture_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
+            keys = [image_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
             z_T = path(*(noise_like(k, shape) for k in keys))
             start = np.asarray(z_T).reshape(rows * n, *shape)
             asked = request.asked(weights)
@@ -256,19 +256,19 @@ def _interpolation(options: EditOptions, request: Request) -> Edit:
             images = draw(c, numbers=numbers, embedded=True)
             labels = [request.labels[0], *[""] * (n - 2), request.labels[1]]
         grid = plots.labelled_grid(images, labels * rows, n)
-        return Drawn(images, grid, f"{rows} rows of {n} pictures")
+        return Drawn(images, grid, f"{rows} rows of {n} images")
 
     return edit
 
 
 def _inversion(options: EditOptions, request: Request) -> Edit:
-    """--invert: z_0 up to z_T and down again, and how much of the picture is lost."""
+    """--invert: z_0 up to z_T and down again, and how much of the image is lost."""
     second, settings = request.second, request.settings
     if settings["sampler"] == "ddpm" or settings["eta"]:
         raise UserError("--invert goes a way without chance: a sampler other than ddpm, eta 0")
     if len(request.labels) != 1:
         raise UserError(f"--invert takes one caption or class; there are {len(request.labels)}")
-    image = open_picture("--invert", options.invert, second.first.channels)
+    image = open_image("--invert", options.invert, second.first.channels)
     image = fitted(image, *request.size[:2])[None]
 
     @partial(jax.jit, static_argnames="is_guided")
@@ -286,13 +286,13 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
         x = draw(asked, num_images=1, start=fetch(z_T))
         against = [float(psnr(*pair)[0]) for pair in ((x_tilde, x), (image, x), (image, x_tilde))]
         labels = [
-            "the picture",
+            "the image",
             f"its reconstruction, {against[2]:.1f} dB",
             f"inverted and drawn again, {against[1]:.1f} dB",
         ]
         said = (
             f"{options.invert} inverted and drawn again: PSNR {against[0]:.1f} dB against its "
-            f"reconstruction, {against[1]:.1f} dB against the picture (the reconstruction itself: "
+            f"reconstruction, {against[1]:.1f} dB against the image (the reconstruction itself: "
             f"{against[2]:.1f} dB)"
         )
         three = np.concatenate([image, x_tilde, x])
@@ -304,7 +304,7 @@ def _inversion(options: EditOptions, request: Request) -> Edit:
 def _canvas(
     image: np.ndarray, outpaint: tuple[int, ...], multiple: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture with its new border, and where that is; sides are to be multiples."""
+    """The image with its new border, and where that is; sides are to be multiples."""
     said = f"--outpaint is {' '.join(map(str, outpaint))}"
     if len(outpaint) not in (1, 2, 4) or min(outpaint) < 0 or not any(outpaint):
         raise UserError(
@@ -314,7 +314,7 @@ def _canvas(
     h, w = fill.shape
     if h % multiple or w % multiple:
         raise UserError(
-            f"{said}, which would make the picture {w} pixels wide and {h} high; this run draws "
+            f"{said}, which would make the image {w} pixels wide and {h} high; this run draws "
             f"multiples of {multiple}"
         )
     return canvas, fill

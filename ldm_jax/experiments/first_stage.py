@@ -26,9 +26,9 @@ from ldm_jax.training.sharding import fetch, gathered, in_batches, process_rows,
 from ldm_jax.training.state import TrainState
 
 NAME = "autoencoder"
-PREVIEWS = 16  # held-out pictures in a preview
-SCORED = 512  # held-out pictures whose PSNR is reported, at most
-REVIVED = 256  # training pictures whose codes count as used when the others are revived, at most
+PREVIEWS = 16  # held-out images in a preview
+SCORED = 512  # held-out images whose PSNR is reported, at most
+USAGE_IMAGES = 256  # training images that decide which codes are in use
 
 
 def first_stage_constants(experiment: Experiment, run: RunDir) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def first_stage_constants(experiment: Experiment, run: RunDir) -> dict[str, Any]
         raise UserError(f"{error}{other}") from error
 
 
-def borrowed_autoencoder(experiment: Experiment) -> tuple[dict, int]:
-    """(parameters of the autoencoder in another run directory, channels of its pictures).
+def load_autoencoder_from(experiment: Experiment) -> tuple[dict, int]:
+    """(parameters of the autoencoder in another run directory, channels of its images).
 
     The parameters are NumPy arrays.
 
@@ -150,8 +150,10 @@ def train_autoencoder(
         key,
         constants=lambda: constants,
         preview=preview,
-        edit=_revival(first, data, mesh, experiment.seed) if first.bottleneck == "vq" else None,
-        edit_every=config.revive_every,
+        edit=_dead_code_reset(first, data, mesh, experiment.seed)
+        if first.bottleneck == "vq"
+        else None,
+        edit_every=config.reset_dead_codes_every,
     )
     weights, constants = gathered((trained.weights["autoencoder"], trained.state.constants), mesh)
     scores = score_autoencoder(experiment, data, mesh, weights, constants)
@@ -165,7 +167,7 @@ def score_autoencoder(
     weights: dict,
     constants: dict[str, Any],
 ) -> dict[str, float]:
-    """How far held-out pictures are from their reconstructions (Table 8), and which codes they use.
+    """How far held-out images are from their reconstructions (Table 8), and which codes they use.
 
     PSNR in dB, LPIPS where its network is among `constants`.
     """
@@ -176,7 +178,7 @@ def score_autoencoder(
     scores = {
         "psnr": round(float(np.mean(decibels)), 2),
         "psnr_std": round(float(np.std(decibels)), 2),
-        "held_out_pictures": len(x),
+        "held_out_images": len(x),
     }
     if constants:
         network = experiment.autoencoder.loss.perceptual
@@ -196,22 +198,22 @@ def _counts(encoded: jax.Array, codebook: jax.Array) -> jax.Array:
     return vq.code_counts(vq.nearest_code(encoded, codebook), len(codebook))
 
 
-def _revival(
+def _dead_code_reset(
     first: FirstStage, data: OpenData, mesh: jax.sharding.Mesh, seed: int
 ) -> Callable[[TrainState, int], TrainState]:
-    """(state, step) -> the state with codes that no training picture uses put onto latents."""
+    """(state, step) -> the state with codes that no training image uses put onto latents."""
     encode = jax.jit(first.encode)
 
     @jax.jit
     def renewed(codebook, counts, encoded, key):
-        return vq.revive(codebook, counts, encoded.reshape(-1, encoded.shape[-1]), key)
+        return vq.reset_dead_codes(codebook, counts, encoded.reshape(-1, encoded.shape[-1]), key)
 
     def edit(state: TrainState, step: int) -> TrainState:
         rng = np.random.default_rng([seed, 2, step])
-        rows = rng.permutation(len(data.train))[:REVIVED]
-        pictures = data.train.read(np.sort(rows))["image"]
+        rows = rng.permutation(len(data.train))[:USAGE_IMAGES]
+        images = data.train.read(np.sort(rows))["image"]
         weights = gathered(state.params["autoencoder"], mesh)
-        encoded = fetch(encode(weights, pictures))
+        encoded = fetch(encode(weights, images))
         counts = fetch(_counts(encoded, weights["codebook"]))
         key = jax.random.key(rng.integers(2**31))
 

@@ -2,10 +2,10 @@
 
 The networks, losses, batches and steps of the published ones are those of the original. A docstring
 says so where a row was never published; what the paper leaves open is then as in the nearest
-published row. Pictures are OpenImages, at 256x256; the scores are on ImageNet's validation set.
+published row. Images are OpenImages, at 256x256; the scores are on ImageNet's validation set.
 
-The original gives a batch for each device and a learning rate of 4.5e-6 for each picture in it. One
-device is assumed: 533,066 steps of 8 pictures in 29 V100 days (Table 18, vq-f4) are 3.7 pictures a
+The original gives a batch for each device and a learning rate of 4.5e-6 for each image in it. One
+device is assumed: 533,066 steps of 8 images in 29 V100 days (Table 18, vq-f4) are 3.7 images a
 second on an A100, and the 971,043 steps of 10 in 66 days (vq-f8) come to the same.
 """
 
@@ -139,7 +139,7 @@ def vq_f4() -> Experiment:
 
 
 def vq_f4_noattn() -> Experiment:
-    """First stage VQ, f = 4 without attention: latents of 64x64x3, 8192 codes; for large pictures.
+    """First stage VQ, f = 4 without attention: latents of 64x64x3, 8192 codes; for large images.
 
     Table 8 (the row with a dagger): R-FID 1.06, R-IS 221.94, PSNR 25.21, PSIM 0.72, SSIM 0.76.
     Parameters: 53,219,486 (encoder 21,285,775, decoder 31,909,135, codes 24,576), discriminator
@@ -248,7 +248,7 @@ def _kl(
         perceptual_weight=1.0,
         kl_weight=1e-6,
         disc_weight=0.5,
-        disc_adapted_at_most=1e4 / (256 * 256 * 3),  # the original's loss is a sum over these
+        max_adaptive_weight=1e4 / (256 * 256 * 3),  # the original's loss is a sum over these
         disc_start=50_001,
     )
     return _alone(network, loss, 3, batch_size, steps, crop=2 / 3)
@@ -284,7 +284,7 @@ def _vq(
         disc_weight=disc_weight,
         disc_start=disc_start,
     )
-    crop = 1.0 if len(channel_mult) == 3 else 2 / 3  # only f = 4 was trained on whole pictures
+    crop = 1.0 if len(channel_mult) == 3 else 2 / 3  # only f = 4 was trained on whole images
     return _alone(network, loss, disc_layers, batch_size, steps, crop)
 
 

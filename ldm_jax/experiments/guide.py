@@ -15,21 +15,21 @@ from ldm_jax.autoencoder.step import to_model_range
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.classifier_stage import NAME
 from ldm_jax.experiments.edit import EditOptions, Request, Weights
+from ldm_jax.experiments.images import fitted, open_image
 from ldm_jax.experiments.models import Classifier
-from ldm_jax.experiments.pictures import fitted, open_picture
 from ldm_jax.experiments.run_dir import RunDir
-from ldm_jax.sampling.guides import Guide, downsample, of_picture
+from ldm_jax.sampling.guides import Guide, downsample, of_image
 from ldm_jax.training.sharding import put, tree_sharding
 
 
 @dataclass(frozen=True)
 class GuideOptions:
-    """Guides: the run's own classifier leads towards --class-label, --guide-image to a picture."""
+    """Guides: the run's own classifier leads towards --class-label, --guide-image to an image."""
 
     classifier_scale: float = 0.0
     """Scale s of the classifier that train.py --stage classifier has trained; 0: none."""
     guide_image: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
-    """A picture to resemble, cut to the proportions of --height and --width and resized."""
+    """An image to resemble, cut to the proportions of --height and --width and resized."""
     guide_scale: float = 1.0
     """How strongly: the scale s of --guide-image. Noise in every step, --eta 1, follows it best."""
     guide_factor: int = 1
@@ -37,7 +37,7 @@ class GuideOptions:
     should count as much more: --guide-scale n^2."""
 
     def given(self) -> dict[str, Any]:
-        """The options that are not left out, by name; those of a picture if there is one."""
+        """The options that are not left out, by name; those of an image if there is one."""
         names = ["classifier_scale"] if self.classifier_scale else []
         names += ["guide_image", "guide_scale", "guide_factor"] if self.guide_image else []
         return {name: value for name, value in asdict(self).items() if name in names}
@@ -70,7 +70,7 @@ def prepare_guides(
     if options.classifier_scale:
         makers.append(_towards_classes(options, request, run, towards))
     if options.guide_image:
-        makers.append(_towards_picture(options, request))
+        makers.append(_towards_image(options, request))
     return lambda weights: [make(weights) for make in makers]
 
 
@@ -100,13 +100,13 @@ def _towards_classes(options: GuideOptions, request: Request, run: RunDir, towar
     return make
 
 
-def _towards_picture(options: GuideOptions, request: Request):
+def _towards_image(options: GuideOptions, request: Request):
     second, (h, w), n = request.second, request.size[:2], options.guide_factor
     if n < 1 or h % n or w % n:
         sides = f"{w} pixels of a side" if h == w else f"sides of {h} and {w} pixels"
         raise UserError(f"--guide-factor is {n}; it divides the {sides}")
-    picture = open_picture("--guide-image", options.guide_image, second.first.channels)
-    y = np.asarray(to_model_range(fitted(picture, h // n, w // n)))
+    image = open_image("--guide-image", options.guide_image, second.first.channels)
+    y = np.asarray(to_model_range(fitted(image, h // n, w // n)))
     y = np.broadcast_to(y, (len(request.all_labels), *y.shape))
-    log_p = of_picture(second.picture, transform=partial(downsample, n=n))
+    log_p = of_image(second.decode_float, transform=partial(downsample, n=n))
     return lambda weights: Guide(log_p, (weights[1], ()), y, options.guide_scale)

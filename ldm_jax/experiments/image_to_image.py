@@ -1,7 +1,7 @@
 """Models conditioned by concatenation: Sec. 4.3.2, 4.4 and 4.5, Tables 5 to 7 and 15.
 
 The condition is stacked with z_t: a semantic map shrunk to the latent's size, the low-resolution
-picture as it is, or the latent of the masked picture and the mask.
+image as it is, or the latent of the masked image and the mask.
 
 Table 15 gives in-painting a learning rate of 1e-6. That is the rate of the published configuration,
 which the original multiplies by the batch, as in most rows of the table; so it is here.
@@ -97,7 +97,7 @@ def sr_imagenet256() -> Experiment:
     steps (Table 5). Never published: the sizes are those of bsr_sr, which has as many parameters.
     Parameters: first stage 55,322,782, UNet 113,622,563, 169M in all.
 
-    The low-resolution picture is reduced by bicubic interpolation, antialiased (App. E.3.4). A
+    The low-resolution image is reduced by bicubic interpolation, antialiased (App. E.3.4). A
     choice: eta 1, as in the original's demonstration of bsr_sr.
 
         python train.py sr-imagenet256 --data.dir TFDS_FOLDER --autoencoder.from-run runs/vq-f4
@@ -111,9 +111,9 @@ def sr_imagenet256() -> Experiment:
 
 
 def bsr_sr() -> Experiment:
-    """Super-resolution of pictures with unknown degradation, x4, on OpenImages: LDM-BSR.
+    """Super-resolution of images with unknown degradation, x4, on OpenImages: LDM-BSR.
 
-    App. D.6.1, Figs. 18 and 19; no metric. It learns from blurred, noisy and compressed pictures.
+    App. D.6.1, Figs. 18 and 19; no metric. It learns from blurred, noisy and compressed images.
     Parameters: first stage 55,322,782, UNet 113,622,563.
 
     A choice: the number of steps was never published; it is that of Table 15, SR.
@@ -135,8 +135,8 @@ def bsr_sr() -> Experiment:
 def inpainting_big() -> Experiment:
     """In-painting on Places, 256x256 and, fully convolutional, larger: the big LDM-4 of Table 7.
 
-    With 512x512 pictures in the end, for half an epoch: FID 1.50, LPIPS 0.137 on all test
-    pictures, 9.39 and 0.246 where 40 to 50 % are masked; without, 2.40, 0.142 and 12.89, 0.257
+    With 512x512 images in the end, for half an epoch: FID 1.50, LPIPS 0.137 on all test
+    images, 9.39 and 0.246 where 40 to 50 % are masked; without, 2.40, 0.142 and 12.89, 0.257
     (Table 7).
     Parameters: first stage 53,219,486, UNet 387,245,827.
 
@@ -196,7 +196,7 @@ def inpainting_vq_f4() -> Experiment:
     """In-painting on Places, 256x256: the LDM-4 (VQ) of Tables 6 and 7.
 
     Table 15, in-painting; FID 14.99 after six epochs (Table 6), in the end 2.15 and LPIPS 0.144 on
-    all test pictures (Table 7, with attention).
+    all test images (Table 7, with attention).
     Parameters: first stage 55,322,782, UNet 215,230,467 (Table 15 prints 215M).
 
     Never published; a choice: betas and loss are those of inpainting_big, and heads and attention
@@ -210,7 +210,7 @@ def inpainting_vq_f4() -> Experiment:
 def inpainting_vq_f4_noattn() -> Experiment:
     """In-painting on Places, 256x256: the LDM-4 of Tables 6 and 7 on a VQ without attention.
 
-    FID 15.95 after six epochs (Table 6), in the end 2.37 and LPIPS 0.145 on all test pictures
+    FID 15.95 after six epochs (Table 6), in the end 2.37 and LPIPS 0.145 on all test images
     (Table 7, without attention). Never published; all but the first stage as inpainting-vq-f4.
     Parameters: first stage 53,219,486, UNet 215,230,467.
 

@@ -18,7 +18,7 @@ from ldm_jax.evaluation.scene_reports import box_report, caption_report, semanti
 from ldm_jax.experiments.config import Experiment, ScenesData
 from ldm_jax.experiments.second_stage import HeldOut
 
-BATCH = 16  # pairs of pictures compared by LPIPS at a time
+BATCH = 16  # pairs of images compared by LPIPS at a time
 
 
 def is_judged(experiment: Experiment, kind: str) -> bool:
@@ -41,9 +41,9 @@ def judge(
 ) -> dict[str, Any]:
     """The numbers of a task, for the summary of a run.
 
-    On scenes `oracle`: what is read in the `samples`, in the true pictures (`ceiling`), in what the
+    On scenes `oracle`: what is read in the `samples`, in the true images (`ceiling`), in what the
     first stage makes of those (`reconstructed`: as good as any second stage can be), and in the
-    samples if others had been asked for (`floor`). For pictures that are restored `restored`: how
+    samples if others had been asked for (`floor`). For images that are restored `restored`: how
     far the `samples`, the simplest alternative, and the first stage's reconstructions (a ceiling)
     are from the truth.
 
@@ -61,10 +61,10 @@ def judge(
     else:
         best = _read(experiment, kind, truth, reconstructed)["samples"]
         report = _read(experiment, kind, truth, images)
-        return {"oracle": report | {"reconstructed": best, "pictures": n}}
+        return {"oracle": report | {"reconstructed": best, "images": n}}
     compared = {"samples": images, **other, "reconstructed": reconstructed}
     scores = {who: distances(truth["image"], x, weights) for who, x in compared.items()}
-    return {"restored": scores | {"pictures": n}}
+    return {"restored": scores | {"images": n}}
 
 
 def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) ->
 
 
 def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:
-    """Means over pictures uint8 `[n, H, W, C]` and their truth: `psnr` in dB, `ssim`.
+    """Means over images uint8 `[n, H, W, C]` and their truth: `psnr` in dB, `ssim`.
 
     And `lpips_squeezenet` where the weights of its network are given.
     """

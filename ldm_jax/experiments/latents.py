@@ -1,4 +1,4 @@
-"""What stage 2 trains on: the first stage's posterior, computed once, or pictures to encode."""
+"""What stage 2 trains on: the first stage's posterior, computed once, or images to encode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldm_jax.experiments.data import OpenData
 from ldm_jax.experiments.models import FirstStage
 from ldm_jax.training.sharding import AT_ONCE, in_batches, process_rows, put, tree_sharding
 
-FOR_SCALE = 2048  # pictures whose latents give the scale factor, at most
+FOR_SCALE = 2048  # images whose latents give the scale factor, at most
 MOST_CACHED = 8e9  # bytes of latents that are kept in memory
 
 
@@ -28,19 +28,19 @@ def cached_latents(
     mirrored: bool,
     mesh: jax.sharding.Mesh,
 ) -> ArraySource:
-    """The posterior of every training picture, and what is kept of its condition, in memory.
+    """The posterior of every training image, and what is kept of its condition, in memory.
 
     `encoded` float32 `[n, v, h, w, ...]` are mean and log-variance, not samples: each step draws
-    its own z, as it would from the pictures. With a VQ bottleneck they are z. v is 1, or 2 with
+    its own z, as it would from the images. With a VQ bottleneck they are z. v is 1, or 2 with
     the mirror image.
 
     Each device encodes its share, and every process keeps all: an epoch has a new order, in which
-    any of them may come to need any picture.
+    any of them may come to need any image.
     """
     encode, params = jax.jit(first.encode), put(params, tree_sharding(params, mesh, in_use=True))
     n, parts = len(data.train), []
     size = AT_ONCE * mesh.size
-    with tqdm(total=n, desc="encoding pictures", unit="picture", disable=_silent()) as bar:
+    with tqdm(total=n, desc="encoding images", unit="image", disable=_silent()) as bar:
         for start in range(0, n, size):
             batch = data.train.read(np.arange(start, min(start + size, n)))
             views = [batch["image"], batch["image"][:, :, ::-1]][: 1 + mirrored]
@@ -62,8 +62,8 @@ def latent_loader(
 ) -> tuple[Loader, np.float32]:
     """(batches for stage 2, or of another size, and the scale factor of App. G and D.1).
 
-    The latents are cached unless pictures are cropped at random, or captions drawn at random, while
-    training, or they would not fit into memory: then a batch holds the pictures, and every step
+    The latents are cached unless images are cropped at random, or captions drawn at random, while
+    training, or they would not fit into memory: then a batch holds the images, and every step
     encodes them. So it does without a first stage, where bytes are all there is to keep.
     """
     mirrored = experiment.data.flip
@@ -72,7 +72,7 @@ def latent_loader(
         source = cached_latents(first, params, data, condition, mirrored, mesh)
         transform, encoded = _latents(condition), source.arrays["encoded"][:FOR_SCALE, 0]
     else:
-        source, transform = data.train, _pictures(condition, mirrored)
+        source, transform = data.train, _images(condition, mirrored)
         some = data.train.read(np.arange(min(FOR_SCALE, len(data.train))))["image"]
         encoded = in_batches(jax.jit(first.encode), (params,), (some,), mesh)
     batch_size = batch_size or experiment.diffusion.batch_size
@@ -104,7 +104,7 @@ def one_row(
     """
     rngs = [np.random.default_rng(0)]
     if not cached:
-        return _pictures(condition, mirrored)(example, rngs)
+        return _images(condition, mirrored)(example, rngs)
     encoded = jax.eval_shape(first.encode, params, example["image"])
     kept = condition.keep(example) if condition else {}
     return _latents(condition)(
@@ -113,7 +113,7 @@ def one_row(
 
 
 def one_view(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
-    """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the picture or its mirror image.
+    """`encoded` `[B, v, h, w, ...]` -> `[B, h, w, ...]`: the image or its mirror image.
 
     All else in the batch that has a left and a right is mirrored with it.
     """
@@ -131,7 +131,7 @@ def _latents(condition: Condition | None) -> Transform:
     return transform
 
 
-def _pictures(condition: Condition | None, mirrored: bool) -> Transform:
+def _images(condition: Condition | None, mirrored: bool) -> Transform:
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = flip(batch, rngs) if mirrored else batch
         seen = condition.view(condition.keep(batch), rngs) if condition else {}
@@ -141,7 +141,7 @@ def _pictures(condition: Condition | None, mirrored: bool) -> Transform:
 
 
 def _cache_bytes(first: FirstStage, data: OpenData, condition: Condition | None) -> int:
-    """Of every picture's moments and those of its mirror image, in float32, and its condition."""
+    """Of every image's moments and those of its mirror image, in float32, and its condition."""
     kept = condition.keep(data.train.read([0])) if condition else {}
     latents = 2 * 2 * math.prod(first.latent_shape) * 4
     return len(data.train) * (latents + sum(array.nbytes for array in kept.values()))

@@ -16,7 +16,7 @@ from ldm_jax.conditioning.spatial import SpatialRescaler
 from ldm_jax.conditioning.transformer import TransformerEncoder
 from ldm_jax.diffusion.unet import UNet
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.parameters import Keys
 
 # Tokens of bert-base-uncased and of CLIP
@@ -26,7 +26,7 @@ CLIP_IMAGE_DIM = 768  # of an image embedding by CLIP ViT-L/14
 
 
 @dataclass(frozen=True)
-class Mechanism:
+class ConditioningSpec:
     """How one kind of condition enters, and what its encoder is made of."""
 
     entry: Entry = "cross-attention"
@@ -40,30 +40,30 @@ class Mechanism:
     """(dtype, rngs) -> tau_theta, or None where y enters as it is."""
 
 
-def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
+def mechanism(experiment: Experiment, facts: DataInfo) -> ConditioningSpec:
     """The conditioning mechanism of a run (Sec. 3.3)."""
     stage, network = experiment.diffusion, experiment.autoencoder.network
     c = latent_channels(network, facts)
 
     def transformer(vocabulary: int, length: int):
         tau = partial(TransformerEncoder, stage.text, vocabulary, length, remat=stage.remat)
-        return Mechanism(context_dim=stage.text.dim, tau=tau)
+        return ConditioningSpec(context_dim=stage.text.dim, tau=tau)
 
     match facts.condition:
         case "none":
-            return Mechanism()
+            return ConditioningSpec()
         case "class":
             classes = len(facts.class_names) + (stage.drop_probability > 0)  # and "no class"
             if stage.class_entry == "time":
-                return Mechanism("time", classes=classes)
-            return Mechanism(
+                return ConditioningSpec("time", classes=classes)
+            return ConditioningSpec(
                 context_dim=stage.class_dim,
                 tau=lambda **kw: ClassEmbedder(classes, stage.class_dim, **kw),
             )
         case "text" if stage.tokenizer == "clip":
             clip = ClipTextConfig()
             tau = partial(ClipTextTransformer, clip, remat=stage.remat)
-            return Mechanism(context_dim=clip.dim, tau=tau)
+            return ConditioningSpec(context_dim=clip.dim, tau=tau)
         case "text" if stage.tokenizer == "bert":
             return transformer(SUBWORDS["bert"], TEXT_LENGTH)
         case "text":
@@ -74,26 +74,26 @@ def mechanism(experiment: Experiment, facts: DataFacts) -> Mechanism:
             return transformer(layout.vocabulary, layout.length)
         case "semantic":
             stages = network.f.bit_length() - 1
-            return Mechanism(
+            return ConditioningSpec(
                 "concatenation",
                 channels=c,
                 tau=lambda **kw: SpatialRescaler(stages, facts.semantic_classes, c, **kw),
             )
         case "super-resolution":
-            return Mechanism("concatenation", channels=facts.channels)
-        case "inpainting":  # the masked picture's latent, and the mask
-            return Mechanism("concatenation", channels=c + 1)
+            return ConditioningSpec("concatenation", channels=facts.channels)
+        case "inpainting":  # the masked image's latent, and the mask
+            return ConditioningSpec("concatenation", channels=c + 1)
         case "image-embedding":
-            return Mechanism(context_dim=CLIP_IMAGE_DIM)
+            return ConditioningSpec(context_dim=CLIP_IMAGE_DIM)
     raise ValueError(facts.condition)
 
 
-def latent_channels(network: AutoencoderConfig, facts: DataFacts) -> int:
-    """Channels c of the latents; without a first stage, those of the pictures."""
+def latent_channels(network: AutoencoderConfig, facts: DataInfo) -> int:
+    """Channels c of the latents; without a first stage, those of the images."""
     return facts.channels if network.bottleneck == "none" else network.z_channels
 
 
-def build_model(experiment: Experiment, facts: DataFacts, rngs: Keys) -> ConditionalModel:
+def build_model(experiment: Experiment, facts: DataInfo, rngs: Keys) -> ConditionalModel:
     """The UNet with its tau_theta, freshly initialised."""
     kw = {"dtype": jnp.dtype(experiment.precision), "rngs": rngs}
     how = mechanism(experiment, facts)

@@ -20,14 +20,14 @@ from ldm_jax.diffusion.step import DiffusionProblem
 from ldm_jax.experiments.conditions import condition_of
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.parameters import Keys
 from ldm_jax.sampling.generate import Generator
 from ldm_jax.sampling.guides import of_class
 from ldm_jax.training.sharding import fetch
 
 Array = jax.Array
-AT_ONCE = 64  # conditions that are encoded at a time, where they are pictures
+AT_ONCE = 64  # conditions that are encoded at a time, where they are images
 
 
 class FirstStage:
@@ -36,7 +36,7 @@ class FirstStage:
     Without one (LDM-1) the latents are the pixels, and there are no parameters.
     """
 
-    def __init__(self, experiment: Experiment, facts: DataFacts):
+    def __init__(self, experiment: Experiment, facts: DataInfo):
         stage = experiment.autoencoder
         self.bottleneck, self.channels = stage.network.bottleneck, facts.channels
         self.problem = AutoencoderProblem(
@@ -65,13 +65,13 @@ class FirstStage:
         """The latent with the least noise: the mean of q_E(z|x), or z."""
         return split_moments(encoded)[0] if self.bottleneck == "kl" else encoded
 
-    def picture(self, params: dict, z: Array) -> Array:
+    def decode_float(self, params: dict, z: Array) -> Array:
         """D(z): z `[B, h, w, c]` -> floats `[B, H, W, C]`, nominally in [-1, 1], not clipped."""
         return z if self.bottleneck == "none" else self.problem.autoencoder(params).decode(z)
 
     def decode(self, params: dict, z: Array) -> Array:
         """z `[B, h, w, c]` -> bytes `[B, H, W, C]`."""
-        return to_bytes(self.picture(params, z))
+        return to_bytes(self.decode_float(params, z))
 
     def reconstruct(self, params: dict, image: Array) -> Array:
         """D(E(x)) from the posterior's mean: bytes -> bytes, `[B, H, W, C]`."""
@@ -97,7 +97,7 @@ class SecondStage:
     and `scale_factor`, so that a checkpoint of the second stage is all that sampling needs.
     """
 
-    def __init__(self, experiment: Experiment, facts: DataFacts):
+    def __init__(self, experiment: Experiment, facts: DataInfo):
         stage = experiment.diffusion
         self.first = FirstStage(experiment, facts)
         f = experiment.autoencoder.network.f
@@ -123,7 +123,7 @@ class SecondStage:
         )
         self.generator = Generator(
             self.problem.model,
-            self.picture,
+            self.decode_float,
             self.problem.schedule,
             stage.prediction,
             self.first.latent_shape,
@@ -156,13 +156,13 @@ class SecondStage:
         encoded = self.first.encode(constants["autoencoder"], image)
         return constants["scale_factor"] * self.first.mean(encoded)
 
-    def picture(self, constants: dict, z_0: Array) -> Array:
+    def decode_float(self, constants: dict, z_0: Array) -> Array:
         """z_0 as the diffusion model sees it -> floats `[B, H, W, C]`, nominally in [-1, 1]."""
-        return self.first.picture(constants["autoencoder"], z_0 / constants["scale_factor"])
+        return self.first.decode_float(constants["autoencoder"], z_0 / constants["scale_factor"])
 
     def decode(self, constants: dict, z_0: Array) -> Array:
         """z_0 as the diffusion model sees it -> bytes `[B, H, W, C]`."""
-        return to_bytes(self.picture(constants, z_0))
+        return to_bytes(self.decode_float(constants, z_0))
 
 
 class Classifier:
@@ -171,7 +171,7 @@ class Classifier:
     labels: its classes, those of the data. The constants are those of the diffusion model.
     """
 
-    def __init__(self, experiment: Experiment, facts: DataFacts, second: SecondStage):
+    def __init__(self, experiment: Experiment, facts: DataInfo, second: SecondStage):
         stage, (side, _, c) = experiment.classifier, second.first.latent_shape
 
         def build(rngs: Keys) -> NoisyLatentClassifier:

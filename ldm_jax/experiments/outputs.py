@@ -1,11 +1,11 @@
-"""Where drawn pictures go: the ending of --out decides.
+"""Where drawn images go: the ending of --out decides.
 
-    samples.png   one picture: a grid of all
+    samples.png   one image: a grid of all
     samples.gif   an animation: the estimates of z_0, step by step
     samples.npz   all in one array, as the evaluation of ADM (Dhariwal and Nichol, 2021) reads them
-    samples       a folder of single pictures
+    samples       a folder of single images
 
-Folders and archives are for thousands of pictures. What is drawn is written at once, and the same
+Folders and archives are for thousands of images. What is drawn is written at once, and the same
 command, given again after it was stopped, draws what is missing.
 """
 
@@ -45,18 +45,18 @@ def kind_of(out: str) -> Kind:
     if ending not in KINDS:
         raise UserError(
             f"--out is {out!r}; it ends with .png (a grid), .gif (an animation), .npz (an array), "
-            "or is a folder, for single pictures"
+            "or is a folder, for single images"
         )
     return KINDS[ending]
 
 
-class PictureFolder:
-    """Single pictures 000000.png, 000001.png, ..., with their settings in the metadata of each.
+class ImageFolder:
+    """Single images 000000.png, 000001.png, ..., with their settings in the metadata of each.
 
-    Beside them lies settings.json: what the pictures are, but for how many.
+    Beside them lies settings.json: what the images are, but for how many.
 
     Raises:
-      UserError: the folder holds pictures that were made in another way.
+      UserError: the folder holds images that were made in another way.
     """
 
     def __init__(self, path: epath.Path, settings: Mapping[str, object]):
@@ -69,23 +69,23 @@ class PictureFolder:
             ]:
                 was, now = theirs.get(differ[0]), self.settings.get(differ[0])
                 raise UserError(
-                    f"{path} has pictures of another kind: {differ[0].replace('_', '-')} was "
+                    f"{path} has images of another kind: {differ[0].replace('_', '-')} was "
                     f"{was}, and is {now} now; give another --out, or remove it"
                 )
         elif path.exists() and any(f.suffix != ".part" for f in path.iterdir()):
             raise UserError(f"{path} has other files in it; --out is a new folder")
 
     def file(self, number: int) -> epath.Path:
-        """Of this picture."""
+        """Of this image."""
         return self.path / f"{number:06d}.png"
 
     def missing(self, n: int) -> np.ndarray:
-        """The numbers below n whose pictures are not there yet."""
+        """The numbers below n whose images are not there yet."""
         there = {f.name for f in self.path.iterdir()} if self.path.exists() else set()
         return np.array([i for i in range(n) if self.file(i).name not in there], int)
 
     def write(self, numbers: Sequence[int], images: np.ndarray, labels: Sequence[str]) -> None:
-        """Writes pictures uint8 `[b, H, W, C]`; each is there whole, or not at all."""
+        """Writes images uint8 `[b, H, W, C]`; each is there whole, or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / SETTINGS).exists():
             part = self.path / f"{SETTINGS}.part"
@@ -98,17 +98,17 @@ class PictureFolder:
             part.replace(self.file(number))
 
     def read(self, number: int) -> np.ndarray:
-        """The picture: uint8 `[H, W, C]`."""
+        """The image: uint8 `[H, W, C]`."""
         with self.file(number).open("rb") as content:
             image = np.asarray(Image.open(content))
         return image[..., None] if image.ndim == 2 else image
 
 
-def pack(folder: PictureFolder, n: int, file: epath.Path, labels: np.ndarray | None) -> None:
-    """Makes the archive of a folder's pictures 0 to n - 1, and removes the folder.
+def pack(folder: ImageFolder, n: int, file: epath.Path, labels: np.ndarray | None) -> None:
+    """Makes the archive of a folder's images 0 to n - 1, and removes the folder.
 
-    `arr_0` are the pictures, uint8 `[n, H, W, 3]`; `arr_1` the classes int64 `[n]`, if there are.
-    One picture is in memory at a time.
+    `arr_0` are the images, uint8 `[n, H, W, 3]`; `arr_1` the classes int64 `[n]`, if there are.
+    One image is in memory at a time.
     """
     first = folder.read(0)
     part = file.with_name(file.name + ".part")
@@ -127,8 +127,8 @@ def pack(folder: PictureFolder, n: int, file: epath.Path, labels: np.ndarray | N
     folder.path.rmtree()
 
 
-class ManyPictures:
-    """Writes pictures one by one as they are drawn, and draws those that are not there yet.
+class ManyImages:
+    """Writes images one by one as they are drawn, and draws those that are not there yet.
 
     Process 0 looks what is there, and writes.
     """
@@ -139,7 +139,7 @@ class ManyPictures:
         if request.second.kind in OPTIONS:  # read from a file, whose content counts
             content = b"".join(rows.tobytes() for _, rows in sorted(request.seen.items()))
             settings["content"] = f"{zlib.crc32(content):08x}"
-        if len(request.labels) > 1:  # or else the pictures of a larger number begin with these
+        if len(request.labels) > 1:  # or else the images of a larger number begin with these
             settings["num_images"] = request.copies
         self.request, self.out = request, out
         self.packs = kind == "archive"
@@ -149,12 +149,12 @@ class ManyPictures:
         def missing() -> list[int]:
             if self.packs and out.exists():
                 raise UserError(f"{out} is there already; give another --out, or remove it")
-            self.folder = PictureFolder(path, settings)
+            self.folder = ImageFolder(path, settings)
             return self.folder.missing(self.n).tolist()
 
         self.missing = np.array(on_first(missing), int)
         if 0 < len(self.missing) < self.n:
-            log.info("%d of %d pictures are there already", self.n - len(self.missing), self.n)
+            log.info("%d of %d images are there already", self.n - len(self.missing), self.n)
 
     def draw(self, weights: tuple[dict, dict], options: dict) -> str:
         """Draws what is missing."""
@@ -178,7 +178,7 @@ class ManyPictures:
         return self.finish()
 
     def keep(self, images: np.ndarray) -> str:
-        """Writes pictures that are drawn already."""
+        """Writes images that are drawn already."""
         self.n, labels = len(images), self.request.all_labels
         labels = labels if len(labels) == len(images) else [""] * len(images)
         if jax.process_index() == 0:
@@ -192,4 +192,4 @@ class ManyPictures:
             if self.request.second.kind == "class":
                 classes = np.repeat(self.request.seen["condition"], self.request.copies)
             pack(self.folder, self.n, self.out, classes)
-        return f"{self.n} pictures in {self.out}"
+        return f"{self.n} images in {self.out}"

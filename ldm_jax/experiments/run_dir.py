@@ -26,11 +26,11 @@ PART = ".part"  # ending of the name of a file that is being written
 
 
 @dataclasses.dataclass(frozen=True)
-class DataFacts:
+class DataInfo:
     """What the networks need to know of the data besides its configuration."""
 
     channels: int
-    """Channels of the pictures."""
+    """Channels of the images."""
     condition: Condition
     """`condition` of the configuration, with auto decided."""
     class_names: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class RunDir:
             )
 
     def begin(
-        self, name: str, experiment: Experiment, facts: DataFacts, renew: bool = False
+        self, name: str, experiment: Experiment, facts: DataInfo, renew: bool = False
     ) -> None:
         """Writes config.json on the first start; later ones compare the facts of the data.
 
@@ -122,7 +122,7 @@ class RunDir:
             )
         self._started -= self.summary().get("wall_seconds", 0.0)
 
-    def _begin(self, name: str, experiment: Experiment, facts: DataFacts, renew: bool) -> None:
+    def _begin(self, name: str, experiment: Experiment, facts: DataInfo, renew: bool) -> None:
         begun = (self.path / "config.json").exists()
         if begun:
             theirs = self._parsed(self._saved())[2]
@@ -140,7 +140,7 @@ class RunDir:
             content = {"version": VERSION, "experiment": name, "config": config, "data": ours}
             self._write_json("config.json", content)
 
-    def load(self) -> tuple[str, Experiment, DataFacts]:
+    def load(self) -> tuple[str, Experiment, DataInfo]:
         """(name, experiment, facts of the data) of a run that has begun; UserError otherwise."""
         return self._parsed(on_first(self._saved))
 
@@ -157,10 +157,10 @@ class RunDir:
             saved["tokenizer"] = tokenizer.read_text()
         return saved
 
-    def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataFacts]:
+    def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataInfo]:
         try:
             name, experiment = saved["experiment"], from_json(Experiment, saved["config"])
-            facts = from_json(DataFacts, saved["data"])
+            facts = from_json(DataInfo, saved["data"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{self.path}/config.json is damaged: {error}") from error
         if "tokenizer" in saved:

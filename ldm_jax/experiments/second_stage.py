@@ -21,7 +21,7 @@ from ldm_jax.training.sharding import batch_sharding, fetch, gathered
 from ldm_jax.training.state import TrainState
 
 NAME = "diffusion"
-PREVIEWS = 16  # pictures in a preview, and drawn at a time at the end: one program for both
+PREVIEWS = 16  # images in a preview, and drawn at a time at the end: one program for both
 
 
 def train_diffusion(
@@ -107,7 +107,7 @@ def draw(
     held_out: HeldOut,
     progress: str | None = None,
 ) -> np.ndarray:
-    """A picture for each of these conditions by the experiment's own settings: bytes `[n, ...]`."""
+    """An image for each of these conditions by the experiment's own settings: bytes `[n, ...]`."""
     settings = experiment.sampling
     average = state.params if state.ema is None else state.ema
     weights, constants = gathered((average, state.constants), mesh)

@@ -1,4 +1,4 @@
-"""Pictures of another size than the run was trained on, whole or piece by piece (Sec. 4.3.2)."""
+"""Images of another size than the run was trained on, whole or piece by piece (Sec. 4.3.2)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.sampling.windows import Windows
+from ldm_jax.sampling.tiling import Tiles
 
 
 class Size(NamedTuple):
-    """How large pictures are drawn, and in which pieces."""
+    """How large images are drawn, and in which pieces."""
 
     height: int
     width: int
     shape: tuple[int, int, int]
     """Of their latents."""
-    windows: Windows | None
-    tiles: Windows | None
+    windows: Tiles | None
+    tiles: Tiles | None
 
 
 @dataclass(frozen=True)
 class SizeOptions:
-    """Size: a network of convolutions draws pictures of any size (Sec. 4.3.2)."""
+    """Size: a network of convolutions draws images of any size (Sec. 4.3.2)."""
 
     height: int | None = None
-    """Of the pictures, in pixels. Left out: as the run was trained."""
+    """Of the images, in pixels. Left out: as the run was trained."""
     width: int | None = None
     """Likewise."""
     window: int | None = None
@@ -57,8 +57,8 @@ class SizeOptions:
             height,
             width,
             (height // f, width // f, channels),
-            self.window and Windows.square(self.window // f),
-            self.tile and Windows.square(self.tile // f),
+            self.window and Tiles.square(self.window // f),
+            self.tile and Tiles.square(self.tile // f),
         )
 
 

@@ -1,7 +1,7 @@
 """Models that attend to a caption, a layout or a CLIP embedding: Sec. 4.3.1, Tables 2, 9, 15, 17.
 
 Two later models of the same family are here too: RDM and Stable Diffusion v1. FOLDER has captions
-in captions.jsonl or beside the pictures, or what the condition needs. The encoders tau_theta that
+in captions.jsonl or beside the images, or what the condition needs. The encoders tau_theta that
 the authors published hold one more matrix, towards the vocabulary, which nothing uses; it is not
 counted here.
 """
@@ -71,7 +71,7 @@ def txt2img_1p4B() -> Experiment:
     """Text to image, 256x256, on LAION-400M: the LDM-KL-8 of Table 2, with 1.45B parameters.
 
     Tables 15 and 17, text; on MS-COCO FID 23.31, IS 20.03 with 250 DDIM steps, and with guidance
-    s = 1.5 FID 12.63, IS 30.29 (Table 2). The pictures of Fig. 5 have s = 10, 200 steps, eta 1.
+    s = 1.5 FID 12.63, IS 30.29 (Table 2). The images of Fig. 5 have s = 10, 200 steps, eta 1.
     Parameters: first stage 83,653,863, UNet 872,300,484, text encoder 542,895,360.
 
     A choice: how often training dropped the caption was never published, nor was its configuration.
@@ -178,9 +178,9 @@ def layout2img_coco256_f4() -> Experiment:
 
 
 def rdm768x768() -> Experiment:
-    """Pictures from CLIP embeddings, 768x768: retrieval-augmented diffusion, arXiv:2204.11824.
+    """Images from CLIP embeddings, 768x768: retrieval-augmented diffusion, arXiv:2204.11824.
 
-    Not in the paper. It attends to embeddings by CLIP ViT-L/14: of a caption, and of pictures
+    Not in the paper. It attends to embeddings by CLIP ViT-L/14: of a caption, and of images
     like it that are looked up in a data base.
     Parameters: first stage 69,610,963, UNet 1,335,480,400.
 
@@ -220,7 +220,7 @@ def stable_diffusion_v1() -> Experiment:
     Parameters: first stage 83,653,863, UNet 859,520,964, text encoder 123,060,480 (CLIP ViT-L/14,
     whose weights were not trained further).
 
-    Pictures are drawn from averaged weights, and most published files hold no others.
+    Images are drawn from averaged weights, and most published files hold no others.
 
         python train.py stable-diffusion-v1 --data.path FOLDER --autoencoder.from-run runs/kl-f8
     """

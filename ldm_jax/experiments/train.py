@@ -1,4 +1,4 @@
-"""A whole run: data, stage 1, stage 2, pictures, summary; or its classifier."""
+"""A whole run: data, stage 1, stage 2, images, summary; or its classifier."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import OpenData, open_data
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
 from ldm_jax.experiments.first_stage import (
-    borrowed_autoencoder,
     check_unchanged,
     first_stage_constants,
+    load_autoencoder_from,
     score_autoencoder,
     train_autoencoder,
     trained_autoencoder,
@@ -71,7 +71,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
 
     borrowed, channels = None, None
     if experiment.autoencoder.from_run:
-        borrowed, channels = borrowed_autoencoder(experiment)
+        borrowed, channels = load_autoencoder_from(experiment)
         check_unchanged(run, borrowed)
     constants = {} if stage == CLASSIFIER else first_stage_constants(experiment, run)
     file = experiment.sampling.perceptual_file
@@ -80,12 +80,12 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     _check_same_data(data)
     if channels not in (None, data.facts.channels):
         raise UserError(
-            f"the autoencoder of {experiment.autoencoder.from_run} was trained on pictures with "
+            f"the autoencoder of {experiment.autoencoder.from_run} was trained on images with "
             f"another number of channels: {channels}, not {data.facts.channels}"
         )
     run.begin(name, experiment, data.facts, renew=configures)
     log.info(
-        "%s: %d training pictures, %d held out, condition: %s",
+        "%s: %d training images, %d held out, condition: %s",
         run.path,
         len(data.train),
         len(data.validation),
@@ -105,7 +105,7 @@ def _check_same_data(data: OpenData) -> None:
     for process, those in enumerate(theirs):
         if list(those) != list(theirs[0]):
             raise UserError(
-                f"the data is not the same on all hosts: process 0 has {theirs[0][0]} pictures to "
+                f"the data is not the same on all hosts: process 0 has {theirs[0][0]} images to "
                 f"train on, process {process} has {those[0]}, or their conditions differ"
             )
 
@@ -145,17 +145,17 @@ def _train(
     if not experiment.autoencoder.from_run:
         check_unchanged(run, weights)
     trained, second = train_diffusion(experiment, data, weights, run, mesh, key_diffusion)
-    results = _final_pictures(experiment, data, run, mesh, trained, second, judge_weights)
+    results = _final_images(experiment, data, run, mesh, trained, second, judge_weights)
     _finish(run, DIFFUSION, trained.summary | results)
 
 
 def _what_next(run: RunDir, summary: dict[str, Any], stage: StageName) -> str:
     if summary.get(DIFFUSION, {}).get("finished"):
-        return f"to draw pictures from it: python sample.py {run.path}"
+        return f"to draw images from it: python sample.py {run.path}"
     return f"its second stage is trained without --stage {stage}"
 
 
-def _final_pictures(
+def _final_images(
     experiment: Experiment,
     data: OpenData,
     run: RunDir,
@@ -172,7 +172,7 @@ def _final_pictures(
     if jax.process_index() == 0:
         figure = held_out.figure(images[: settings.num_images])
         plots.save_png(run.path / "samples.png", figure, vars(settings) | {"guidance": guidance})
-        log.info("pictures for held-out conditions: %s", run.path / "samples.png")
+        log.info("images for held-out conditions: %s", run.path / "samples.png")
     if not judged:
         return {}
 

@@ -26,10 +26,10 @@ def load_weights(run: RunDir, experiment: Experiment) -> tuple[dict, dict]:
 def placed(
     weights: tuple[dict, dict], experiment: Experiment, n: int
 ) -> tuple[tuple[dict, dict], jax.sharding.NamedSharding]:
-    """(the weights on the devices, how batches are split over these), for n pictures.
+    """(the weights on the devices, how batches are split over these), for n images.
 
     Over `tensor` they are split as in the run where the devices allow it; else each of them has all
-    weights. No more devices than pictures are taken, unless the weights are split over them, or
+    weights. No more devices than images are taken, unless the weights are split over them, or
     they belong to several processes.
     """
     tensor, devices = experiment.mesh.tensor, jax.devices()

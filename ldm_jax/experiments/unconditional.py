@@ -1,9 +1,9 @@
-"""Unconditional models on 256x256 pictures: Sec. 4.2 (Table 12), and Fig. 7 left (Table 14).
+"""Unconditional models on 256x256 images: Sec. 4.2 (Table 12), and Fig. 7 left (Table 14).
 
-Learning rates are the absolute ones of the tables, which are the original's rate for each picture
+Learning rates are the absolute ones of the tables, which are the original's rate for each image
 times the batch; churches alone was trained with its rate as it stands. Every command takes the
 first stage from another run, say `python train.py vq-f4 --data.path FOLDER`; without
-`--autoencoder.from-run` it is trained first, on the same pictures.
+`--autoencoder.from-run` it is trained first, on the same images.
 """
 
 from dataclasses import replace

@@ -26,7 +26,7 @@ from ldm_jax.experiments.data import published_tokenizer
 from ldm_jax.experiments.first_stage import NAME as AUTOENCODER
 from ldm_jax.experiments.mechanism import SUBWORDS, build_model, mechanism
 from ldm_jax.experiments.models import FirstStage
-from ldm_jax.experiments.run_dir import DataFacts, RunDir
+from ldm_jax.experiments.run_dir import DataInfo, RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
 from ldm_jax.parameters import shapes_of
 from ldm_jax.pretrained import names
@@ -177,11 +177,11 @@ def published_facts(
     tokenizer_file: str = "",
     *,
     with_tokenizer: bool = False,
-) -> DataFacts:
+) -> DataInfo:
     """What the data of a published model would have told of itself."""
     stage = experiment.diffusion
     if stage_name == AUTOENCODER:
-        return DataFacts(channels=3, condition="none")
+        return DataInfo(channels=3, condition="none")
     if stage.condition == "auto" or (stage.condition == "text" and stage.tokenizer == "words"):
         raise UserError("this experiment has no published weights: its data decides its networks")
     facts = assumed_facts(stage)
@@ -194,7 +194,7 @@ def published_facts(
     return facts
 
 
-def with_names(facts: DataFacts, file: str) -> DataFacts:
+def with_names(facts: DataInfo, file: str) -> DataInfo:
     """The classes, or the objects of layouts, called as a file says that has a name a line.
 
     Raises:
@@ -216,7 +216,7 @@ def with_names(facts: DataFacts, file: str) -> DataFacts:
     return replace(facts, **{field: names})
 
 
-def parts(experiment: Experiment, facts: DataFacts, stage: str) -> list[Part]:
+def parts(experiment: Experiment, facts: DataInfo, stage: str) -> list[Part]:
     """The networks of a run and where CompVis and diffusers keep them, with our shapes."""
     first = experiment.autoencoder
     rows = names.autoencoder_entries(first.network)
@@ -255,7 +255,7 @@ def parts(experiment: Experiment, facts: DataFacts, stage: str) -> list[Part]:
     return found
 
 
-def _tau_entries(experiment: Experiment, facts: DataFacts):
+def _tau_entries(experiment: Experiment, facts: DataInfo):
     stage = experiment.diffusion
     if facts.condition == "class":
         return names.class_embedder_entries()

@@ -181,10 +181,10 @@ def _contracting(at: At, config: UNetConfig, attention: Attention, class_labels:
             yield from _res_block(block / ("res", "0", f"resnets.{j}"), skip=c_in != c)
             if 2**level in config.attention_factors:
                 yield from attention(block / ("attention", "1", f"attentions.{j}"), c)
-    middle = at / ("middle", "middle_block", "mid_block")
-    yield from _res_block(middle / ("0.res", "0", "resnets.0"), skip=False)
-    yield from attention(middle / ("0.attention", "1", "attentions.0"), c)
-    yield from _res_block(middle / ("1", "2", "resnets.1"), skip=False)
+    mid = at / ("mid", "middle_block", "mid_block")
+    yield from _res_block(mid / ("0.res", "0", "resnets.0"), skip=False)
+    yield from attention(mid / ("0.attention", "1", "attentions.0"), c)
+    yield from _res_block(mid / ("1", "2", "resnets.1"), skip=False)
 
 
 def _expanding(at: At, config: UNetConfig, attention: Attention) -> Rows:

@@ -1,4 +1,4 @@
-"""From latents to bytes: a few pictures at a time, and if asked for tile by tile."""
+"""From latents to bytes: a few images at a time, and if asked for tile by tile."""
 
 from __future__ import annotations
 
@@ -8,47 +8,53 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.autoencoder.step import to_bytes
-from ldm_jax.sampling.windows import Windows, by_windows
+from ldm_jax.sampling.tiling import Tiles, apply_in_tiles
 
 Array = jax.Array
-AT_ONCE = 8  # pictures that each device decodes at a time, at most
+AT_ONCE = 8  # images that each device decodes at a time, at most
 
 
 def decode(
-    picture: Callable[[Array], Array], z_0: Array, ways: int = 1, tiles: Windows | None = None
+    decoder: Callable[[Array], Array],
+    z_0: Array,
+    num_shards: int = 1,
+    tiles: Tiles | None = None,
 ) -> Array:
     """D(z_0) as bytes: `[B, h, w, c]` -> uint8 `[B, H, W, C]`.
 
-    A decoder takes many times the memory of the UNet, for its features are as wide as the picture.
+    A decoder takes many times the memory of the UNet, for its features are as wide as the image.
     So it sees a few latents at a time, whatever B is; or with `tiles` a part of each, which the
     result then depends on, if little.
 
     Args:
-      picture: z_0 `[b, h, w, c]` -> floats `[b, H, W, C]` in [-1, 1], for any h and w.
+      decoder: z_0 `[b, h, w, c]` -> floats `[b, H, W, C]` in [-1, 1], for any h and w.
       ways: over how many devices the rows are split; divides B.
     """
-    whole = picture
+    whole = decoder
     if tiles is not None:
 
-        def picture(z):
+        def decoder(z):
             size = tiles.within(*z.shape[1:3]).side
             part = jax.ShapeDtypeStruct((len(z), *size, z.shape[-1]), z.dtype)
             f = jax.eval_shape(whole, part).shape[1] // size[0]
-            return by_windows(whole, z, tiles, f)
+            return apply_in_tiles(whole, z, tiles, f)
 
-    each = len(z_0) // ways
+    each = len(z_0) // num_shards
     groups = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= AT_ONCE)
     if groups == 1:
-        return to_bytes(picture(z_0))
+        return to_bytes(decoder(z_0))
     # Rows 0, n, 2n, ... are the first group: so each device has its share of every group.
     grouped = z_0.reshape(-1, groups, *z_0.shape[1:]).swapaxes(0, 1)
-    images = jax.lax.map(lambda z: to_bytes(picture(z)), grouped)
+    images = jax.lax.map(lambda z: to_bytes(decoder(z)), grouped)
     return images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
 
 
 def decode_all(
-    picture: Callable[[Array], Array], estimates: Array, ways: int = 1, tiles: Windows | None = None
+    decoder: Callable[[Array], Array],
+    estimates: Array,
+    num_shards: int = 1,
+    tiles: Tiles | None = None,
 ) -> Array:
     """As `decode`, of every step's estimate of z_0: `[S, B, h, w, c]` -> `[B, S, H, W, C]`."""
-    images = jax.lax.map(lambda z_0: decode(picture, z_0, ways, tiles), estimates)
+    images = jax.lax.map(lambda z_0: decode(decoder, z_0, num_shards, tiles), estimates)
     return jnp.moveaxis(images, 0, 1)

@@ -1,4 +1,4 @@
-"""What `sample` is given to start from a picture, to keep parts of one, or to go between two."""
+"""What `sample` is given to start from an image, to keep parts of one, or to go between two."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm_jax.diffusion.process import Prediction, eps_and_z0, q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.sample import noise_like
-from ldm_jax.sampling.single_step import hold
+from ldm_jax.sampling.single_step import exponential_step
 
 Array = jax.Array
 
@@ -27,23 +27,25 @@ def first_step(strength: float, steps: int) -> int:
     """
     if not 0 < strength <= 1:
         raise UserError(
-            f"strength is {strength}; it lies above 0 (the same picture) and up to 1 (a new one)"
+            f"strength is {strength}; it lies above 0 (the same image) and up to 1 (a new one)"
         )
     return steps - max(1, round(strength * steps))
 
 
-def noised(schedule: Schedule, z_0: Array, t: Array, keys: Array) -> Array:
+def add_noise(schedule: Schedule, z_0: Array, t: Array, keys: Array) -> Array:
     """A sample of q(z_t | z_0), Eq. (4): where a walk that is to end near z_0 starts.
 
-    Each picture's noise is that of its z_T, so a walk from further up differs by its start alone.
+    Each image's noise is that of its z_T, so a walk from further up differs by its start alone.
 
     Args:
-      z_0: `[B, h, w, c]`. t: a scalar. keys: of the pictures, `[B]`.
+      z_0: `[B, h, w, c]`. t: a scalar. keys: of the images, `[B]`.
     """
     return q_sample(schedule, z_0, t, noise_like(keys, z_0.shape[1:]))
 
 
-def put_in(schedule: Schedule, known: Array, z_0: Array, z_t: Array, t: Array, eps: Array) -> Array:
+def replace_known(
+    schedule: Schedule, known: Array, z_0: Array, z_t: Array, t: Array, eps: Array
+) -> Array:
     """z_t with its known parts replaced by q(z_t | z_0), Eq. (4), whose noise is `eps`.
 
     Args:
@@ -63,16 +65,16 @@ def known_cells(fill: np.ndarray, f: int) -> np.ndarray:
 
 
 def composite(fill: np.ndarray, drawn: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Drawn pictures `[n, H, W, C]` where `fill`, bool `[H, W]`, and the known one elsewhere."""
+    """Drawn images `[n, H, W, C]` where `fill`, bool `[H, W]`, and the known one elsewhere."""
     return np.where(fill[..., None], drawn, image)
 
 
 def with_border(
     image: np.ndarray, top: int, right: int, bottom: int, left: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the picture `[H, W, C]` with so many pixels more on each side, which those are, bool).
+    """(the image `[H, W, C]` with so many pixels more on each side, which those are, bool).
 
-    The border mirrors the picture, so that the encoder sees nothing unusual at the known edge.
+    The border mirrors the image, so that the encoder sees nothing unusual at the known edge.
     """
     sides = ((top, bottom), (left, right))
     canvas = np.pad(image, (*sides, (0, 0)), mode="symmetric")
@@ -134,7 +136,7 @@ def invert(
         s, t = now
         asked = jnp.broadcast_to(jnp.maximum(s, 0), z_s.shape[:1])
         eps, _ = eps_and_z0(schedule, prediction, predict(z_s, asked), z_s, asked)
-        return hold(schedule, "eps", eps, z_s, s, t)[0], None
+        return exponential_step(schedule, "eps", eps, z_s, s, t)[0], None
 
     grid = jnp.asarray(grid)[::-1]
     return jax.lax.scan(up, z_0, (grid[:-1], grid[1:]))[0]

@@ -1,4 +1,4 @@
-"""From conditions to pictures: z_T, the solver's scan, the decoder, in one compiled program."""
+"""From conditions to images: z_T, the solver's scan, the decoder, in one compiled program."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.decoding import decode, decode_all
-from ldm_jax.sampling.editing import put_in
-from ldm_jax.sampling.guidance import guided
+from ldm_jax.sampling.editing import replace_known
+from ldm_jax.sampling.guidance import classifier_free_guided
 from ldm_jax.sampling.guides import Guide, together
-from ldm_jax.sampling.sample import noise_like, picture_keys, sample
+from ldm_jax.sampling.sample import image_keys, noise_like, sample
 from ldm_jax.sampling.solvers import SOLVERS, check_eta
+from ldm_jax.sampling.tiling import Tiles, apply_in_tiles
 from ldm_jax.sampling.timesteps import check_steps, timestep_grid
-from ldm_jax.sampling.windows import Windows, by_windows
 
 Array = jax.Array
 
 
 class Generator:
-    """Draws pictures from a trained model.
+    """Draws images from a trained model.
 
     A program is compiled once for each (solver, number of steps, batch size, size, guided or not,
     which guides, windows), and once more where timesteps are fractional.
     Guidance scale, eta, temperature and seed are inputs of it: changing them compiles nothing.
-    So are latents to start from, parts of pictures to keep, and the scales and aims of guides.
+    So are latents to start from, parts of images to keep, and the scales and aims of guides.
 
     Args:
       model: params -> callable (z_t, t, y) -> prediction, y None when unconditional. For conditions
         that are embedded already it is called as (z_t, t, c=c), and its `embed` is used.
-      picture: (constants, z_0 as the model sees it) -> floats `[B, H, W, C]` in [-1, 1].
+      decoder: (constants, z_0 as the model sees it) -> floats `[B, H, W, C]` in [-1, 1].
       schedule, prediction: as the model was trained.
       shape: latent (h, w, c).
       null: the null condition, or None for an unconditional model.
@@ -49,14 +49,14 @@ class Generator:
     def __init__(
         self,
         model: Callable[[Any], Callable],
-        picture: Callable[[Any, Array], Array],
+        decoder: Callable[[Any, Array], Array],
         schedule: Schedule,
         prediction: Prediction,
         shape: tuple[int, int, int],
         null: np.ndarray | None,
         concatenates: bool = False,
     ):
-        self.model, self.picture, self.schedule = model, picture, schedule
+        self.model, self.decoder, self.schedule = model, decoder, schedule
         self.prediction, self.shape, self.null = prediction, shape, null
         self.concatenates = concatenates
         static = ("sampler", "is_guided", "embedded", "log_ps", "shape", "windows", "tiles")
@@ -68,7 +68,7 @@ class Generator:
         return self._program._cache_size()
 
     def __call__(self, params: Any, constants: Any, conditions: np.ndarray | None, **settings):
-        """All pictures of `batches`, which has the arguments: uint8 `[n, H, W, C]`."""
+        """All images of `batches`, which has the arguments: uint8 `[n, H, W, C]`."""
         return np.concatenate(list(self.batches(params, constants, conditions, **settings)))
 
     def batches(
@@ -92,16 +92,16 @@ class Generator:
         keep: tuple[np.ndarray, np.ndarray] | None = None,
         guides: Sequence[Guide] = (),
         shape: tuple[int, int, int] | None = None,
-        windows: Windows | None = None,
-        tiles: Windows | None = None,
+        unet_tiles: Tiles | None = None,
+        decoder_tiles: Tiles | None = None,
         trajectory: bool = False,
         batch_size: int = 16,
         sharding: NamedSharding | None = None,
         progress: str | None = None,
     ) -> Iterator[np.ndarray]:
-        """Pictures uint8 `[b, H, W, C]`, a batch at a time.
+        """Images uint8 `[b, H, W, C]`, a batch at a time.
 
-        Picture i depends on its condition, the seed and i alone. (And on the rows i of `numbers`,
+        Image i depends on its condition, the seed and i alone. (And on the rows i of `numbers`,
         `start`, `keep` and `guides`, if they are given.)
 
         Args:
@@ -109,29 +109,29 @@ class Generator:
           conditions: `[n, ...]` as the model takes them, or None with `num_images` for an
             unconditional model.
           steps: S, 1 to T. spacing: of the timesteps, see `timestep_grid`.
-          guidance: s, 1 is off and costs nothing. batch_size: pictures at a time.
-          numbers: int `[n]` in place of i, so that several pictures may have the same noise.
+          guidance: s, 1 is off and costs nothing. batch_size: images at a time.
+          numbers: int `[n]` in place of i, so that several images may have the same noise.
           embedded: whether `conditions` are tau_theta(y), float `[n, ...]`, in place of y.
           first_step: how many steps are left out at the noisy end; as many programs.
           start: latents `[n, h, w, c]` at the timestep of the first step, in place of noise.
-          keep: what is known of the pictures, see `editing.put_in`: (where, bool `[n, h, w, 1]`;
+          keep: what is known of the images, `editing.replace_known`: (where, bool `[n, h, w, 1]`;
             z_0 `[n, h, w, c]`). Its h and w, or those of `start`, may be others than `shape`.
-          guides: what else pictures are led by (App. C); one of scale 0 costs nothing.
+          guides: what else images are led by (App. C); one of scale 0 costs nothing.
           shape: of the latents, in place of the one the model was trained at (Sec. 4.3.2).
           windows: of the latents, that the UNet sees one by one in place of the whole.
           tiles: of the latents, that the decoder sees likewise.
-          trajectory: pictures are the estimates of z_0 at every step: uint8 `[b, S, H, W, C]`.
+          trajectory: images are the estimates of z_0 at every step: uint8 `[b, S, H, W, C]`.
           sharding: how the rows of a batch are split over the devices that hold `params`. Where
-            these belong to several processes, all of them call this alike and get all pictures.
+            these belong to several processes, all of them call this alike and get all images.
           progress: title of the bar, None for none.
 
         Raises:
-          UserError: a sampler, number of steps, spacing, eta, seed or number of pictures that
+          UserError: a sampler, number of steps, spacing, eta, seed or number of images that
             cannot be.
         """
         n = num_images if conditions is None else len(conditions)
         if not n or n < 1:
-            raise UserError(f"the number of pictures is {n}; it must be at least 1")
+            raise UserError(f"the number of images is {n}; it must be at least 1")
         conditional = conditions is not None
         self.check(
             conditional=conditional,
@@ -144,9 +144,9 @@ class Generator:
         )
         grid = timestep_grid(spacing, steps, self.schedule)[first_step:]
         guides = [guide for guide in guides if guide.scale != 0.0]
-        ways = 1
+        num_shards = 1
         if sharding is not None:
-            ways = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+            num_shards = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
         run = partial(
             self._program,
             sampler=sampler,
@@ -154,18 +154,18 @@ class Generator:
             embedded=embedded,
             log_ps=tuple(guide.log_p for guide in guides),
             shape=self.shape if shape is None else shape,
-            windows=windows,
-            tiles=tiles,
-            ways=ways,
+            unet_tiles=unet_tiles,
+            decoder_tiles=decoder_tiles,
+            num_shards=num_shards,
             trajectory=trajectory,
         )
         numbers, towards = np.arange(n) if numbers is None else numbers, [g.y for g in guides]
         inputs = (conditions, numbers, start, keep, towards)
         scalars = [jnp.float32(value) for value in (guidance, eta, temperature)]
         scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
-        batch_size = -(-min(batch_size, n) // ways) * ways
+        batch_size = -(-min(batch_size, n) // num_shards) * num_shards
         silent = progress is None or jax.process_index() != 0
-        with tqdm(total=n, desc=progress, unit="picture", disable=silent) as bar:
+        with tqdm(total=n, desc=progress, unit="image", disable=silent) as bar:
             for first in range(0, n, batch_size):
                 # The last batch is filled up, so that it needs no program of its own.
                 rows = np.minimum(np.arange(first, first + batch_size), n - 1)
@@ -175,9 +175,9 @@ class Generator:
                 drawn = run(params, constants, grid, jnp.uint32(seed), scalars, scaled, batch)
                 if sharding is not None:  # all of them to all processes
                     drawn = jax.device_put(drawn, NamedSharding(sharding.mesh, P()))
-                pictures = np.asarray(drawn)[: n - first]
-                bar.update(len(pictures))
-                yield pictures
+                images = np.asarray(drawn)[: n - first]
+                bar.update(len(images))
+                yield images
 
     def check(
         self,
@@ -209,11 +209,11 @@ class Generator:
         *,
         is_guided: bool,
         embedded: bool = False,
-        windows: Windows | None = None,
+        unet_tiles: Tiles | None = None,
     ) -> Callable[[Array, Array], Array]:
         """(z_t, t) -> prediction, condition and guidance included: see `batches`, `sample`."""
         model, null = self.model(params), self.null
-        if windows is not None and self.concatenates and not embedded:
+        if unet_tiles is not None and self.concatenates and not embedded:
             y, embedded = model.embed(y), True  # of the whole map, whose part each window sees
         ask = model
         if embedded:
@@ -222,18 +222,18 @@ class Generator:
                 return model(z_t, t, c=c)
 
             null = None if null is None else model.embed(null[None])[0]
-        if windows is not None:
-            ask = self._by_windows(ask, windows)
+        if unet_tiles is not None:
+            ask = self._by_windows(ask, unet_tiles)
         if is_guided:
-            return guided(ask, y, null, guidance)
+            return classifier_free_guided(ask, y, null, guidance)
         return lambda z_t, t: ask(z_t, t, y)
 
-    def _by_windows(self, ask: Callable, windows: Windows) -> Callable:
+    def _by_windows(self, ask: Callable, unet_tiles: Tiles) -> Callable:
         def ask_by_windows(z_t, t, y):
             if not self.concatenates:
-                return by_windows(lambda z: ask(z, t, y), z_t, windows)
+                return apply_in_tiles(lambda z: ask(z, t, y), z_t, unet_tiles)
             c, both = z_t.shape[-1], jnp.concatenate([z_t, y], axis=-1)
-            return by_windows(lambda z: ask(z[..., :c], t, z[..., c:]), both, windows)
+            return apply_in_tiles(lambda z: ask(z[..., :c], t, z[..., c:]), both, unet_tiles)
 
         return ask_by_windows
 
@@ -250,8 +250,8 @@ class Generator:
         sampler,
         log_ps,
         shape,
-        tiles,
-        ways,
+        decoder_tiles,
+        num_shards,
         trajectory,
         **static,
     ):
@@ -263,7 +263,7 @@ class Generator:
             shape = z_known.shape[1:]
 
             def blend(z_t, t, keys):
-                return put_in(self.schedule, known, z_known, z_t, t, noise_like(keys, shape))
+                return replace_known(self.schedule, known, z_known, z_t, t, noise_like(keys, shape))
 
         drawn = sample(
             predict,
@@ -271,7 +271,7 @@ class Generator:
             self.prediction,
             SOLVERS[sampler],
             grid,
-            picture_keys(seed, numbers),
+            image_keys(seed, numbers),
             shape,
             eta=eta,
             temperature=temperature,
@@ -280,10 +280,10 @@ class Generator:
             blend=blend,
             trajectory=trajectory,
         )
-        picture = partial(self.picture, constants)
+        decoder = partial(self.decoder, constants)
         if trajectory:
-            return decode_all(picture, drawn[1], ways, tiles)
-        return decode(picture, drawn, ways, tiles)
+            return decode_all(decoder, drawn[1], num_shards, decoder_tiles)
+        return decode(decoder, drawn, num_shards, decoder_tiles)
 
 
 def _split(rows: np.ndarray, sharding: NamedSharding) -> Array:

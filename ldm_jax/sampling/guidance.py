@@ -14,7 +14,7 @@ Array = jax.Array
 LogP = Callable[[Array, Array, Array], Array]
 
 
-def guided(
+def classifier_free_guided(
     model: Callable[[Array, Array, Array], Array], y: Array, null: Array, scale: Array
 ) -> Callable[[Array, Array], Array]:
     """model(z_t, t, y) -> (z_t, t) -> e_null + s (e_y - e_null), in one call on twice the batch.
@@ -36,7 +36,7 @@ def guided(
     return predict
 
 
-def bent(denoise: Denoise, schedule: Schedule, log_p: LogP) -> Denoise:
+def classifier_guided(denoise: Denoise, schedule: Schedule, log_p: LogP) -> Denoise:
     """denoise with eps - sigma_t grad log p(y|z_t) in the place of eps: Eq. (16), any solver's.
 
     By Eq. (14) the score of z_t is -eps / sigma_t, and that of z_t given y is greater by the
@@ -45,12 +45,12 @@ def bent(denoise: Denoise, schedule: Schedule, log_p: LogP) -> Denoise:
 
     Args:
       denoise: (z_t, t) -> (eps, z_0).
-      log_p: (z_t, t `[B]`, z_0) -> `[B]`, differentiable, each row of its own picture alone. Where
+      log_p: (z_t, t `[B]`, z_0) -> `[B]`, differentiable, each row of its own image alone. Where
         it looks at z_0, the estimate from z_t, the gradient runs through the network too; where it
         does not, the network has no backward pass.
     """
 
-    def bent_denoise(z_t: Array, t: Array) -> tuple[Array, Array]:
+    def guided_denoise(z_t: Array, t: Array) -> tuple[Array, Array]:
         def of(z_t):
             eps, z_0 = denoise(z_t, t)
             return jnp.sum(log_p(z_t, jnp.broadcast_to(t, z_t.shape[:1]), z_0)), (eps, z_0)
@@ -59,4 +59,4 @@ def bent(denoise: Denoise, schedule: Schedule, log_p: LogP) -> Denoise:
         alpha, sigma = bcast(schedule.alpha(t), z_t), bcast(schedule.sigma(t), z_t)
         return eps - sigma * gradient, z_0 + sigma**2 / alpha * gradient
 
-    return bent_denoise
+    return guided_denoise

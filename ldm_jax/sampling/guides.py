@@ -1,4 +1,4 @@
-"""What can guide: log p(y|z_t) of a class, and of a picture (App. C)."""
+"""What can guide: log p(y|z_t) of a class, and of an image (App. C)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GuideLogP = Callable[[Any, Array, Array, Array, Array], Array]
 class Guide:
     """s log p(y|z_t), as `Generator` takes it: the function is compiled in, all else is an input.
 
-    log_p: (weights, y, z_t, t `[B]`, z_0) -> `[B]`, see `guidance.bent`.
-    weights: what it computes with. y: a row for each picture, `[n, ...]`. scale: s, 0 is off.
+    log_p: (weights, y, z_t, t `[B]`, z_0) -> `[B]`, see `guidance.classifier_guided`.
+    weights: what it computes with. y: a row for each image, `[n, ...]`. scale: s, 0 is off.
     """
 
     log_p: GuideLogP
@@ -62,20 +62,20 @@ def of_class(classifier: Callable[[Any], Callable[[Array, Array], Array]]) -> Gu
     return log_p
 
 
-def of_picture(
+def of_image(
     decode: Callable[[Any, Array], Array],
     distance: Callable[[Any, Array, Array], Array] | None = None,
     transform: Callable[[Array], Array] = lambda x: x,
 ) -> GuideLogP:
-    """-distance(y, T(D(z_0(z_t)))): Eq. (17), which draws the picture towards y.
+    """-distance(y, T(D(z_0(z_t)))): Eq. (17), which draws the image towards y.
 
     The gradient runs through decoder and network. Its weights are the pair (of the decoder, of the
-    distance); y: pictures as T makes them `[B, ...]`.
+    distance); y: images as T makes them `[B, ...]`.
 
     Args:
-      decode: (weights, z_0) -> pictures `[B, H, W, C]` in [-1, 1], as floats.
+      decode: (weights, z_0) -> images `[B, H, W, C]` in [-1, 1], as floats.
       distance: (weights, y, T(x)) -> `[B]`, such as LPIPS; None: 1/2 || y - T(x) ||^2.
-      transform: T, what y is compared with of a picture, such as `downsample`.
+      transform: T, what y is compared with of an image, such as `downsample`.
     """
     distance = distance or half_squared_error
 
@@ -103,7 +103,7 @@ def downsample(x: Array, n: int, how: Literal["bicubic", "mean"] = "bicubic") ->
     """
     b, h, w, c = x.shape
     if n < 1 or h % n or w % n:
-        raise UserError(f"a picture of {h}x{w} pixels cannot be downsampled {n}-fold")
+        raise UserError(f"an image of {h}x{w} pixels cannot be downsampled {n}-fold")
     if how == "mean":
         return jnp.mean(x.reshape(b, h // n, n, w // n, n, c), axis=(2, 4))
     return jax.image.resize(x, (b, h // n, w // n, c), "cubic", antialias=True)

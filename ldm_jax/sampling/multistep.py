@@ -14,7 +14,7 @@ import numpy as np
 
 from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import Schedule, bcast
-from ldm_jax.sampling.single_step import Denoise, hold, twice
+from ldm_jax.sampling.single_step import Denoise, evaluate_twice, exponential_step
 
 Array = jax.Array
 
@@ -60,7 +60,7 @@ def plms_step(
     do nothing.
     """
     del noise, eta
-    (eps, _), (eps_s, _) = twice(
+    (eps, _), (eps_s, _) = evaluate_twice(
         denoise,
         z_t,
         t,
@@ -70,7 +70,7 @@ def plms_step(
     weights = jnp.asarray(ADAMS_BASHFORTH, eps.dtype)[jnp.minimum(past.steps, 3)]
     mean = weights[0] * (eps + eps_s) / 2 + jnp.sum(bcast(weights[1:], past.eps) * past.eps, axis=0)
     past = PastEps(jnp.concatenate([eps[None], past.eps[:2]]), past.steps + 1)
-    return *hold(schedule, "eps", mean, z_t, t, s), past
+    return *exponential_step(schedule, "eps", mean, z_t, t, s), past
 
 
 class PastZ0(NamedTuple):
@@ -113,4 +113,6 @@ def dpmpp_2m_step(
     ratio = (schedule.half_log_snr(s) - now) / (now - schedule.half_log_snr(past.t))
     second_order = (past.t > t) & (s >= 0) & (t != past.first_order_at)
     middle = z_0 + jnp.where(second_order, ratio / 2, 0.0) * (z_0 - past.z_0)
-    return *hold(schedule, "z_0", middle, z_t, t, s), PastZ0(z_0, t, past.first_order_at)
+    return *exponential_step(schedule, "z_0", middle, z_t, t, s), PastZ0(
+        z_0, t, past.first_order_at
+    )

@@ -7,7 +7,7 @@ fractional, everything else is `[B, h, w, c]` in float32; all of them may be tra
 
 Without new noise, time runs backwards along the solution of an ordinary differential equation,
 d(z/alpha) / d(sigma/alpha) = eps(z, t) (DDIM, arXiv:2010.02502, Eq. 14). Its solvers differ only in
-the eps, or z_0, that they take for constant over a step; `hold` is the rest of all of them.
+the eps, or z_0, that they take for constant over a step; the rest is `exponential_step` in all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = jax.Array
 Denoise = Callable[[Array, Array], tuple[Array, Array]]
 
 
-def hold(
+def exponential_step(
     schedule: Schedule, what: Prediction, constant: Array, z_t: Array, t: Array, s: Array
 ) -> tuple[Array, Array]:
     """(z_s, z_0): where the ODE leads from z_t if eps, or z_0, is `constant` all the way.
@@ -36,7 +36,7 @@ def hold(
     return q_sample(schedule, z_0, s, eps), z_0
 
 
-def twice(
+def evaluate_twice(
     denoise: Denoise,
     z_t: Array,
     t: Array,
@@ -115,7 +115,7 @@ def euler_step(
     """
     del noise, eta
     eps, _ = denoise(z_t, t)
-    return hold(schedule, "eps", eps, z_t, t, s)
+    return exponential_step(schedule, "eps", eps, z_t, t, s)
 
 
 def heun_step(
@@ -127,10 +127,10 @@ def heun_step(
     a step to clean data, where it knows no eps: that step is Euler's. noise and eta do nothing.
     """
     del noise, eta
-    (eps_t, _), (eps_s, _) = twice(
+    (eps_t, _), (eps_s, _) = evaluate_twice(
         denoise, z_t, t, lambda eps, z_0: (q_sample(schedule, z_0, s, eps), s), needed=s >= 0
     )
-    return hold(schedule, "eps", (eps_t + eps_s) / 2, z_t, t, s)
+    return exponential_step(schedule, "eps", (eps_t + eps_s) / 2, z_t, t, s)
 
 
 def dpmpp_2s_step(
@@ -144,11 +144,11 @@ def dpmpp_2s_step(
     """
     del noise, eta
     middle = schedule.timestep((schedule.half_log_snr(t) + schedule.half_log_snr(s)) / 2)
-    _, (_, z_0) = twice(
+    _, (_, z_0) = evaluate_twice(
         denoise,
         z_t,
         jnp.asarray(t, middle.dtype),
         lambda eps, z_0: (q_sample(schedule, z_0, middle, eps), middle),
         needed=s >= 0,
     )
-    return hold(schedule, "z_0", z_0, z_t, t, s)
+    return exponential_step(schedule, "z_0", z_0, z_t, t, s)

@@ -26,7 +26,7 @@ def timestep_grid(spacing: Spacing, steps: int, schedule: Schedule) -> np.ndarra
     - log-snr: even in log(alpha/sigma) from T-1 to 0 (DPM-Solver, arXiv:2206.00927), fractional.
 
     The others are the published code's, for results like its own. They end at timestep 0, so a
-    little noise stays in the picture:
+    little noise stays in the image:
 
     - compvis: every (T // steps)-th timestep, shifted up by 1. As many steps as that gives, which
       is another number than `steps` for most; where the shift leads beyond T-1, there is no grid.

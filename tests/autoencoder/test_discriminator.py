@@ -31,7 +31,7 @@ def test_published_sizes_have_their_number_of_parameters(layers, parameters):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_smallest_picture_gives_one_logit_and_a_smaller_one_none(layers):
+def test_the_smallest_image_gives_one_logit_and_a_smaller_one_none(layers):
     config = DiscriminatorConfig(channels=4, layers=layers)
     assert logits_shape(config, config.smallest_size) == (2, 1, 1, 1)
     assert 0 in logits_shape(config, config.smallest_size - 1)

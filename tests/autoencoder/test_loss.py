@@ -15,7 +15,7 @@ def test_reconstruction_is_a_weighted_sum_of_means():
     expected = 0.5 * np.abs(x - x_hat).mean() + 2.0 * ((x - x_hat) ** 2).mean()
     np.testing.assert_allclose(reconstruction_loss(x, x_hat, config), expected, rtol=1e-6)
 
-    def perceptual(x, x_hat):  # one distance a picture
+    def perceptual(x, x_hat):  # one distance an image
         return jnp.abs(x - x_hat).max(axis=(1, 2, 3))
 
     distance = np.abs(x - x_hat).max((1, 2, 3)).mean()

@@ -28,7 +28,7 @@ def forward(model, x, rngs=None):
     return moments, model.decode(split_moments(moments)[0], rngs)
 
 
-def picture(*shape, seed=0):
+def image(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -83,7 +83,7 @@ def test_downsampling_pads_below_and_right_only(drawn):
     (down,) = (layer for layer in model.encoder.down if isinstance(layer, Downsample))
     down.conv.kernel[...] = jnp.zeros((3, 3, 8, 8)).at[0, 0].set(jnp.eye(8))
     down.conv.bias[...] = jnp.zeros(8)
-    x = picture(1, 4, 6, 8)
+    x = image(1, 4, 6, 8)
     np.testing.assert_array_equal(down(x), x[:, ::2, ::2])
 
 
@@ -95,18 +95,18 @@ def test_every_norm_has_epsilon_1e_6():
     assert {norm.epsilon for norm in norms} == {1e-6}
 
 
-def test_bfloat16_computes_float32_pictures_and_moments(tiny):
+def test_bfloat16_computes_float32_images_and_moments(tiny):
     params, f32, bf16 = tiny
-    x = picture(2, 8, 12, 3)
+    x = image(2, 8, 12, 3)
     for exact, rounded in zip(f32(params, x), bf16(params, x), strict=True):
         assert exact.dtype == rounded.dtype == jnp.float32
         error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
         assert 0 < error < 0.05
 
 
-def test_a_picture_does_not_depend_on_its_batch(tiny):
+def test_an_image_does_not_depend_on_its_batch(tiny):
     params, run, _ = tiny
-    x = picture(3, 8, 8, 3)
+    x = image(3, 8, 8, 3)
     for batch, single in zip(run(params, x), run(params, x[1:2]), strict=True):
         np.testing.assert_allclose(batch[1:2], single, atol=1e-5)
 

@@ -17,7 +17,7 @@ REAL = Path(__file__).parents[2].parent / "shared/data/lpips_squeeze/squeezenet1
 distance = jax.jit(lpips, static_argnames=("network", "dtype"))
 
 
-def pictures(count, height, width, channels=3):
+def images(count, height, width, channels=3):
     rng = np.random.default_rng(0)
     return rng.uniform(-1, 1, (2, count, height, width, channels)).astype(np.float32)
 
@@ -117,7 +117,7 @@ def restated(params, x, x_hat):
 
 @pytest.mark.parametrize("height, width", [(17, 17), (18, 21), (23, 32), (37, 30)])
 def test_squeezenet_equals_its_formula(squeezenet, height, width):
-    x, x_hat = pictures(2, height, width)
+    x, x_hat = images(2, height, width)
     expected = restated(squeezenet, x.astype(np.float64), x_hat.astype(np.float64))
     np.testing.assert_allclose(distance(squeezenet, "squeezenet", x, x_hat), expected, rtol=1e-5)
 
@@ -134,8 +134,8 @@ def test_real_weights_give_the_documented_mean(real):
 # ---- properties ----
 
 
-def test_it_is_zero_for_equal_pictures_symmetric_and_else_positive(squeezenet):
-    x, x_hat = pictures(3, 24, 24)
+def test_it_is_zero_for_equal_images_symmetric_and_else_positive(squeezenet):
+    x, x_hat = images(3, 24, 24)
     there, back, nowhere = (
         distance(squeezenet, "squeezenet", *pair) for pair in ((x, x_hat), (x_hat, x), (x, x))
     )
@@ -159,7 +159,7 @@ def test_a_blur_is_farther_than_a_little_more_light(real):
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_channels_that_are_no_colours_are_compared_one_by_one_in_grey(squeezenet, channels):
-    x, x_hat = pictures(2, 20, 20, channels)
+    x, x_hat = images(2, 20, 20, channels)
     each = [
         distance(squeezenet, "squeezenet", *(np.repeat(y[..., [c]], 3, -1) for y in (x, x_hat)))
         for c in range(channels)
@@ -169,7 +169,7 @@ def test_channels_that_are_no_colours_are_compared_one_by_one_in_grey(squeezenet
 
 
 def test_bfloat16_is_near_and_still_gives_float32(squeezenet):
-    x, x_hat = pictures(2, 32, 32)
+    x, x_hat = images(2, 32, 32)
     exact = distance(squeezenet, "squeezenet", x, x_hat)
     rough = distance(squeezenet, "squeezenet", x, x_hat, dtype=jnp.bfloat16)
     assert rough.dtype == jnp.float32
@@ -184,7 +184,7 @@ gradient = jax.jit(
 
 
 def test_the_gradient_is_that_of_the_formula(squeezenet):
-    x, x_hat = (y.astype(np.float64) for y in pictures(1, 19, 19))
+    x, x_hat = (y.astype(np.float64) for y in images(1, 19, 19))
     way = np.random.default_rng(2).normal(size=x.shape)
     step = 1e-5 * way
     ahead, behind = (restated(squeezenet, x, x_hat + s)[0] for s in (step, -step))
@@ -193,8 +193,8 @@ def test_the_gradient_is_that_of_the_formula(squeezenet):
 
 
 @pytest.mark.parametrize("level", [-1.0, 0.0, 1.0])
-def test_gradients_are_finite_for_constant_and_equal_pictures(squeezenet, level):
-    x = pictures(1, 20, 20)[0]
+def test_gradients_are_finite_for_constant_and_equal_images(squeezenet, level):
+    x = images(1, 20, 20)[0]
     constant = np.full_like(x, level)
     blind = jax.tree.map(
         lambda leaf: -100 * np.ones_like(leaf) if leaf.ndim == 1 else leaf, squeezenet
@@ -225,15 +225,15 @@ def test_published_sizes_have_their_number_of_parameters(network, count):
 
 
 @pytest.mark.parametrize("network", ["vgg16", "squeezenet"])
-def test_the_smallest_picture_has_a_distance_and_a_smaller_one_is_refused(network, request):
+def test_the_smallest_image_has_a_distance_and_a_smaller_one_is_refused(network, request):
     params, side = request.getfixturevalue(network), SMALLEST_SIZE[network]
-    x, x_hat = pictures(1, side, side + 1)
+    x, x_hat = images(1, side, side + 1)
     assert np.all(np.isfinite(distance(params, network, x, x_hat)))
-    with pytest.raises(UserError, match=f"{network} needs pictures of {side} pixels.*{side - 1}x"):
+    with pytest.raises(UserError, match=f"{network} needs images of {side} pixels.*{side - 1}x"):
         lpips(params, network, x[:, 1:], x_hat[:, 1:])
 
 
-def test_pictures_of_two_shapes_are_refused(squeezenet):
-    x, x_hat = pictures(2, 20, 20)
+def test_images_of_two_shapes_are_refused(squeezenet):
+    x, x_hat = images(2, 20, 20)
     with pytest.raises(UserError, match="one shape"):
         lpips(squeezenet, "squeezenet", x, x_hat[:1])

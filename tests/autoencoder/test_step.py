@@ -29,7 +29,7 @@ LOSS = AutoencoderLossConfig(
     codebook_weight=0.8,
     commitment_weight=0.3,
     disc_weight=0.6,
-    disc_adapted_at_most=1.8,  # between the two models' ratios
+    max_adaptive_weight=1.8,  # between the two models' ratios
     disc_start=100,
 )
 CRITIC = DiscriminatorConfig(channels=4, layers=1)
@@ -45,7 +45,7 @@ HEALTH = {
 
 
 def distance(params, network, x, x_hat):
-    """In place of LPIPS, some distance of each picture: of the vertical differences."""
+    """In place of LPIPS, some distance of each image: of the vertical differences."""
     assert network == "squeezenet"
     difference = jnp.diff(x, axis=1) - jnp.diff(x_hat, axis=1)
     return params["strength"] * jnp.mean(difference**2, axis=(1, 2, 3))

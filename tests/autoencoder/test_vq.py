@@ -15,7 +15,7 @@ from ldm_jax.autoencoder.vq import (
     nearest_code,
     perplexity,
     quantise,
-    revive,
+    reset_dead_codes,
     straight_through,
     usage,
     vq_loss,
@@ -173,14 +173,14 @@ def test_codes_that_nobody_uses_become_latents_and_the_others_stay():
     codebook, z = normal(32, 3), 100 + normal(50, 3, seed=1)
     counts = np.arange(32) % 3  # every third code occurs not at all
     key = jax.random.key(0)
-    revived = np.asarray(jax.jit(revive)(codebook, counts, z, key))
+    revived = np.asarray(jax.jit(reset_dead_codes)(codebook, counts, z, key))
     used = counts > 0
     np.testing.assert_array_equal(revived[used], codebook[used])
     rows = {tuple(row) for row in z.tolist()}
     drawn = [tuple(row) for row in revived[~used].tolist()]
     assert rows.issuperset(drawn) and len(set(drawn)) > 5
-    np.testing.assert_array_equal(revive(codebook, counts, z, key), revived)
-    assert not np.array_equal(revive(codebook, counts, z, jax.random.key(1)), revived)
+    np.testing.assert_array_equal(reset_dead_codes(codebook, counts, z, key), revived)
+    assert not np.array_equal(reset_dead_codes(codebook, counts, z, jax.random.key(1)), revived)
 
 
 def test_codes_start_uniform_in_one_over_their_number():
@@ -225,7 +225,7 @@ def test_the_decoder_of_a_vq_model_quantises_first(dtype, drawn):
 
 
 def test_gradients_pass_the_quantiser_of_a_decoder_as_if_it_were_not_there(drawn):
-    """Or nothing that looks at the picture could tell the latents anything."""
+    """Or nothing that looks at the image could tell the latents anything."""
     graph, params = drawn(Autoencoder, CONFIG, 3)
     z = normal(1, 2, 2, 3)
 

@@ -17,7 +17,7 @@ SCORES = {
         "floor": {"iou": 0.01},
         "ceiling": {"iou": 0.99},
         "reconstructed": {"iou": 0.9},
-        "pictures": 256,
+        "images": 256,
     }
 }
 RESTORED = {
@@ -25,7 +25,7 @@ RESTORED = {
         "samples": {"psnr": 27.18, "ssim": 0.834},
         "bicubic": {"psnr": 22.2, "ssim": 0.7},
         "reconstructed": {"psnr": 28.9, "ssim": 0.88},
-        "pictures": 256,
+        "images": 256,
     }
 }
 
@@ -98,13 +98,13 @@ def test_rows(tasks):
     ]
 
 
-def test_the_picture_has_the_first_rows_of_each_figure(tasks, tmp_path):
+def test_the_image_has_the_first_rows_of_each_figure(tasks, tmp_path):
     files = []
     for i, count in enumerate((32, 24)):
         pixels = np.zeros((-(-count // 8) * 30, 80, 3), np.uint8)
         pixels[:30] = 100 + i
         files.append(tmp_path / f"{i}.png")
         save_png(files[-1], pixels, {"num_images": count})
-    seen = np.array(tasks.picture(files))
+    seen = np.array(tasks.image(files))
     assert seen.shape == (780, 1038, 3)
     assert (seen[:390] == 100).all() and (seen[390:] == 101).all()

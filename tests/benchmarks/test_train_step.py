@@ -61,7 +61,7 @@ def test_the_autoencoders_are_the_experiments(load, size, name):
     # But for the discriminator and LPIPS
     left_out = {
         name: getattr(ours.loss, name)
-        for name in ("disc_weight", "disc_adapted_at_most", "perceptual_weight")
+        for name in ("disc_weight", "max_adaptive_weight", "perceptual_weight")
     }
     assert ours.loss == dataclasses.replace(stage.loss, **left_out)
     assert left_out["disc_weight"] == left_out["perceptual_weight"] == 0

@@ -58,7 +58,7 @@ def test_every_token_by_hand():
     ]
 
 
-def test_without_a_crop_the_whole_picture_is_seen():
+def test_without_a_crop_the_whole_image_is_seen():
     tokens = THREE.encode([[[0.1, 0.2, 0.5, 0.9]]], [[1]])
     assert tokens[0, -2:].tolist() == [0, 8099]
     whole = THREE.encode([[[0.1, 0.2, 0.5, 0.9]]], [[1]], crop=[[0, 0, 1, 1]])
@@ -96,7 +96,7 @@ def test_objects_come_first_in_their_order_then_none_then_the_crop():
     assert row[12:].tolist() == [0, 32 * 32 - 1]
 
 
-def test_a_picture_without_objects_still_has_a_crop():
+def test_an_image_without_objects_still_has_a_crop():
     for boxes, labels in [
         (np.zeros((2, 0, 4)), np.zeros((2, 0))),
         (np.ones((2, 1, 4)), [[-1]] * 2),
@@ -113,7 +113,7 @@ def test_null_asks_for_nothing():
     assert THREE.describe(THREE.null[None]) == ["(any layout)"]
 
 
-def test_with_the_crop_boxes_stay_in_the_frame_of_the_whole_picture():
+def test_with_the_crop_boxes_stay_in_the_frame_of_the_whole_image():
     boxes, labels = drawn_boxes(1, 3)
     middle = THREE.encode(boxes, labels, crop=[[0.02, 0.02, 0.98, 0.98]])
     np.testing.assert_array_equal(middle[:, :-2], THREE.encode(boxes, labels)[:, :-2])
@@ -209,7 +209,7 @@ def test_what_lies_on_the_grid_comes_back_exactly():
 def test_tokens_are_always_in_the_vocabulary(sections, names):
     tokens = LayoutTokens(tuple(map(str, range(names))), objects=6, sections=sections)
     rng = np.random.default_rng(0)
-    boxes = rng.normal(0.5, 1.0, (200, 8, 4))  # also outside the picture, also upside down
+    boxes = rng.normal(0.5, 1.0, (200, 8, 4))  # also outside the image, also upside down
     labels = rng.integers(-1, names, (200, 8))
     crop = np.concatenate([rng.random((200, 2)) * 0.5, 0.5 + rng.random((200, 2))], -1)
     rngs = [np.random.default_rng(i) for i in range(200)]

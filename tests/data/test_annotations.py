@@ -1,4 +1,4 @@
-"""Whose words the files beside the pictures are, and captions from each of their forms."""
+"""Whose words the files beside the images are, and captions from each of their forms."""
 
 import json
 
@@ -15,7 +15,7 @@ def written(folder, content, name="captions.json") -> epath.Path:
     return path
 
 
-def test_a_picture_goes_by_its_path_or_by_the_end_of_either():
+def test_an_image_goes_by_its_path_or_by_the_end_of_either():
     names = ["a.jpg", "train/b.jpg", "c.jpg", "d.jpg"]
     keys = ["a.jpg", "b.jpg", "val2017/c.jpg", "other/x.jpg"]
     assert match(names, keys, "list") == {
@@ -31,12 +31,12 @@ def test_a_picture_goes_by_its_path_or_by_the_end_of_either():
     [
         (["cat/0.jpg", "dog/0.jpg"], ["0.jpg"], "name its folder"),
         (["0.jpg"], ["cat/0.jpg", "dog/0.jpg"], "could both be '0.jpg'"),
-        (["cat/0.jpg"], ["dog/0.jpg"], "list names none of the pictures: there 'dog/0.jpg'"),
+        (["cat/0.jpg"], ["dog/0.jpg"], "list names none of the images: there 'dog/0.jpg'"),
         (["a.jpg"], ["aa.jpg"], "names none"),
         (["a.jpg"], [], "names none"),
     ],
 )
-def test_what_could_be_meant_for_two_pictures_or_for_none_is_refused(names, keys, word):
+def test_what_could_be_meant_for_two_images_or_for_none_is_refused(names, keys, word):
     with pytest.raises(UserError, match=word):
         match(names, keys, "list")
 

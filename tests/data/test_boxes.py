@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ldm_jax.data.boxes import MOST_BOXES, of_picture, read_boxes, rows
+from ldm_jax.data.boxes import MOST_BOXES, of_image, read_boxes, rows
 from ldm_jax.errors import UserError
 
 COCO = {
@@ -67,12 +67,12 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path, changes, word):
     assert "instances.json" in str(error.value)
 
 
-def test_boxes_of_other_pictures_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match="instances.json names none of the pictures.*'z.jpg'"):
+def test_boxes_of_other_images_and_missing_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="instances.json names none of the images.*'z.jpg'"):
         read_boxes(coco(tmp_path), ["z.jpg"])
     with pytest.raises(UserError, match="nowhere do not exist: give a COCO JSON"):
         read_boxes(epath.Path(tmp_path / "nowhere"), ["a.jpg"])
-    with pytest.raises(UserError, match="names none of the pictures"):
+    with pytest.raises(UserError, match="names none of the images"):
         read_boxes(yolo(tmp_path, b="0 .5 .5 1 1"), ["a.jpg"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="looked for .txt"):
@@ -133,10 +133,8 @@ def test_an_example_has_the_largest_boxes_that_its_crop_shows():
     width = np.linspace(0.1, 0.4, 40)[np.random.default_rng(0).permutation(40)]
     corners = np.stack([np.zeros(40), np.zeros(40), width, np.ones(40)], 1)
     outside = [[0.6, 0, 1, 1], [0.5, 0, 0.6, 1]]  # the second touches the crop and is not in it
-    picture = of_picture([*outside, *corners], range(42))
-    out = rows(
-        [picture, of_picture([], []), picture], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)]
-    )
+    image = of_image([*outside, *corners], range(42))
+    out = rows([image, of_image([], []), image], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)])
     kept = np.sort(np.argsort(-width)[:MOST_BOXES])  # in the order of the annotations
     assert out["box_labels"][0].tolist() == (kept + 2).tolist()
     np.testing.assert_array_equal(out["boxes"][0], corners[kept].astype(np.float32))

@@ -25,7 +25,7 @@ from ldm_jax.errors import UserError
 rng = np.random.default_rng
 
 
-def picture(*shape, seed=0):
+def image(*shape, seed=0):
     return rng(seed).integers(0, 256, shape, np.uint8)
 
 
@@ -43,7 +43,7 @@ def scenes():
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("shape", [(32, 32, 3), (16, 40, 1), (2, 3, 24, 8, 3)])
-def test_bicubic_keeps_a_constant_picture_and_gives_the_size(factor, shape):
+def test_bicubic_keeps_a_constant_image_and_gives_the_size(factor, shape):
     *batch, height, width, channels = shape
     for value in (0, 1, 128, 254, 255):
         x = np.full(shape, value, np.uint8)
@@ -54,8 +54,8 @@ def test_bicubic_keeps_a_constant_picture_and_gives_the_size(factor, shape):
         assert (down == value).all() and (up == value).all()
 
 
-def test_bicubic_of_a_batch_is_that_of_its_pictures():
-    x = picture(4, 16, 24, 3)
+def test_bicubic_of_a_batch_is_that_of_its_images():
+    x = image(4, 16, 24, 3)
     np.testing.assert_array_equal(bicubic(x, 4), np.stack([bicubic(one, 4) for one in x]))
 
 
@@ -66,7 +66,7 @@ def test_bicubic_overshoots_are_clipped_not_wrapped():
     assert (row[:6] == 0).all() and (row[9:] == 255).all() and (np.diff(row) >= 0).all()
 
 
-def test_an_enlarged_picture_reduced_is_the_picture(scenes):
+def test_an_enlarged_image_reduced_is_the_image(scenes):
     """Only roughly: neither kernel is ideal. A shift of half a pixel would cost 10 dB."""
     assert psnr(bicubic(upscale(scenes, 4), 4), scenes) > 35
 
@@ -88,14 +88,14 @@ def directly(x, kernel):
 
 @pytest.mark.parametrize("n", [1, 4, 7, 25])
 def test_convolve_is_the_sum(n):
-    x, kernel = picture(30, 37, 3).astype(np.float32), rng(1).random((n, n))
+    x, kernel = image(30, 37, 3).astype(np.float32), rng(1).random((n, n))
     kernel = (kernel / kernel.sum()).astype(np.float32)
     y = convolve(x, kernel)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, directly(x, kernel), atol=2e-3)
 
 
-def test_convolve_takes_pictures_smaller_than_the_kernel():
+def test_convolve_takes_images_smaller_than_the_kernel():
     kernel = gaussian(25, 4 * np.eye(2))
     for shape in [(4, 2, 3), (1, 1, 1)]:
         y = convolve(np.full(shape, 7, np.float32), kernel)
@@ -116,7 +116,7 @@ def test_a_gaussian_has_its_covariance(size):
 def test_the_narrowest_gaussian_is_a_point():
     assert gaussian(7, 1e-8 * np.eye(2))[3, 3] == 1
     np.testing.assert_allclose(gaussian(6, 1e-8 * np.eye(2))[2:4, 2:4], 0.25)
-    x = picture(9, 9, 3).astype(np.float32)
+    x = image(9, 9, 3).astype(np.float32)
     np.testing.assert_allclose(Blur(7, (0.0, 0.0))(x), x, atol=1e-3)
 
 
@@ -135,7 +135,7 @@ def test_a_blur_lies_along_its_first_axis():
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 8])
-def test_decimation_does_not_move_the_picture(factor):
+def test_decimation_does_not_move_the_image(factor):
     """A ramp's pixels are seen at the centres of the blocks that they stand for."""
     ramp = np.broadcast_to(np.arange(96, dtype=np.float32)[None, :, None], (96, 96, 1))
     y = Decimate(factor, 1.0)(ramp)
@@ -159,7 +159,7 @@ def test_noise_has_its_covariance(seed):
     error = np.cov(found.T) - covariance
     assert np.abs(error).max() < 0.03 * np.trace(covariance)
     np.testing.assert_array_equal(noise(x), noise(x))
-    # A grey picture's noise is that of the first channel.
+    # A grey image's noise is that of the first channel.
     np.testing.assert_allclose(noise(x[..., :1]), noise(x)[..., :1], rtol=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_the_order_is_random(plans):
 
 
 def test_the_ranges_are_those_of_the_table(plans):
-    """With factor 4 (halved pictures follow): the widths are 4 + f and 2 + f / 5."""
+    """With factor 4 (halved images follow): the widths are 4 + f and 2 + f / 5."""
     light, drawn = plans
     ranges = {False: (8.0, 2.8, range(30, 96)), True: (2.0, 0.7, range(80, 96))}
     widest, roundest, qualities = ranges[light]
@@ -298,7 +298,7 @@ def test_the_ranges_are_those_of_the_table(plans):
     assert max(abs(width / height - 1.5) for height, width in first) < 0.2
 
 
-def test_a_halved_picture_follows_factor_two(plans):
+def test_a_halved_image_follows_factor_two(plans):
     light, drawn = plans
     drawn = [steps for steps in drawn if halved(steps)]
     share = 0.25 if light else 1
@@ -344,7 +344,7 @@ def test_only_factor_four_halves_first():
 )
 def test_sizes_kinds_and_grey(kind, shape, factor):
     for seed in range(6):
-        y = degrade(kind, picture(*shape), factor, rng(seed))
+        y = degrade(kind, image(*shape), factor, rng(seed))
         assert y.shape == (shape[0] // factor, shape[1] // factor, shape[2])
         assert y.dtype == np.uint8
 
@@ -354,10 +354,10 @@ def test_the_seed_decides(scenes, light):
     x = scenes[0].copy()
     one, again, other = (bsrgan(x, 4, rng(seed), light) for seed in (3, 3, 4))
     assert one.tobytes() == again.tobytes() and (one != other).any()
-    np.testing.assert_array_equal(x, scenes[0])  # the picture itself is left alone
+    np.testing.assert_array_equal(x, scenes[0])  # the image itself is left alone
 
 
-def test_a_picture_is_degraded_as_planned():
+def test_an_image_is_degraded_as_planned():
     """Patches in black and white, so that clipping after each step counts."""
     image = 255 * rng(0).integers(0, 2, (4, 4, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     for seed in range(10):
@@ -382,7 +382,7 @@ def test_light_degrades_less(scenes):
     assert 15 < found["bsrgan"] < found["bsrgan-light"] - 2 and found["bsrgan-light"] < 40
 
 
-def test_a_poor_picture_still_shows_the_same_thing(scenes):
+def test_a_poor_image_still_shows_the_same_thing(scenes):
     """Nothing is moved or turned: it is nearest to its own scene."""
     small = bicubic(scenes, 4).astype(float)
     for i, x in enumerate(scenes):
@@ -405,11 +405,11 @@ def test_a_poor_picture_still_shows_the_same_thing(scenes):
 )
 def test_what_cannot_be_degraded_is_refused(kind, shape, factor, words):
     with pytest.raises(UserError, match=words):
-        degrade(kind, picture(*shape), factor, rng(0))
+        degrade(kind, image(*shape), factor, rng(0))
 
 
-def test_pictures_in_floating_point_and_no_enlargement_are_refused():
+def test_images_in_floating_point_and_no_enlargement_are_refused():
     with pytest.raises(UserError, match="uint8"):
         bicubic(np.zeros((8, 8, 3), np.float32), 2)
     with pytest.raises(UserError, match="at least 2"):
-        upscale(picture(8, 8, 3), 1)
+        upscale(image(8, 8, 3), 1)

@@ -47,7 +47,7 @@ def both(path, **options):
     ]
 
 
-def test_a_flat_folder_holds_pictures_only(tmp_path):
+def test_a_flat_folder_holds_images_only(tmp_path):
     source = train(flat(tmp_path))
     batch = source.read([0, 3])
     assert batch.keys() == {"image"} and source.class_names is None
@@ -57,7 +57,7 @@ def test_a_flat_folder_holds_pictures_only(tmp_path):
 
 @pytest.mark.parametrize("extension", "jpg JPEG png PNG bmp webp gif tif TIFF".split())
 def test_every_extension_in_either_case_is_read(tmp_path, extension):
-    Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / f"picture.{extension}")
+    Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / f"image.{extension}")
     assert abs(values(train(tmp_path))[0] - 90) < 3
 
 
@@ -65,7 +65,7 @@ def test_hidden_and_other_files_are_ignored(tmp_path):
     flat(tmp_path, 3)
     paint(tmp_path / ".hidden.png", 200)
     paint(tmp_path / ".thumbnails" / "00.png", 200)
-    (tmp_path / "README.md").write_text("not a picture")
+    (tmp_path / "README.md").write_text("not an image")
     (tmp_path / ".DS_Store").write_bytes(b"\0")
     source = train(tmp_path)
     assert sorted(values(source)) == [0, 10, 20] and not source.unreadable
@@ -125,10 +125,10 @@ def test_captions_from_a_list_also_name_nested_images(tmp_path, keys):
 def test_captions_from_a_text_file_beside_each_image(tmp_path):
     for i in range(3):
         paint(tmp_path / f"{i}.png", i)
-        (tmp_path / f"{i}.txt").write_text(f"a picture\nof {i}\n")
+        (tmp_path / f"{i}.txt").write_text(f"an image\nof {i}\n")
     batch = train(tmp_path).read(range(3))
     for value, caption in zip(batch["image"][:, 0, 0, 0], batch["caption"], strict=True):
-        assert caption == f"a picture of {value}"
+        assert caption == f"an image of {value}"
 
 
 def test_a_missing_caption_is_empty_and_counted(tmp_path, caplog):
@@ -232,7 +232,7 @@ def test_damaged_images_do_not_move_others_between_the_splits(tmp_path):
         assert len(held) == 6 and len(set(rest + held)) == len(rest + held) == 16
 
 
-def test_a_folder_beyond_memory_reads_the_same_pictures_from_its_files(tmp_path):
+def test_a_folder_beyond_memory_reads_the_same_images_from_its_files(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(6):
         noise = Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8))
@@ -289,17 +289,17 @@ def test_an_unknown_split_is_refused(tmp_path):
 
 @pytest.fixture
 def truth(tmp_path) -> dict[str, Path]:
-    """Two pictures, red = 10 * class index and green = a white rectangle, with all about them."""
+    """Two images, red = 10 * class index and green = a white rectangle, with all about them."""
     rng = np.random.default_rng(0)
     boxes = {"a": (14, 6, 44, 30), "b": (8, 20, 30, 58)}  # left, top, right, bottom in pixels
     images, annotations = [], []
     for number, (stem, (w, h)) in enumerate({"a": (60, 40), "b": (40, 60)}.items()):
         semantic = rng.integers(0, 20, (h, w), np.uint8)
-        picture = np.zeros((h, w, 3), np.uint8)
-        picture[..., 0] = semantic * 10
+        image = np.zeros((h, w, 3), np.uint8)
+        image[..., 0] = semantic * 10
         left, top, right, bottom = boxes[stem]
-        picture[top:bottom, left:right, 1] = 255
-        for folder, pixels in (("images", picture), ("maps", semantic)):
+        image[top:bottom, left:right, 1] = 255
+        for folder, pixels in (("images", image), ("maps", semantic)):
             (tmp_path / folder).mkdir(exist_ok=True)
             Image.fromarray(pixels).save(tmp_path / folder / f"{stem}.png")
         images.append({"id": number, "file_name": f"{stem}.png", "width": w, "height": h})
@@ -325,7 +325,7 @@ def unmixed(truth, size=24, **options) -> FolderSource:
 
 
 def rectangle(batch, i: int) -> np.ndarray:
-    """The corners of the green rectangle in picture i, in the frame of the whole picture."""
+    """The corners of the green rectangle in image i, in the frame of the whole image."""
     rows, columns = np.nonzero(batch["image"][i, ..., 1] > 127)
     corners = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     low, high = batch["crop"][i, :2], batch["crop"][i, 2:]
@@ -334,7 +334,7 @@ def rectangle(batch, i: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("memory_bytes", [2e9, 0])
-def test_picture_map_and_box_agree_under_random_crops_and_flips(truth, memory_bytes):
+def test_image_map_and_box_agree_under_random_crops_and_flips(truth, memory_bytes):
     # Crops of 24 pixels, which is 0.6 of the short side, are not resized: all is exact.
     source = unmixed(truth, crop="random", min_crop=0.6, max_crop=0.6, memory_bytes=memory_bytes)
     batch = Loader(source, 64, 0, transform=flip).batch(0)
@@ -372,7 +372,7 @@ def test_resized_views_agree_to_a_pixel(truth, options, memory_bytes):
 
 
 @pytest.mark.parametrize(("fit", "size"), [("pad", 64), ("stretch", 40)])
-def test_padded_and_stretched_pictures_agree_too(truth, fit, size):
+def test_padded_and_stretched_images_agree_too(truth, fit, size):
     batch = unmixed(truth, size, fit=fit).read([0, 1])
     for i in range(2):
         np.testing.assert_allclose(rectangle(batch, i), batch["boxes"][i, 0], atol=0.5 / 40)
@@ -398,7 +398,7 @@ def test_names_and_keys_of_boxes_and_maps(truth):
     assert plain.box_names is None and plain.semantic_names is None
 
 
-def test_pictures_without_a_map_or_with_a_damaged_one_are_left_out(truth, caplog):
+def test_images_without_a_map_or_with_a_damaged_one_are_left_out(truth, caplog):
     for stem in "cd":
         Image.new("RGB", (50, 50)).save(truth["path"] / f"{stem}.png")
     (truth["maps"] / "d.png").write_bytes(b"junk")
@@ -411,11 +411,11 @@ def test_pictures_without_a_map_or_with_a_damaged_one_are_left_out(truth, caplog
 
 def test_a_map_of_another_size_is_refused(truth):
     Image.new("L", (40, 40)).save(truth["maps"] / "a.png")
-    with pytest.raises(UserError, match="a.png has 40x40 pixels, but its picture has 60x40"):
+    with pytest.raises(UserError, match="a.png has 40x40 pixels, but its image has 60x40"):
         unmixed(truth)
 
 
-def test_the_map_of_a_turned_picture_is_upright_as_the_picture_is_shown(tmp_path):
+def test_the_map_of_a_turned_image_is_upright_as_the_image_is_shown(tmp_path):
     semantic = np.zeros((12, 8), np.uint8)
     semantic[:6] = 1
     exif = Image.Exif()
@@ -424,7 +424,7 @@ def test_the_map_of_a_turned_picture_is_upright_as_the_picture_is_shown(tmp_path
     stored = Image.fromarray(np.rot90(semantic * 200))
     stored.save(tmp_path / "images" / "a.png", exif=exif)
     paint(tmp_path / "maps" / "a.png", 0, stored.size)
-    with pytest.raises(UserError, match="has 12x8 pixels, but its picture has 8x12"):
+    with pytest.raises(UserError, match="has 12x8 pixels, but its image has 8x12"):
         train(tmp_path / "images", maps=tmp_path / "maps")
     Image.fromarray(semantic).save(tmp_path / "maps" / "a.png")
     batch = train(tmp_path / "images", maps=tmp_path / "maps").read([0])
@@ -457,10 +457,10 @@ def test_split_folders_number_their_boxes_and_maps_alike(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["captions", "boxes"])
-def test_files_about_other_pictures_are_refused(truth, key):
+def test_files_about_other_images_are_refused(truth, key):
     text = truth[key].read_text().replace("a.png", "x.png").replace("b.png", "y.png")
     truth[key].write_text(text)
-    with pytest.raises(UserError, match="names none of the pictures: there 'x.png', here 'a.png'"):
+    with pytest.raises(UserError, match="names none of the images: there 'x.png', here 'a.png'"):
         unmixed(truth)
 
 

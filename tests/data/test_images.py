@@ -1,4 +1,4 @@
-"""Pictures: colour modes, orientation, square views."""
+"""Images: colour modes, orientation, square views."""
 
 import io
 
@@ -67,7 +67,7 @@ def test_16_bit_grey_is_scaled_not_clipped(kind):
     np.testing.assert_array_equal(to_array(to_mode(wide, 1))[..., 0], GRADIENT)
 
 
-def test_floating_point_pictures_are_refused():
+def test_floating_point_images_are_refused():
     with pytest.raises(ValueError, match="range"):
         to_mode(Image.fromarray(GRADIENT.astype(np.float32)), 1)
 
@@ -92,8 +92,8 @@ def test_a_transparent_palette_colour_becomes_white(kind):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
-    # What a camera would have stored for an upright picture, by the definition of the tag: row 0
-    # and column 0 of the stored picture are which sides of the upright one.
+    # What a camera would have stored for an upright image, by the definition of the tag: row 0
+    # and column 0 of the stored image are which sides of the upright one.
     upright = GRADIENT
     stored = {
         1: upright,
@@ -140,7 +140,7 @@ def test_reducing_is_antialiased():
         assert np.abs(x - 127).max() <= 3
 
 
-def test_crop_keeps_a_picture_of_the_right_size_exactly():
+def test_crop_keeps_an_image_of_the_right_size_exactly():
     np.testing.assert_array_equal(
         fit(Image.fromarray(GRADIENT[:, :12]), 12)[..., 0], GRADIENT[:, :12]
     )
@@ -153,7 +153,7 @@ def test_pad_puts_mnist_on_its_background():
     np.testing.assert_array_equal(x, np.pad(digit, 2))
 
 
-def test_pad_reduces_a_wide_picture_and_takes_the_border_from_its_edge():
+def test_pad_reduces_a_wide_image_and_takes_the_border_from_its_edge():
     x = np.full((20, 40, 3), (200, 220, 240), np.uint8)
     x[5:15, 10:30] = 0
     y = fit(Image.fromarray(x), 20, "pad")
@@ -217,7 +217,7 @@ def test_what_a_view_keeps_is_enough_for_it(crop):
 
 
 def places(w: int, h: int) -> tuple[Image.Image, np.ndarray]:
-    """A picture whose pixels are red = column, green = row, and a map of both."""
+    """An image whose pixels are red = column, green = row, and a map of both."""
     y, x = np.mgrid[:h, :w]
     return Image.fromarray(np.stack([x, y, x * 0], -1).astype(np.uint8)), (x + 256 * y).astype(int)
 
@@ -255,7 +255,7 @@ def test_a_random_view_says_where_it_lies_and_draws_as_before():
         np.testing.assert_allclose(shown.crop, corners)
 
 
-def test_the_map_of_a_large_jpeg_is_shown_as_the_picture_although_that_is_decoded_smaller():
+def test_the_map_of_a_large_jpeg_is_shown_as_the_image_although_that_is_decoded_smaller():
     blocks = np.kron(np.random.default_rng(0).integers(0, 2, (6, 8)), np.ones((200, 200)))
     image = Image.fromarray((blocks * 255).astype(np.uint8))
     file = encoded(image, "JPEG", quality=95)

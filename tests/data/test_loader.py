@@ -13,7 +13,7 @@ from ldm_jax.errors import UserError
 
 
 def numbered(n: int) -> ArraySource:
-    """Pictures that differ between left and right, with their own number as label."""
+    """Images that differ between left and right, with their own number as label."""
     image = np.zeros((n, 2, 2, 1), np.uint8)
     image[:, :, 0, 0] = np.arange(n)[:, None] % 250 + 1
     return ArraySource({"image": image, "class_label": np.arange(n, dtype=np.int32)})
@@ -154,7 +154,7 @@ def test_wait_s_counts_the_time_spent_waiting():
     assert loader.wait_s >= 0.02
 
 
-def test_flip_mirrors_about_half_and_only_pictures():
+def test_flip_mirrors_about_half_and_only_images():
     loader = Loader(numbered(200), 200, 0, transform=flip)
     plain, flipped = Loader(numbered(200), 200, 0).batch(0), loader.batch(0)
     mirrored = (flipped["image"] == plain["image"][:, :, ::-1]).all(axis=(1, 2, 3))
@@ -164,7 +164,7 @@ def test_flip_mirrors_about_half_and_only_pictures():
     assert_equal(flipped, loader.batch(0))
 
 
-def test_flip_mirrors_boxes_crop_and_map_in_the_frame_of_the_whole_picture():
+def test_flip_mirrors_boxes_crop_and_map_in_the_frame_of_the_whole_image():
     n = 40
     batch = {
         **numbered(n).arrays,

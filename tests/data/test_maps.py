@@ -46,7 +46,7 @@ def test_colours_are_no_indices(tmp_path):
         open_maps(epath.Path(tmp_path), ["a.jpg"])
 
 
-def test_maps_are_found_by_the_names_of_their_pictures(tmp_path):
+def test_maps_are_found_by_the_names_of_their_images(tmp_path):
     save(tmp_path, "a.png")
     save(tmp_path, "deep/b.PNG", INDICES[:2])
     save(tmp_path, "other.png")
@@ -75,19 +75,19 @@ def test_a_damaged_map_is_left_out_and_a_folder_of_them_refused(tmp_path):
         open_maps(epath.Path(tmp_path), ["b.jpg"])
 
 
-def test_a_folder_without_maps_of_the_pictures_is_refused(tmp_path):
+def test_a_folder_without_maps_of_the_images_is_refused(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         open_maps(epath.Path(tmp_path / "nowhere"), ["a.jpg"])
     with pytest.raises(UserError, match="looked for PNG"):
         open_maps(epath.Path(tmp_path), ["a.jpg"])
     save(tmp_path, "x.png")
-    with pytest.raises(UserError, match="names none of the pictures"):
+    with pytest.raises(UserError, match="names none of the images"):
         open_maps(epath.Path(tmp_path), ["a.jpg"])
 
 
 def test_sizes_classes_and_types():
     check_size((3, 4), (3, 4), "x")
-    with pytest.raises(UserError, match="x has 3x4 pixels, but its picture has 4x3"):
+    with pytest.raises(UserError, match="x has 3x4 pixels, but its image has 4x3"):
         check_size((3, 4), (4, 3), "x")
     check_classes(1, ["a", "b"], "x")
     with pytest.raises(UserError, match="x has class 255"):

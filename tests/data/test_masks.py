@@ -1,4 +1,4 @@
-"""Masks for in-painting: what is drawn, how much it covers, and the pictures made with it."""
+"""Masks for in-painting: what is drawn, how much it covers, and the images made with it."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def drawn(kind: str, side: int, count: int, seed: int = 0) -> np.ndarray:
 
 
 def eroded(masks: np.ndarray, reach: int) -> np.ndarray:
-    """Where the square of 2 reach + 1 pixels around a pixel lies in a mask or off the picture."""
+    """Where the square of 2 reach + 1 pixels around a pixel lies in a mask or off the image."""
     height, width = masks.shape[1:]
     padded = np.pad(masks, ((0, 0), (reach, reach), (reach, reach)), constant_values=True)
     steps = range(2 * reach + 1)
@@ -68,7 +68,7 @@ def test_narrow_strokes_vanish_under_erosion_and_wide_ones_stay():
     assert narrow < 0.1 and wide > 0.6
 
 
-def test_a_mask_scales_with_the_picture():
+def test_a_mask_scales_with_the_image():
     # The same draws at twice the size: alike but for pixels at the edges of strokes.
     for kind, alike in (("narrow", 0.9), ("wide", 0.97)):
         small, large = (drawn(kind, side, 1, seed=5)[0] for side in (128, 256))
@@ -99,7 +99,7 @@ def test_a_stroke_has_the_width_it_was_given_and_round_ends():
     assert mask[20, 5] and not mask[15, 5]
 
 
-def test_an_unknown_kind_and_a_tiny_picture_are_refused():
+def test_an_unknown_kind_and_a_tiny_image_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(UserError, match="narrow, medium, wide, box, mixed, got 'thick'"):
         draw_mask("thick", 64, 64, rng)
@@ -113,7 +113,7 @@ def test_coverage_is_the_share_to_be_painted():
     assert coverage(mask) == pytest.approx(0.1)
 
 
-def test_the_masked_picture_is_what_the_published_model_was_given():
+def test_the_masked_image_is_what_the_published_model_was_given():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (16, 24, 3)).astype(np.uint8)
     mask = draw_mask("box", 16, 24, rng)

@@ -1,4 +1,4 @@
-"""Resizing: the reference's numbers, MATLAB's pictures, Pillow, and weights worked out by hand.
+"""Resizing: the reference's numbers, MATLAB's images, Pillow, and weights worked out by hand.
 
 `resize.npz` is computed by CompVis/latent-diffusion, as `golden.npz` is, with its restatement of
 MATLAB's imresize: `in`, `down2`, `down4`, [H, W, C].
@@ -17,7 +17,7 @@ DATA = Path(os.environ.get("LDM_JAX_TEST_DATA", Path(__file__).parents[3] / "sha
 METHODS = ["bicubic", "linear", "cubic", "area"]
 
 
-def picture(*shape, seed=0):
+def image(*shape, seed=0):
     return (255 * np.random.default_rng(seed).random(shape)).astype(np.float32)
 
 
@@ -76,8 +76,8 @@ def test_weights_sum_to_one_at_any_size(method, n, m):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_size_is_the_same_picture(method):
-    x = picture(7, 12, 3)
+def test_the_same_size_is_the_same_image(method):
+    x = image(7, 12, 3)
     np.testing.assert_array_equal(resize(x, (7, 12), method), x)
 
 
@@ -92,14 +92,14 @@ def pillow(x, size, filter):
         ("area", Image.Resampling.BOX, (10, 12), 0),  # integer factors
         ("area", Image.Resampling.BOX, (5, 24), 0),
         ("linear", Image.Resampling.BILINEAR, (97, 131), 0),  # enlarged: nothing to antialias
-        # Both widen the kernel, but Pillow drops what lies outside of the picture.
+        # Both widen the kernel, but Pillow drops what lies outside of the image.
         ("bicubic", Image.Resampling.BICUBIC, (10, 12), 2),
         ("bicubic", Image.Resampling.BICUBIC, (17, 23), 2),
         ("bicubic", Image.Resampling.BICUBIC, (97, 131), 8),
     ],
 )
 def test_pillow_agrees_where_the_definitions_do(method, filter, size, border):
-    x = picture(40, 48, 1)
+    x = image(40, 48, 1)
     ours, theirs = resize(x, size, method)[..., 0], pillow(x, size, filter)
     inside = (slice(border, -border or None),) * 2
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=2e-3)
@@ -108,7 +108,7 @@ def test_pillow_agrees_where_the_definitions_do(method, filter, size, border):
 @pytest.mark.parametrize("factor", [2, 4, 8])
 @pytest.mark.parametrize("method", ["bicubic", "area"])
 def test_a_reduction_by_a_whole_factor_keeps_the_mean(method, factor):
-    x = picture(40, 56, 3)
+    x = image(40, 56, 3)
     y = resize(x, (40 // factor, 56 // factor), method)
     np.testing.assert_allclose(y.mean(axis=(0, 1)), x.mean(axis=(0, 1)), rtol=1e-5)
 
@@ -135,8 +135,8 @@ def test_the_axes_are_height_then_width_and_channels_stay_apart():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_its_pictures(method):
-    x = picture(2, 3, 12, 16, 3)
+def test_a_batch_is_its_images(method):
+    x = image(2, 3, 12, 16, 3)
     y = resize(x, (5, 9), method)
     assert y.shape == (2, 3, 5, 9, 3)
     for i in np.ndindex(2, 3):

@@ -25,7 +25,7 @@ def equal(one, two):
 
 
 @pytest.mark.parametrize("level", world.LEVELS)
-def test_a_picture_does_not_depend_on_what_it_is_read_with(level):
+def test_an_image_does_not_depend_on_what_it_is_read_with(level):
     extras = ("semantic", "boxes")
     source = scenes.ScenesSource(32, level, count=40, seed=3, extras=extras)
     bulk = source.read(np.arange(40))
@@ -62,10 +62,10 @@ def test_what_a_source_returns():
         assert list(batch["box_labels"][i, count:]) == [-1] * (4 - count)
 
 
-def test_splits_seeds_and_levels_share_no_picture():
+def test_splits_seeds_and_levels_share_no_image():
     kinds = [("train", 0), ("validation", 0), ("train", 1)]
     sets = [
-        {picture.tobytes() for picture in source.read(range(100))["image"]}
+        {image.tobytes() for image in source.read(range(100))["image"]}
         for source in (scenes.ScenesSource(32, split=p, seed=s, count=100) for p, s in kinds)
     ]
     assert all(len(one) == 100 for one in sets)

@@ -28,7 +28,7 @@ def png(value: int, size: tuple[int, int], mode: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> Path:
-    """Two tiny sets: 'tiny' with everything a source can read, 'grey' with pictures alone."""
+    """Two tiny sets: 'tiny' with everything a source can read, 'grey' with images alone."""
     import tensorflow_datasets as tfds
 
     of = tfds.features
@@ -100,11 +100,11 @@ def tiny(sets, split="train", **options):
 
 
 def number(batch) -> list[int]:
-    """Which examples these are, by their pictures."""
+    """Which examples these are, by their images."""
     return (batch["image"][:, 4, 4, 0] // 10).tolist()
 
 
-def test_pictures_labels_and_captions_belong_together(sets):
+def test_images_labels_and_captions_belong_together(sets):
     source = tiny(sets)
     batch = source.read([3, 0, 0, 7])
     i = number(batch)
@@ -191,7 +191,7 @@ def test_a_split_without_labels_says_so(sets):
 @pytest.mark.parametrize(
     ("options", "there"),
     [
-        ({"image_key": "picture"}, "image, mask"),
+        ({"image_key": "image"}, "image, mask"),
         ({"image_key": "label"}, "image, mask"),
         ({"label_key": "class"}, "label, number"),
         ({"caption_key": "text"}, "caption, captions/text, image/name, titles"),
@@ -256,7 +256,7 @@ def test_a_half_copied_set_is_refused(sets, tmp_path):
         tiny(tmp_path)
 
 
-def test_a_damaged_picture_is_an_error_that_names_the_set(sets):
+def test_a_damaged_image_is_an_error_that_names_the_set(sets):
     source = tiny(sets, "broken")
     with pytest.raises(UserError, match="tiny/1.2.0"):
         source.read([0])
@@ -281,7 +281,7 @@ def as_png(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory) -> str:
-    """A set with boxes and maps: pictures whose red is 10 * class, green a white rectangle.
+    """A set with boxes and maps: images whose red is 10 * class, green a white rectangle.
 
     'one' has one feature of boxes, 'two' has another, 'bare' has boxes without labels.
     """
@@ -353,7 +353,7 @@ def placed(tmp_path_factory) -> str:
     return str(root)
 
 
-def test_boxes_and_maps_agree_with_the_picture_under_random_crops_and_flips(placed):
+def test_boxes_and_maps_agree_with_the_image_under_random_crops_and_flips(placed):
     # Crops of 24 pixels, which is 0.6 of the short side, are not resized: all is exact.
     options = {"crop": "random", "min_crop": 0.6, "max_crop": 0.6, "map_key": "segmentation_mask"}
     source = TfdsSource("placed/one", "train", placed, 24, **options)
@@ -445,7 +445,7 @@ def test_blood_cells():
     assert source.box_names == ("RBC", "WBC", "Platelets")
     batch = source.read(range(len(source)))
     np.testing.assert_allclose(batch["crop"], [[0.125, 0, 0.875, 1]] * len(source))
-    # A white cell's nucleus is the dark violet in the picture: far more red than green, and dark.
+    # A white cell's nucleus is the dark violet in the image: far more red than green, and dark.
     inside, outside = [], []
     places = (np.arange(240) + 0.5) / 240
     for boxes, labels, image in zip(

@@ -83,7 +83,7 @@ def test_output_and_every_residual_branch_are_zero_at_the_start(tiny):
     @jax.jit
     def fresh(key):
         model = UNet(TINY, 3, 3, 5, rngs=nnx.Rngs(key))
-        branches = [model.down[0].res.conv2, model.middle[1].conv2, model.up[0].attention.proj_out]
+        branches = [model.down[0].res.conv2, model.mid[1].conv2, model.up[0].attention.proj_out]
         parts = [model.conv_out, *branches]
         return [nnx.to_pure_dict(nnx.state(part)) for part in parts]
 
@@ -168,7 +168,7 @@ def test_attention_is_at_the_factors_asked_for_and_always_in_the_middle(kind, ar
         if isinstance(module, kind)
     ]  # fmt: skip
     at_factor_4 = [("down", 4), ("up", 0), ("up", 1)]
-    assert sorted(attending) == sorted([*at_factor_4, ("middle", 0)])
+    assert sorted(attending) == sorted([*at_factor_4, ("mid", 0)])
 
 
 def test_a_head_has_head_channels_or_every_level_has_as_many_heads():
@@ -177,7 +177,7 @@ def test_a_head_has_head_channels_or_every_level_has_as_many_heads():
             channels=8, channel_mult=(1, 2), attention_factors=(1, 2), groups=4, **kwargs
         )
         model = shapes(config, 3, 3)
-        return [model.down[0].attention.attention.heads, model.middle[0].attention.attention.heads]
+        return [model.down[0].attention.attention.heads, model.mid[0].attention.attention.heads]
 
     assert heads(head_channels=4) == [2, 4]
     assert heads(heads=1) == [1, 1]

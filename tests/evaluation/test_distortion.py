@@ -18,13 +18,13 @@ def test_psnr_does_not_wrap_around_in_bytes():
     assert psnr(black, white) == psnr(white, black) == 0.0
 
 
-def test_psnr_of_equal_pictures_is_infinite():
+def test_psnr_of_equal_images_is_infinite():
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
     assert np.all(np.isinf(psnr(x, x)))
 
 
 def waves() -> tuple[np.ndarray, np.ndarray]:
-    """A picture [24, 20, 3] made without chance, and a paler, striped one like it."""
+    """An image [24, 20, 3] made without chance, and a paler, striped one like it."""
     i, j = np.mgrid[:24, :20]
     x = (7 * i[..., None] + 5 * j[..., None] + 40 * np.arange(3)) % 256
     y = np.clip(x * 3 // 4 + 20 + 11 * ((i + 2 * j)[..., None] % 3), 0, 255)
@@ -62,13 +62,13 @@ def test_ssim_agrees_with_its_definition():
 
 def test_ssim_agrees_with_scikit_image():
     # scikit-image 0.26.0: structural_similarity(x, y, gaussian_weights=True, sigma=1.5,
-    # use_sample_covariance=False, data_range=255, channel_axis=-1), which pads the picture and
+    # use_sample_covariance=False, data_range=255, channel_axis=-1), which pads the image and
     # then averages over the same places as ours.
     x, y = waves()
     np.testing.assert_allclose(ssim(x[None], y[None]), [0.791925102267867], rtol=0, atol=1e-12)
 
 
-def test_ssim_is_one_for_equal_pictures_symmetric_and_negative_for_opposites():
+def test_ssim_is_one_for_equal_images_symmetric_and_negative_for_opposites():
     x, y = waves()
     pair, other = np.stack([x, y]), np.stack([y, x])
     assert np.all(ssim(pair, pair) == 1)

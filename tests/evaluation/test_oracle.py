@@ -21,12 +21,12 @@ def test_fresh_renders_are_read_right(fresh):
         assert score["shape"] >= score["both"] and score["colour"] >= score["both"]
 
 
-def test_larger_pictures_are_averaged_down():
+def test_larger_images_are_averaged_down():
     data = ScenesSource(64, "single", count=60, seed=77, split="validation").read(range(60))
     assert oracle.agreement(data["image"], data["class_label"])["both"] >= 0.95
 
 
-def test_slightly_soft_and_noisy_pictures_are_read_right(fresh):
+def test_slightly_soft_and_noisy_images_are_read_right(fresh):
     x = fresh["image"].astype(np.float32)
     soft = sum(np.roll(x, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
     noisy = soft + np.random.default_rng(0).normal(0, 8, x.shape)
@@ -78,7 +78,7 @@ def test_training_learns(tmp_path, monkeypatch):
         (np.zeros((2, 48, 48, 3), np.uint8), [0, 1], "multiple of 32"),
         (np.zeros((2, 32, 32, 3), np.float32), [0, 1], "uint8"),
         (np.zeros((2, 32, 64, 3), np.uint8), [0, 1], "multiple of 32"),
-        (np.zeros((2, 32, 32, 3), np.uint8), [0], "2 pictures"),
+        (np.zeros((2, 32, 32, 3), np.uint8), [0], "2 images"),
         (np.zeros((2, 32, 32, 3), np.uint8), [0, len(CLASS_NAMES)], "class labels"),
         (np.zeros((1, 32, 32, 3), np.uint8), ["a floor at night"], "names no object"),
         (np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, int), "at least one"),

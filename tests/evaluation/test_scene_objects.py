@@ -1,4 +1,4 @@
-"""From pixels to objects: pieces, parting, and what stands in a picture."""
+"""From pixels to objects: pieces, parting, and what stands in an image."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ldm_jax.evaluation.scene_objects import components, objects, objects_of
 from ldm_jax.evaluation.scene_reader import Reading
 
 
-def picture(*rows):
+def image(*rows):
     """Letters to classes: '.' is nothing."""
     return np.array([[-1 if c == "." else ord(c) - ord("a") for c in row] for row in rows])
 
@@ -40,7 +40,7 @@ def pieces_of(labels):
 
 
 def test_pieces_touch_at_a_side_and_are_of_one_class():
-    classes = picture("aa.b", "a.ab", "..bb", "c..b")
+    classes = image("aa.b", "a.ab", "..bb", "c..b")
     labels = components(classes[None])[0]
     assert labels[0, 0] == labels[0, 1] == labels[1, 0]
     assert labels[1, 2] not in (labels[0, 0], labels[1, 3])  # a corner, and another class
@@ -74,7 +74,7 @@ def test_nothing_has_no_pieces():
 
 
 def reading(shape, colour, middle=None):
-    """A reading of one picture by hand; `shape` is -1 where there is floor."""
+    """A reading of one image by hand; `shape` is -1 where there is floor."""
     shape = np.asarray(shape)
     n, side = 1, shape.shape[0]
     ticks = (np.arange(side) + 0.5) / side

@@ -52,7 +52,7 @@ def test_colour_size_material_and_place_of_objects_are_read(truths, seen):
     assert score["middle"] >= 0.8
 
 
-def test_slightly_soft_and_noisy_pictures_are_read_right(truths):
+def test_slightly_soft_and_noisy_images_are_read_right(truths):
     images = np.stack([truth.image for truth in truths]).astype(np.float32)
     beside = [np.roll(images, s, axis) for axis in (1, 2) for s in (-1, 1)]
     soft = 0.6 * images + 0.1 * sum(beside)
@@ -68,7 +68,7 @@ def test_single_objects_are_read_too():
     assert (scene_reader.semantic(data["image"]) == data["semantic"]).mean() >= 0.97
 
 
-def test_larger_pictures_are_averaged_down_and_their_map_is_as_large_as_they_are():
+def test_larger_images_are_averaged_down_and_their_map_is_as_large_as_they_are():
     small = ScenesSource(64, "full", 3, seed=77).read(range(3))["image"]
     large = small.repeat(2, axis=1).repeat(2, axis=2)
     seen = scene_reader.semantic(large)

@@ -1,4 +1,4 @@
-"""Training the scene reader: truth that moves with its picture, and a network that learns."""
+"""Training the scene reader: truth that moves with its image, and a network that learns."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from ldm_jax.evaluation import scene_reader
 from ldm_jax.evaluation import scene_reader_training as training
 
 
-def test_what_is_right_moves_with_the_picture():
+def test_what_is_right_moves_with_the_image():
     source = ScenesSource(32, "full", 6, seed=3)
     data = training.draw_truth([source], progress=False)
     tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
     right = training.targets(tables, data["instance32"])
     assert np.array_equal(right["semantic"], np.stack([source.truth(i).semantic for i in range(6)]))
-    # A picture made of its own truth shows whether both are moved alike.
+    # An image made of its own truth shows whether both are moved alike.
     x = jnp.repeat(right["semantic"][..., None] * 0.3 - 0.8, 3, axis=-1)
     moved, right_moved = training.augment(jax.random.key(1), x, right)
     assert not np.array_equal(right_moved["semantic"], right["semantic"])
-    for picture, what in zip(moved.mean(axis=-1), right_moved["semantic"], strict=True):
-        assert np.corrcoef(picture.ravel(), what.ravel())[0, 1] > 0.85
+    for image, what in zip(moved.mean(axis=-1), right_moved["semantic"], strict=True):
+        assert np.corrcoef(image.ravel(), what.ravel())[0, 1] > 0.85
     # All pixels of an object still point at one place.
     ticks = (np.arange(32) + 0.5) / 32
     place = np.stack(np.meshgrid(ticks, ticks), axis=-1)

@@ -1,4 +1,4 @@
-"""Scores by hand; reports stand between ceiling and floor; scenes are told from other pictures."""
+"""Scores by hand; reports stand between ceiling and floor; scenes are told from other images."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def data(request):
 
 
 def half_wrong(values):
-    """Every second condition belongs to another picture."""
+    """Every second condition belongs to another image."""
     wrong = np.array(values)
     wrong[::2] = wrong[others(COUNT)][::2]
     return wrong
@@ -42,7 +42,7 @@ def test_mean_iou_by_hand():
     # 0: 1 of 2; 1: 2 of 4; 2: 1 of 2; 3 and 4 occur nowhere.
     assert mean_iou(seen, truth, 5) == pytest.approx((1 / 2 + 2 / 4 + 1 / 2) / 3)
     assert mean_iou(truth, truth, 3) == 1.0
-    # A class that is seen but not there counts as 0; sums run over the set, not over pictures.
+    # A class that is seen but not there counts as 0; sums run over the set, not over images.
     assert mean_iou(np.array([3, 3]), np.array([0, 3]), 4) == pytest.approx((0 + 1 / 2) / 2)
     a, b = np.array([[0, 0], [0, 1]]), np.array([[0, 0], [1, 1]])
     assert mean_iou(a, b, 2) == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -146,7 +146,7 @@ def test_caption_reports_stand_between_ceiling_and_floor(data):
     assert caption_report(image, half_wrong(captions), image, captions) == report
 
 
-def test_renders_are_valid_and_other_pictures_are_not(data):
+def test_renders_are_valid_and_other_images_are_not(data):
     image = data["image"]
     rng = np.random.default_rng(0)
     n, side = image.shape[:2]
@@ -184,7 +184,7 @@ def test_what_cannot_be_reported_is_said():
     maps = np.zeros((2, 32, 32), np.uint8)
     boxes, labels = np.zeros((2, 4, 4)), np.full((2, 4), -1)
     captions = ["a red ball", "a red ball"]
-    with pytest.raises(UserError, match="2 pictures"):
+    with pytest.raises(UserError, match="2 images"):
         semantic_report(image, maps[:1], image[:1])
     with pytest.raises(UserError, match="1 true renders"):
         box_report(image, boxes, labels, image[:1])

@@ -22,7 +22,7 @@ from ldm_jax.training.sharding import make_mesh
 
 REPOSITORY = Path(__file__).parents[2]
 
-# The smallest networks that have all parts, on 8x8 pictures: for runs on other data than scenes.
+# The smallest networks that have all parts, on 8x8 images: for runs on other data than scenes.
 TINY = """
     --data.size 8
     --autoencoder.network.channels 4 --autoencoder.network.groups 2
@@ -194,7 +194,7 @@ def parts():
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 
 
-def picture(i):
+def image(i):
     """(A square at a place of its own on a grey ground, 20x18; the name of its colour)."""
     colour = list(COLOURS)[i % 2]
     pixels = np.full((18, 20, 3), 20 * i, np.uint8)
@@ -204,13 +204,13 @@ def picture(i):
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
-    """Folders of ten pictures: `flat`, `classes` (a sub-folder each), `captions` (a .txt each)."""
+    """Folders of ten images: `flat`, `classes` (a sub-folder each), `captions` (a .txt each)."""
     root = tmp_path_factory.mktemp("photographs")
     for i in range(10):
-        image, colour = picture(i)
+        square, colour = image(i)
         for folder in ("flat", f"classes/{colour}", "captions"):
             (root / folder).mkdir(parents=True, exist_ok=True)
-            image.save(root / folder / f"{i}.png")
+            square.save(root / folder / f"{i}.png")
         (root / "captions" / f"{i}.txt").write_text(f"a {colour} square\n")
     return root
 

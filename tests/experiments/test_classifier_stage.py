@@ -40,7 +40,7 @@ def test_a_classifier_is_trained_beside_a_finished_run(classified, smoke, parts)
     assert summary["wall_seconds"] > before["wall_seconds"]
     assert RunDir(run).checkpoints("classifier").latest_step() == 40
     part = summary["classifier"]
-    assert part["finished"] and part["steps"] == 40 and part["held_out_pictures"] == 64
+    assert part["finished"] and part["steps"] == 40 and part["held_out_images"] == 64
     for number in ("parameters", "peak_bytes", "flops", "seconds", "images_per_s"):
         assert part[number] > 0
     levels = [part[f"accuracy_{level}_noise"] for level in ("least", "less", "more", "most")]
@@ -76,7 +76,7 @@ def test_a_run_with_a_finished_classifier_says_so_at_once(classified, train, mon
     for words in (ALONE, [], ["--classifier.steps", 7]):  # which the other stages do not ask for
         again = train("smoke", "--run-dir", run, *words)
         assert again.code == 0 and again.out == ended.out, again.err
-        assert f"{run} is finished; to draw pictures" in again.err
+        assert f"{run} is finished; to draw images" in again.err
 
 
 def test_a_classifier_is_configured_when_its_training_begins(classified, train, tmp_path):
@@ -127,7 +127,7 @@ def test_a_run_that_began_before_there_were_classifiers_gets_one(trained, train_
 
 
 @pytest.mark.parametrize("layout", ["flat", "captions"])
-def test_pictures_without_classes_cannot_be_classified(layout, trained, train_tiny):
+def test_images_without_classes_cannot_be_classified(layout, trained, train_tiny):
     _, run = trained(layout)
     data = RunDir(run).load()[1].data
     words = ["--data.path", data.path, "--data.crop", data.crop, "--data.flip", data.flip]

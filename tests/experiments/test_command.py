@@ -47,15 +47,15 @@ def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(train, mon
 
 @pytest.fixture
 def broken(tmp_path):
-    """A folder with a file that is no picture."""
+    """A folder with a file that is no image."""
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     return tmp_path / "broken"
 
 
 @pytest.fixture
 def flat(tmp_path):
-    """A folder of pictures, without classes or captions."""
+    """A folder of images, without classes or captions."""
     (tmp_path / "flat").mkdir()
     for i in range(4):
         Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(tmp_path / "flat" / f"{i}.png")
@@ -120,7 +120,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, train, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_broken_pictures_is_an_error(train, broken, tmp_path):
+def test_a_folder_of_broken_images_is_an_error(train, broken, tmp_path):
     refused = train("folder", "--data.path", broken, "--run-dir", tmp_path / "run")
     *reports, last = refused.err.splitlines()
     assert refused.code == 2 and last.startswith(f"error: no image in {broken} can be read; a.png")

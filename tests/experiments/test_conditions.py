@@ -20,7 +20,7 @@ from ldm_jax.experiments.conditions import (
     condition_of,
 )
 from ldm_jax.experiments.config import DiffusionStage
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 
 N, F = 4, 4
 
@@ -105,7 +105,7 @@ def test_the_low_resolution_is_matlabs_bicubic_and_made_once(batch):
     np.testing.assert_array_equal(condition.show(seen), expected)
 
 
-def test_unknown_degradations_are_drawn_anew_from_the_picture(batch):
+def test_unknown_degradations_are_drawn_anew_from_the_image(batch):
     condition = LowResolution(F, "bsrgan-light")
     kept = condition.keep(batch)
     np.testing.assert_array_equal(kept["image"], batch["image"])
@@ -142,7 +142,7 @@ def test_what_was_known_is_put_back(batch):
     np.testing.assert_array_equal(other.finish({}, samples), samples)
 
 
-def test_what_is_kept_is_mirrored_with_the_picture(batch):
+def test_what_is_kept_is_mirrored_with_the_image(batch):
     """The condition of a mirror image is the mirror image's condition."""
     turned = mirror(batch | {"crop": np.tile(np.float32([0, 0, 1, 1]), (N, 1))}, np.ones(N, bool))
     for condition in (
@@ -171,5 +171,5 @@ def test_what_is_kept_is_mirrored_with_the_picture(batch):
     ],
 )
 def test_each_kind_has_its_condition(kind, facts, made):
-    facts = DataFacts(3, kind, **facts)
+    facts = DataInfo(3, kind, **facts)
     assert type(condition_of(DiffusionStage(), facts, F, encode)) is made

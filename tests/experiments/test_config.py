@@ -121,7 +121,7 @@ def changed(*fields):
         ("sampling.eta", 1.5, "{} is 1.5; it lies between 0 and 1"),
         ("seed", -1, "{} is -1; it must be at least 0"),
         ("seed", 2**32, "{} is 4294967296; it must be less than 4294967296"),
-        ("data", FolderData(path="x", size=32, validation=0.0), "held-out pictures"),
+        ("data", FolderData(path="x", size=32, validation=0.0), "held-out images"),
         (
             "data.size",
             30,
@@ -139,12 +139,16 @@ def changed(*fields):
         ("diffusion.unet.head-channels", 0, "{} is 0; it must be at least 1"),
         ("diffusion.unet.heads", -1, "{} is -1; it must be at least 0"),
         ("diffusion.unet.heads", 3, "{} 3 does not divide the 32 channels of level 1"),
-        ("autoencoder.discriminator.layers", 4, "needs pictures of 48 pixels or more, not 32"),
+        ("autoencoder.discriminator.layers", 4, "needs images of 48 pixels or more, not 32"),
         ("autoencoder.network.codebook-size", 0, "{} is 0; it must be at least 1"),
         ("autoencoder.crop-size", 15, "{} is 15; it is 0, or a multiple of f = 2 up to the 32"),
         ("autoencoder.crop-size", 34, "{} is 34; it is 0, or a multiple of f = 2 up to the 32"),
-        ("autoencoder.revive-every", -1, "{} is -1; it must be at least 0"),
-        ("autoencoder.revive-every", 5, "{} needs codes: --autoencoder.network.bottleneck vq"),
+        ("autoencoder.reset-dead-codes-every", -1, "{} is -1; it must be at least 0"),
+        (
+            "autoencoder.reset-dead-codes-every",
+            5,
+            "{} needs codes: --autoencoder.network.bottleneck vq",
+        ),
         ("sampling.steps", 1001, "{}: steps is 1001; this model takes 1 to 1000"),
         (
             "diffusion.schedule.beta-end",
@@ -165,14 +169,14 @@ LPIPS = ("autoencoder.loss.perceptual-weight", 1.0, "autoencoder.loss.perceptual
 CRITIC = ("autoencoder.loss.disc-weight", 1.0, "autoencoder.discriminator.layers")
 # smoke takes sizes that are multiples of 4
 LEAST_SIZES = {
-    "vgg16": (16, (*LPIPS, "vgg16"), "LPIPS with vgg16 needs pictures of 16 pixels or more"),
-    "squeezenet": (20, (*LPIPS, "squeezenet"), "LPIPS with squeezenet needs pictures of 17"),
-    "discriminator": (12, (*CRITIC, 2), "the discriminator of 2 layers needs pictures of 12"),
+    "vgg16": (16, (*LPIPS, "vgg16"), "LPIPS with vgg16 needs images of 16 pixels or more"),
+    "squeezenet": (20, (*LPIPS, "squeezenet"), "LPIPS with squeezenet needs images of 17"),
+    "discriminator": (12, (*CRITIC, 2), "the discriminator of 2 layers needs images of 12"),
 }
 
 
 @pytest.mark.parametrize("size, fields, message", LEAST_SIZES.values(), ids=LEAST_SIZES)
-def test_the_networks_that_judge_pictures_have_a_least_size(size, fields, message, one_device):
+def test_the_networks_that_judge_images_have_a_least_size(size, fields, message, one_device):
     check(changed("data.size", size, *fields), one_device)
     with pytest.raises(UserError, match=f"{message}.* not {size - 4}"):
         check(changed("data.size", size - 4, *fields), one_device)
@@ -185,7 +189,7 @@ def test_the_networks_that_judge_pictures_have_a_least_size(size, fields, messag
 def test_it_is_the_crop_that_networks_judge(one_device):
     fields = ("autoencoder.crop-size", 16, *LPIPS)
     check(changed(*fields, "vgg16"), one_device)
-    with pytest.raises(UserError, match="squeezenet needs pictures of 17 pixels or more, not 16"):
+    with pytest.raises(UserError, match="squeezenet needs images of 17 pixels or more, not 16"):
         check(changed(*fields, "squeezenet"), one_device)
 
 
@@ -196,7 +200,7 @@ def test_heads_stand_above_head_channels(one_device):
 
 def test_codes_may_be_revived_where_there_are_some(one_device):
     vq = ("autoencoder.network.bottleneck", "vq")
-    check(changed("autoencoder.revive-every", 5, *vq), one_device)
+    check(changed("autoencoder.reset-dead-codes-every", 5, *vq), one_device)
 
 
 def test_a_borrowed_autoencoder_contradicts_that_there_is_none(one_device):

@@ -1,4 +1,4 @@
-"""The formats people have: folders of pictures and TFDS sets, trained on and sampled from."""
+"""The formats people have: folders of images and TFDS sets, trained on and sampled from."""
 
 import io
 
@@ -33,10 +33,10 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     ended, run = trained("flat")
     facts = checked(ended, run, "none")
     assert (facts.channels, facts.class_names, facts.vocabulary) == (3, (), ())
-    assert "encoding pictures" not in ended.err
+    assert "encoding images" not in ended.err
     out = tmp_path / "a.png"
     drawn = sample(run, "--num-images", 3, "--out", out)
-    assert drawn.code == 0 and drawn.out == f"3 pictures in {out}\n", drawn.err
+    assert drawn.code == 0 and drawn.out == f"3 images in {out}\n", drawn.err
     for words in (["--caption", "a square"], ["--class-label", "red"]):
         assert "this run is unconditional" in sample(run, *words).error
     assert "nothing to guide by" in sample(run, "--guidance", 2).error
@@ -48,14 +48,14 @@ def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sampl
     ended, run = trained("classes")
     facts = checked(ended, run, "class")
     assert facts.class_names == ("blue", "red")
-    assert "encoding pictures" in ended.err
-    pictures = []
+    assert "encoding images" in ended.err
+    images = []
     for i, words in enumerate((["red", 0], ["red", "--class-label", "blue"], [1, "blue"])):
         out = tmp_path / f"{i}.png"
         drawn = sample(run, "--class-label", *words, "--num-images", 2, "--out", out)
-        assert drawn.out == f"4 pictures in {out}\n", drawn.err
-        pictures.append(grid(out))
-    assert (pictures[0] != pictures[1]).any()  # the labels under them: '0' and 'blue'
+        assert drawn.out == f"4 images in {out}\n", drawn.err
+        images.append(grid(out))
+    assert (images[0] != images[1]).any()  # the labels under them: '0' and 'blue'
     for wrong in ("green", 2, -1, "²"):
         error = sample(run, "--class-label", wrong).error
         assert f"unknown class '{wrong}'; this run knows 0 to 1: blue, red" in error
@@ -69,9 +69,9 @@ def test_a_folder_with_captions_trains_a_model_of_texts(trained, sample, tmp_pat
     ended, run = trained("captions")
     facts = checked(ended, run, "text")
     assert facts.vocabulary == ("a", "blue", "red", "square") and facts.caption_length == 3
-    assert "encoding pictures" in ended.err
+    assert "encoding images" in ended.err
     drawn = sample(run, "--caption", "A red square!", "--out", tmp_path / "a.png")
-    assert drawn.out == f"4 pictures in {tmp_path / 'a.png'}\n", drawn.err
+    assert drawn.out == f"4 images in {tmp_path / 'a.png'}\n", drawn.err
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     ended = train_tiny("tfds", *words, "--run-dir", run)
     facts = checked(ended, run, "text")
     assert facts.vocabulary == ("a", "blue", "red", "square")
-    assert "encoding pictures" not in ended.err
+    assert "encoding images" not in ended.err
     drawn = sample(run, "--caption", "a blue square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
 
@@ -157,7 +157,7 @@ def test_scenes_have_captions_and_at_level_single_classes():
     assert {"red", "cube"} <= set(data.facts.vocabulary) and data.fixed_views
 
 
-def test_no_picture_is_both_trained_on_and_held_out(photographs):
+def test_no_image_is_both_trained_on_and_held_out(photographs):
     experiment = Experiment(data=FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
     data = open_data(experiment)
     train, held_out = (

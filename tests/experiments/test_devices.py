@@ -10,7 +10,7 @@ import pytest
 
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.training import sharding
 from ldm_jax.training.compile import prepare
 from ldm_jax.training.cost import collectives
@@ -43,7 +43,7 @@ def experiment():
 @pytest.fixture(scope="module")
 def trained_on(experiment):
     """`trained_on(stage, mesh)`: (every metric of the first steps, state after them, program)."""
-    second = SecondStage(experiment, DataFacts(3, "text", (), tuple("abcdefgh"), 5))
+    second = SecondStage(experiment, DataInfo(3, "text", (), tuple("abcdefgh"), 5))
     rng = np.random.default_rng(0)
 
     def batch(stage):

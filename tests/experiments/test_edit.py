@@ -22,10 +22,10 @@ ASKED = {"captions": ["--caption", RED], "classes": ["--class-label", "red"], "f
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Pictures to edit, masks, and what is none: `files / 'picture.png'`."""
+    """Images to edit, masks, and what is none: `files / 'image.png'`."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
-    for name, size in (("picture", 64), ("other", 64), ("small", 8)):
+    for name, size in (("image", 64), ("other", 64), ("small", 8)):
         colours = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
         Image.fromarray(colours).resize((size, size), 3).save(folder / f"{name}.png")
     white = np.zeros((64, 64), np.uint8)
@@ -33,27 +33,27 @@ def files(tmp_path_factory):
     white[20:50, 9:41] = 255
     Image.fromarray(white).save(folder / "mask.png")
     Image.fromarray(white[:, :60]).save(folder / "narrow.png")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     return folder
 
 
 @pytest.fixture
 def edited(sample, files, tmp_path):
-    """`edited(run, '--image', 'picture.png')`: (what is written, its metadata, what is said)."""
+    """`edited(run, '--image', 'image.png')`: (what is written, its metadata, what is said)."""
 
     def edit(run, *words):
         out = tmp_path / "out.png"
         words = [files / w if str(w).endswith(".png") else w for w in words]
         ended = sample(run, *words, "--out", out)
         assert ended.code == 0, ended.err
-        picture = Image.open(out)
-        return np.asarray(picture), picture.text, ended.out
+        image = Image.open(out)
+        return np.asarray(image), image.text, ended.out
 
     return edit
 
 
 def tiles(grid, rows, columns):
-    """The pictures in a `plots.grid`, as large as they are there: `[rows, columns, h, w, 3]`."""
+    """The images in a `plots.grid`, as large as they are there: `[rows, columns, h, w, 3]`."""
     h, w = (grid.shape[0] + 2) // rows, (grid.shape[1] + 2) // columns  # with the gaps of 2
     cells = np.pad(grid, ((0, 2), (0, 2), (0, 0))).reshape(rows, h, columns, w, 3)
     return cells.swapaxes(1, 2)[:, :, :-2, :-2]
@@ -65,7 +65,7 @@ def view(file, size):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The (pictures, labels) that are put into a grid with labels."""
+    """The (images, labels) that are put into a grid with labels."""
     seen = []
 
     def labelled_grid(images, labels, columns=8):
@@ -78,7 +78,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture(scope="module")
 def plain():
-    """`plain(run, [RED], seed=1)`: pictures drawn without editing, by the library."""
+    """`plain(run, [RED], seed=1)`: images drawn without editing, by the library."""
 
     def draw(path, wanted, n=1, **settings):
         run = RunDir(path)
@@ -96,35 +96,35 @@ def plain():
 
 
 @pytest.mark.parametrize("layout", ASKED)
-def test_strength_1_is_drawing_without_the_picture(layout, trained, edited, plain, files):
+def test_strength_1_is_drawing_without_the_image(layout, trained, edited, plain, files):
     """All solver steps, from the z_T of the same seed and number."""
     run = trained(layout)[1]
-    words = ["--image", "picture.png", "--strength", 1, "--num-images", 2, "--seed", 5]
+    words = ["--image", "image.png", "--strength", 1, "--num-images", 2, "--seed", 5]
     grid, text, said = edited(run, *ASKED[layout], *words)
-    assert said.startswith(f"2 pictures from {files / 'picture.png'} in ")
-    assert text["strength"] == "1.0" and text["image"] == str(files / "picture.png")
-    shown, *pictures = tiles(grid, 1, 3)[0, :, ::12, ::12]
-    np.testing.assert_array_equal(shown, view(files / "picture.png", 8))
-    np.testing.assert_array_equal(pictures, plain(run, ASKED[layout][1:], 2, seed=5))
+    assert said.startswith(f"2 images from {files / 'image.png'} in ")
+    assert text["strength"] == "1.0" and text["image"] == str(files / "image.png")
+    shown, *images = tiles(grid, 1, 3)[0, :, ::12, ::12]
+    np.testing.assert_array_equal(shown, view(files / "image.png", 8))
+    np.testing.assert_array_equal(images, plain(run, ASKED[layout][1:], 2, seed=5))
 
 
-def test_there_is_a_row_for_each_caption_and_the_picture_matters(trained, edited, plain):
+def test_there_is_a_row_for_each_caption_and_the_image_matters(trained, edited, plain):
     words = [trained("captions")[1], "--caption", RED, BLUE, "--num-images", 2]
     words += ["--sampler", "ddpm", "--steps", 10, "--image"]
-    grid, text, _ = edited(*words, "picture.png")
+    grid, text, _ = edited(*words, "image.png")
     assert text["strength"] == "0.6" and text["conditions"] == "\n".join([RED, RED, BLUE, BLUE])
     rows = tiles(grid, 2, 3)
-    assert len({picture.tobytes() for picture in rows.reshape(6, -1)}) == 5  # the given one twice
+    assert len({image.tobytes() for image in rows.reshape(6, -1)}) == 5  # the given one twice
     assert not np.array_equal(edited(*words, "other.png")[0], grid)
-    np.testing.assert_array_equal(edited(*words, "picture.png", "--batch-size", 3)[0], grid)
+    np.testing.assert_array_equal(edited(*words, "image.png", "--batch-size", 3)[0], grid)
 
 
-def test_little_strength_leaves_what_the_autoencoder_makes_of_the_picture(smoke, edited, files):
+def test_little_strength_leaves_what_the_autoencoder_makes_of_the_image(smoke, edited, files):
     words = ["--caption", CUBE, "--steps", 1000, "--strength", 0.0001, "--num-images", 1]
-    grid, *_ = edited(smoke[1], "--image", "picture.png", "--guidance", 1, *words)
+    grid, *_ = edited(smoke[1], "--image", "image.png", "--guidance", 1, *words)
     run = RunDir(smoke[1])
     _, experiment, facts = run.load()
-    second, image = SecondStage(experiment, facts), view(files / "picture.png", 32)
+    second, image = SecondStage(experiment, facts), view(files / "image.png", 32)
     _, constants = load_weights(run, experiment)
     reconstruction = jax.jit(second.first.reconstruct)(constants["autoencoder"], image[None])
     assert psnr(tiles(grid, 1, 2)[:, 1, ::3, ::3], np.asarray(reconstruction))[0] > 30
@@ -134,30 +134,30 @@ def test_little_strength_leaves_what_the_autoencoder_makes_of_the_picture(smoke,
     "layout, sampler", [("captions", "plms"), ("classes", "ddim"), ("flat", "ddpm")]
 )
 def test_in_painting_keeps_every_known_pixel(layout, sampler, trained, edited, files):
-    words = ["--image", "picture.png", "--mask", "mask.png", "--num-images", 3, "--steps", 4]
+    words = ["--image", "image.png", "--mask", "mask.png", "--num-images", 3, "--steps", 4]
     words += [*ASKED[layout], "--sampler", sampler]
     grid, text, _ = edited(trained(layout)[1], *words)
     assert (text["mask"], text["strength"]) == (str(files / "mask.png"), "1.0")
-    shown, *pictures = tiles(grid, 1, 4)[0, :, ::12, ::12]
-    image = view(files / "picture.png", 8)
+    shown, *samples = tiles(grid, 1, 4)[0, :, ::12, ::12]
+    image = view(files / "image.png", 8)
     fill = view(files / "mask.png", 8)[..., 0] >= 128
     assert (shown[fill] == 200).all() and 0 < fill.sum() < 64
-    for picture in (shown, *pictures):
-        np.testing.assert_array_equal(picture[~fill], image[~fill])
-    assert len({picture[fill].tobytes() for picture in pictures}) == 3
+    for sample in (shown, *samples):
+        np.testing.assert_array_equal(sample[~fill], image[~fill])
+    assert len({sample[fill].tobytes() for sample in samples}) == 3
     again, *_ = edited(trained(layout)[1], *words, "--batch-size", 2)
     np.testing.assert_array_equal(again, grid)
 
 
 def test_in_painting_may_start_from_what_is_under_the_mask(smoke, edited, files):
-    words = ["--caption", CUBE, "--image", "picture.png", "--mask", "mask.png", "--num-images", 1]
-    image, errors = view(files / "picture.png", 32), []
+    words = ["--caption", CUBE, "--image", "image.png", "--mask", "mask.png", "--num-images", 1]
+    image, errors = view(files / "image.png", 32), []
     fill = view(files / "mask.png", 32)[..., 0] >= 128
     for strength in (0.2, 1.0):
         grid, *_ = edited(smoke[1], *words, "--strength", strength)
-        picture = tiles(grid, 1, 2)[0, 1, ::3, ::3]
-        np.testing.assert_array_equal(picture[~fill], image[~fill])
-        errors.append(np.abs(picture[fill].astype(int) - image[fill]).mean())
+        sample = tiles(grid, 1, 2)[0, 1, ::3, ::3]
+        np.testing.assert_array_equal(sample[~fill], image[~fill])
+        errors.append(np.abs(sample[fill].astype(int) - image[fill]).mean())
     assert errors[0] < errors[1]
 
 
@@ -166,17 +166,17 @@ def test_in_painting_may_start_from_what_is_under_the_mask(smoke, edited, files)
     [((4,), 40, 40, 4, 4), ((0, 16), 32, 64, 0, 16), ((5, 0, 3, 8), 40, 40, 5, 8)],
 )
 def test_out_painting_adds_a_border(border, height, width, top, left, smoke, edited, files):
-    words = ["--caption", CUBE, "--image", "picture.png", "--num-images", 2]
+    words = ["--caption", CUBE, "--image", "image.png", "--num-images", 2]
     grid, text, _ = edited(smoke[1], *words, "--outpaint", *border)
     assert text["outpaint"] == str(border)
-    shown, *pictures = tiles(grid, 1, 3)[0, :, ::3, ::3]
+    shown, *images = tiles(grid, 1, 3)[0, :, ::3, ::3]
     assert shown.shape == (height, width, 3)
     inside = np.s_[top : top + 32, left : left + 32]
-    for picture in (shown, *pictures):
-        np.testing.assert_array_equal(picture[inside], view(files / "picture.png", 32))
+    for image in (shown, *images):
+        np.testing.assert_array_equal(image[inside], view(files / "image.png", 32))
     fill = np.ones((height, width), bool)
     fill[inside] = False
-    assert (shown[fill] == 200).all() and not np.array_equal(pictures[0][fill], pictures[1][fill])
+    assert (shown[fill] == 200).all() and not np.array_equal(images[0][fill], images[1][fill])
 
 
 @pytest.mark.parametrize("layout, ends", [("captions", [RED, BLUE]), ("classes", ["red", "blue"])])
@@ -185,7 +185,7 @@ def test_between_conditions_the_noise_is_the_same(layout, ends, trained, edited,
     option = ASKED[layout][0]
     words = ["--interpolate", 5, option, *ends, "--num-images", 2, "--steps", 3]
     _, text, said = edited(run, *words)
-    assert said.startswith("2 rows of 5 pictures in ")
+    assert said.startswith("2 rows of 5 images in ")
     assert (text["interpolate"], text["along"]) == ("5", "line")
     images, labels, columns = drawn[0]
     assert columns == 5 and labels == [ends[0], "", "", "", ends[1]] * 2
@@ -198,7 +198,7 @@ def test_between_conditions_the_noise_is_the_same(layout, ends, trained, edited,
 
 
 @pytest.mark.parametrize("layout", ["captions", "flat"])
-def test_between_seeds_the_ends_are_the_pictures_of_both(layout, trained, edited, drawn, plain):
+def test_between_seeds_the_ends_are_the_images_of_both(layout, trained, edited, drawn, plain):
     run = trained(layout)[1]
     words = [*ASKED[layout], "--seed", 3, "--to-seed", 8, "--num-images", 2]
     _, text, _ = edited(run, "--interpolate", 4, *words)
@@ -214,24 +214,24 @@ def test_between_seeds_the_ends_are_the_pictures_of_both(layout, trained, edited
 
 
 @pytest.mark.parametrize("layout", ASKED)
-def test_inversion_finds_the_noise_of_a_picture(layout, trained, edited, drawn, files):
+def test_inversion_finds_the_noise_of_an_image(layout, trained, edited, drawn, files):
     run = trained(layout)[1]
     figures = []
     for steps in (5, 100):
-        words = ["--invert", "picture.png", *ASKED[layout], "--steps", steps]
+        words = ["--invert", "image.png", *ASKED[layout], "--steps", steps]
         _, text, said = edited(run, *words)
         figures.append([float(x) for x in re.findall(r"(\d+\.\d) dB", said)])
     assert (text["sampler"], text["guidance"], text["eta"]) == ("ddim", "1.0", "0.0")
     assert text["conditions"] == "".join(ASKED[layout][1:])
-    (picture, reconstruction, again), labels, _ = drawn[-1]
-    np.testing.assert_array_equal(picture, view(files / "picture.png", 8))
-    assert labels[0] == "the picture" and labels[1].endswith(f", {figures[1][2]} dB")
+    (image, reconstruction, again), labels, _ = drawn[-1]
+    np.testing.assert_array_equal(image, view(files / "image.png", 8))
+    assert labels[0] == "the image" and labels[1].endswith(f", {figures[1][2]} dB")
     measured = psnr(reconstruction[None], again[None])[0]
     assert figures[1][0] == pytest.approx(measured, abs=0.06)
     assert figures[0][0] < figures[1][0] and figures[1][0] > 30
 
 
-MASKED = ["--image", "picture.png", "--mask", "mask.png"]
+MASKED = ["--image", "image.png", "--mask", "mask.png"]
 
 
 @pytest.mark.parametrize(
@@ -241,26 +241,26 @@ MASKED = ["--image", "picture.png", "--mask", "mask.png"]
         (["--mask", "mask.png"], ["--mask needs --image"]),
         (["--outpaint", 8], ["--outpaint needs --image"]),
         (["--to-seed", 8], ["--to-seed needs --interpolate"]),
-        (["--along", "line", "--invert", "picture.png"], ["--along needs --interpolate"]),
-        (["--image", "picture.png", "--invert", "picture.png"], ["--image and --invert"]),
-        (["--image", "picture.png", "--interpolate", 4], ["--image and --interpolate"]),
-        (["--reconstruct", "picture.png", "--interpolate", 4], ["--reconstruct draws nothing"]),
-        (["--image", "picture.png", "--strength", 0], ["strength is 0.0", "up to 1"]),
-        (["--image", "picture.png", "--strength", 1.5], ["strength is 1.5", "up to 1"]),
+        (["--along", "line", "--invert", "image.png"], ["--along needs --interpolate"]),
+        (["--image", "image.png", "--invert", "image.png"], ["--image and --invert"]),
+        (["--image", "image.png", "--interpolate", 4], ["--image and --interpolate"]),
+        (["--reconstruct", "image.png", "--interpolate", 4], ["--reconstruct draws nothing"]),
+        (["--image", "image.png", "--strength", 0], ["strength is 0.0", "up to 1"]),
+        (["--image", "image.png", "--strength", 1.5], ["strength is 1.5", "up to 1"]),
         (["--image", "nowhere.png"], ["--image", "nowhere.png cannot be read as an image"]),
         (["--image", "text.png"], ["text.png cannot be read as an image"]),
-        (["--image", "picture.png", "--mask", "text.png"], ["--mask", "text.png cannot be read"]),
-        (["--image", "picture.png", "--mask", "narrow.png"], ["60x64 pixels", "64x64"]),
-        (["--image", "picture.png", "--mask", "black.png"], ["black.png has nothing white"]),
+        (["--image", "image.png", "--mask", "text.png"], ["--mask", "text.png cannot be read"]),
+        (["--image", "image.png", "--mask", "narrow.png"], ["60x64 pixels", "64x64"]),
+        (["--image", "image.png", "--mask", "black.png"], ["black.png has nothing white"]),
         ([*MASKED, "--outpaint", 8], ["--mask and --outpaint do not go together"]),
         (
-            ["--image", "picture.png", "--outpaint", 3],
+            ["--image", "image.png", "--outpaint", 3],
             ["--outpaint is 3", "38 pixels wide", "of 4"],
         ),
-        (["--image", "picture.png", "--outpaint", -4, 8], ["none below 0"]),
-        (["--image", "picture.png", "--outpaint", 0, 0], ["not all of them 0"]),
-        (["--image", "picture.png", "--outpaint", 4, 4, 4], ["1, 2 or 4 numbers"]),
-        (["--image", "picture.png", "--outpaint", 8, "--strength", 0.5], ["takes no --strength"]),
+        (["--image", "image.png", "--outpaint", -4, 8], ["none below 0"]),
+        (["--image", "image.png", "--outpaint", 0, 0], ["not all of them 0"]),
+        (["--image", "image.png", "--outpaint", 4, 4, 4], ["1, 2 or 4 numbers"]),
+        (["--image", "image.png", "--outpaint", 8, "--strength", 0.5], ["takes no --strength"]),
         (["--interpolate", 1, "--to-seed", 8], ["--interpolate is 1; it is 2 at least"]),
         (["--interpolate", 4], ["--interpolate has two ends", "this names 1"]),
         (["--interpolate", 4, "--caption", CUBE, CUBE], ["two ends", "this names 3"]),
@@ -268,11 +268,11 @@ MASKED = ["--image", "picture.png", "--mask", "mask.png"]
         (["--interpolate", 4, "--to-seed", 0], ["--seed and --to-seed are both 0"]),
         (["--interpolate", 4, "--to-seed", -1], ["--to-seed is -1"]),
         (["--interpolate", 4, "--along", "x", "--to-seed", 1], ["'sphere'", "'line'"]),
-        (["--invert", "picture.png", "--sampler", "ddpm"], ["--invert goes a way without chance"]),
-        (["--invert", "picture.png", "--eta", 0.5], ["--invert goes a way without chance"]),
-        (["--invert", "picture.png", "--caption", CUBE], ["--invert takes one", "there are 2"]),
+        (["--invert", "image.png", "--sampler", "ddpm"], ["--invert goes a way without chance"]),
+        (["--invert", "image.png", "--eta", 0.5], ["--invert goes a way without chance"]),
+        (["--invert", "image.png", "--caption", CUBE], ["--invert takes one", "there are 2"]),
         (["--invert", "nowhere.png"], ["--invert", "nowhere.png cannot be read"]),
-        (["--invert", "picture.png", "--steps", 0], ["steps is 0"]),
+        (["--invert", "image.png", "--steps", 0], ["steps is 0"]),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -288,8 +288,8 @@ def test_an_unconditional_run_goes_from_seed_to_seed_alone(trained, sample):
     assert "this run is unconditional" in error and "--to-seed" in error
 
 
-def test_grey_pictures_are_read_for_what_the_run_draws(smoke, edited, files):
-    grey = np.asarray(Image.open(files / "picture.png").convert("L"))
+def test_grey_images_are_read_for_what_the_run_draws(smoke, edited, files):
+    grey = np.asarray(Image.open(files / "image.png").convert("L"))
     to_image(grey[..., None]).save(files / "grey.png")
     grid, *_ = edited(smoke[1], "--caption", CUBE, "--image", "grey.png", "--num-images", 1)
     shown = tiles(grid, 1, 2)[0, 0]

@@ -12,8 +12,8 @@ from PIL import Image
 from ldm_jax.autoencoder.perceptual import abstract_params
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.first_stage import borrowed_autoencoder, check_unchanged
-from ldm_jax.experiments.run_dir import DataFacts, RunDir
+from ldm_jax.experiments.first_stage import check_unchanged, load_autoencoder_from
+from ldm_jax.experiments.run_dir import DataInfo, RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 # 25 steps, the codes revived after steps 10 and 20; the checkpoints of 15, 20 and 25 are kept.
 VQ = """
     --autoencoder.network.bottleneck vq --autoencoder.network.codebook-size 64
-    --autoencoder.revive-every 10
+    --autoencoder.reset-dead-codes-every 10
     --autoencoder.steps 25 --autoencoder.progress.save-every 5 --autoencoder.progress.log-every 5
 """.split()
 ALWAYS = ["--diffusion.drop-probability", 0]
@@ -122,7 +122,7 @@ def test_revival_moves_the_codes_that_nothing_uses(vq):
 
 
 def test_a_model_that_never_lost_its_condition_cannot_be_guided(vq, sample, tmp_path):
-    """Its previews and final pictures were drawn without guidance."""
+    """Its previews and final images were drawn without guidance."""
     drawn = sample(vq[1], "--caption", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     error = sample(vq[1], "--caption", "a red square", "--guidance", 2).error
@@ -255,7 +255,7 @@ def test_the_autoencoder_of_another_run_is_used_bit_for_bit(
     drawn = sample(run, "--caption", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     # and a borrower may lend in turn
-    weights, _ = borrowed_autoencoder(borrower(run))
+    weights, _ = load_autoencoder_from(borrower(run))
     assert as_bytes(weights) == lent
     # but when its lender is trained again, the second stage does not go on
     check_unchanged(RunDir(run), weights)
@@ -271,14 +271,14 @@ def test_a_lender_may_have_its_first_stage_alone(perceptual):
     """And no average: then its parameters are what is lent."""
     run = perceptual[1]
     assert not (run / "checkpoints" / "diffusion").exists()
-    lent, _ = borrowed_autoencoder(borrower(run))
+    lent, _ = load_autoencoder_from(borrower(run))
     assert as_bytes(lent) == of_autoencoder(saved(run, "autoencoder", "params"))
 
 
 def test_a_lender_may_have_kept_its_second_stage_alone(vq, tmp_path):
     copy = shutil.copytree(vq[1], tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "autoencoder")
-    lent = as_bytes(borrowed_autoencoder(borrower(copy))[0])
+    lent = as_bytes(load_autoencoder_from(borrower(copy))[0])
     averaged, last = (of_autoencoder(saved(vq[1], "autoencoder", n)) for n in ("ema", "params"))
     assert lent == averaged != last
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_borrowed_is_refused(vq, train_on, no_compute, tmp_path):
     assert f"the autoencoder of {vq[1]} is another network: z-channels is 2 there, 3 here" in error
 
     begun = RunDir(tmp_path / "begun")
-    begun.begin("folder", RunDir(vq[1]).load()[1], DataFacts(3, "none"))
+    begun.begin("folder", RunDir(vq[1]).load()[1], DataInfo(3, "none"))
     assert f"{begun.path} has no trained autoencoder" in refused(begun.path)
     half = shutil.copytree(vq[1], tmp_path / "half")
     (half / "summary.json").unlink()
@@ -303,7 +303,7 @@ def test_what_cannot_be_borrowed_is_refused(vq, train_on, no_compute, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_autoencoder_of_colours_cannot_be_borrowed_for_grey_pictures(
+def test_an_autoencoder_of_colours_cannot_be_borrowed_for_grey_images(
     vq, train_tiny, photographs, tmp_path
 ):
     for file in (photographs / "flat").glob("*.png"):
@@ -328,7 +328,7 @@ def test_a_model_of_pixels_whose_classes_enter_with_the_time(train_on, sample, t
     ended = train_on("classes", run, *PIXELS)
     assert ended.code == 0, ended.err
     assert ended.out.startswith("autoencoder: none, on pixels | diffusion: ")
-    assert "encoding pictures" not in ended.err
+    assert "encoding images" not in ended.err
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["diffusion"]
     assert {line["stage"] for line in read(run / "metrics.jsonl")} == {"diffusion"}
     summary = json.loads((run / "summary.json").read_text())
@@ -339,6 +339,6 @@ def test_a_model_of_pixels_whose_classes_enter_with_the_time(train_on, sample, t
     assert set(params) == {"unet"} and params["unet"]["label"]["embedding"].shape == (3, 32)
     for words in ([], ["--guidance", 1], ["--guidance", 5]):
         drawn = sample(run, "--class-label", "red", 0, *words, "--out", tmp_path / "a.png")
-        assert drawn.out == f"8 pictures in {tmp_path / 'a.png'}\n", drawn.err
+        assert drawn.out == f"8 images in {tmp_path / 'a.png'}\n", drawn.err
     again = train_on("classes", run, *PIXELS)
     assert again.out == ended.out and f"{run} is finished" in again.err

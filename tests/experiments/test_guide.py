@@ -35,7 +35,7 @@ def of_classes(trained, train_tiny, photographs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unconditional(train_tiny, photographs, tmp_path_factory):
-    """An unconditional run on pictures that have classes, with a classifier."""
+    """An unconditional run on images that have classes, with a classifier."""
     run = tmp_path_factory.mktemp("runs") / "unconditional"
     words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--run-dir", run]
     words += ["--diffusion.condition", "none"]
@@ -53,15 +53,15 @@ def drawn(sample, tmp_path):
         out = tmp_path / "out.png"
         ended = sample(run, "--num-images", 2, *words, "--out", out)
         assert ended.code == 0, ended.err
-        picture = Image.open(out)
-        return np.asarray(picture), picture.text
+        image = Image.open(out)
+        return np.asarray(image), image.text
 
     return draw
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """A picture to resemble: blue above, orange below."""
+    """An image to resemble: blue above, orange below."""
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:20], pixels[20:] = (60, 90, 200), (230, 140, 40)
     file = tmp_path_factory.mktemp("files") / "scene.png"
@@ -105,7 +105,7 @@ def test_a_run_on_captions_has_classes_beside_captions_or_in_their_place(classif
 
 @pytest.fixture(scope="module")
 def library(classified):
-    """`library(options, towards)`: eight pictures without captions by the program's own parts."""
+    """`library(options, towards)`: eight images without captions by the program's own parts."""
     run = RunDir(classified[1])
     _, experiment, facts = run.load()
     second = SecondStage(experiment, facts)
@@ -126,7 +126,7 @@ def library(classified):
 
 
 def test_the_larger_the_scale_the_likelier_the_class(library):
-    """As the run's classifier sees the pictures, encoded and noised; compiled once."""
+    """As the run's classifier sees the images, encoded and noised; compiled once."""
     run, second = library.run, library.second
     classifier = Classifier(library.experiment, library.facts, second)
     params = run.checkpoints("classifier").restore_part(["ema"])["ema"]
@@ -143,7 +143,7 @@ def test_the_larger_the_scale_the_likelier_the_class(library):
 
 
 @pytest.mark.parametrize("factor", [1, 8])
-def test_guided_by_a_picture_a_smaller_view_is_nearer_to_it(factor, library, scene):
+def test_guided_by_an_image_a_smaller_view_is_nearer_to_it(factor, library, scene):
     small = fit(Image.open(scene), 32 // factor) / 127.5 - 1.0
 
     def distance(images):
@@ -157,7 +157,7 @@ def test_guided_by_a_picture_a_smaller_view_is_nearer_to_it(factor, library, sce
     assert (distance(guided) < distance(plain)).all()
 
 
-def test_a_picture_guides_whatever_else_is_asked(classified, unconditional, drawn, scene):
+def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn, scene):
     image = ["--guide-image", scene, "--guide-factor", 4]
     for run, words in (
         (classified[1], [*CUBE, "--classifier-scale", 5]),

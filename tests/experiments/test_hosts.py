@@ -186,7 +186,7 @@ def test_two_processes_draw_what_one_draws(finished, pair, sample, tmp_path):
     words = [finished[1], "--caption", CAPTION, "--num-images", 3]
     both = ended(pair("sample.py", *words, "--out", tmp_path / "two"))
     assert [process.code for process in both] == [0, 0], both
-    assert both[0].out == f"3 pictures in {tmp_path / 'two'}\n" and not both[1].out
+    assert both[0].out == f"3 images in {tmp_path / 'two'}\n" and not both[1].out
     assert sample(*words, "--out", tmp_path / "one").code == 0
     for i in range(3):
         file = tmp_path / "two" / f"{i:06d}.png"
@@ -196,13 +196,13 @@ def test_two_processes_draw_what_one_draws(finished, pair, sample, tmp_path):
 
 
 def test_data_that_one_host_lacks_is_an_error_of_both(pair, photographs, tmp_path):
-    shutil.copytree(photographs / "flat", tmp_path / "a" / "pictures")
+    shutil.copytree(photographs / "flat", tmp_path / "a" / "images")
     (tmp_path / "b").mkdir()
-    words = ["folder", *TINY.split(), "--data.path", "pictures", "--run-dir", tmp_path / "run"]
+    words = ["folder", *TINY.split(), "--data.path", "images", "--run-dir", tmp_path / "run"]
     both = ended(pair("train.py", *words, folders=(tmp_path / "a", tmp_path / "b")))
     assert [process.code for process in both] == [2, 2], both
     for process in both:
-        assert "error: the image folder pictures does not exist (process 1)" in process.err
+        assert "error: the image folder images does not exist (process 1)" in process.err
         assert "Traceback" not in process.err
     assert not (tmp_path / "run").exists()
 

@@ -66,7 +66,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     assert np.std(losses[0][0]) > 0
 
 
-def test_the_mirror_image_is_cached_beside_the_picture(problem, one_device):
+def test_the_mirror_image_is_cached_beside_the_image(problem, one_device):
     experiment, data, second, autoencoder = problem
     flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
     loader, _ = latent_loader(
@@ -74,8 +74,8 @@ def test_the_mirror_image_is_cached_beside_the_picture(problem, one_device):
     )
     images = data.train.read(range(len(data.train)))["image"]
     moments = loader.source.arrays["encoded"]
-    for view, pictures in enumerate((images, images[:, :, ::-1])):
-        expected = second.first.encode(autoencoder, pictures)
+    for view, rows in enumerate((images, images[:, :, ::-1])):
+        expected = second.first.encode(autoencoder, rows)
         np.testing.assert_allclose(moments[:, view], expected, atol=1e-5)
 
 

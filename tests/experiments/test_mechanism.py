@@ -18,9 +18,9 @@ from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Condition
 from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 
-C = 2  # channels of the latents of smoke; they are 16x16, of pictures of 32x32
+C = 2  # channels of the latents of smoke; they are 16x16, of images of 32x32
 Z_T = jax.ShapeDtypeStruct((2, 16, 16, C), jnp.float32)
 WORDS = {"vocabulary": tuple("abcdef"), "caption_length": 5}
 CLASSES = {"class_names": tuple("abc")}
@@ -43,7 +43,7 @@ def configured(bottleneck="kl", precision="float32", **diffusion):
 
 def built(experiment, condition, **facts):
     """The model with shapes in place of arrays."""
-    facts = DataFacts(3, condition, **facts)
+    facts = DataInfo(3, condition, **facts)
     return nnx.eval_shape(lambda: build_model(experiment, facts, nnx.Rngs(0)))
 
 
@@ -135,7 +135,7 @@ def test_there_is_a_class_for_no_class_where_conditions_are_dropped(
     model = built(experiment, "class", **CLASSES)
     table = model.unet.label if entry == "time" else model.tau.embedding
     assert table.num_embeddings == embeddings
-    second = SecondStage(experiment, DataFacts(3, "class", **CLASSES))
+    second = SecondStage(experiment, DataInfo(3, "class", **CLASSES))
     assert second.guidable == (drop_probability > 0)
     assert (second.generator.null is not None) == (drop_probability > 0)
 
@@ -152,10 +152,10 @@ def test_the_encoders_have_the_sizes_of_what_they_read():
     assert semantic.stages == 1 and semantic.conv.kernel.shape == (1, 1, 7, C)
 
 
-def test_without_a_first_stage_the_unet_works_on_the_channels_of_the_pictures():
+def test_without_a_first_stage_the_unet_works_on_the_channels_of_the_images():
     experiment = configured(bottleneck="none")
     for channels in (1, 3):
-        facts = DataFacts(channels, "none")
+        facts = DataInfo(channels, "none")
         assert latent_channels(experiment.autoencoder.network, facts) == channels
         model = nnx.eval_shape(lambda facts=facts: build_model(experiment, facts, nnx.Rngs(0)))
         assert model.unet.conv_in.kernel.shape[2] == channels
@@ -174,4 +174,4 @@ def test_unet_and_encoder_compute_in_the_type_of_the_experiment(condition, facts
 
 def test_a_condition_that_nobody_knows_is_a_mistake_of_ours():
     with pytest.raises(ValueError, match="smell"):
-        mechanism(configured(), DataFacts(3, "smell"))
+        mechanism(configured(), DataInfo(3, "smell"))

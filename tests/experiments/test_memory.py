@@ -18,7 +18,7 @@ from ldm_jax.diffusion.transformer import TransformerBlock
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.experiments.run_dir import DataFacts
+from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.layers import ResBlock, SpatialSelfAttention
 from ldm_jax.parameters import shapes_of
 from ldm_jax.training.optimiser import make_optimiser
@@ -26,7 +26,7 @@ from ldm_jax.training.sharding import SMALLEST_SHARDED, make_mesh, tree_sharding
 from ldm_jax.training.state import Stage, init_state, train_step
 
 STAGES = ("autoencoder", "diffusion", "classifier")
-TEXT = DataFacts(3, "text", ("a", "b", "c"), tuple("abcdefgh"), 5)
+TEXT = DataInfo(3, "text", ("a", "b", "c"), tuple("abcdefgh"), 5)
 KEY = jax.random.key(0)
 
 
@@ -104,7 +104,7 @@ def test_published_states_are_split_over_fsdp_to_the_last_percent():
     So a device has at most 1/8 of the state and a percent of it, and what it has is exactly what
     follows from the sizes: whole where an array is small or nothing divides, else an eighth.
     """
-    facts = DataFacts(3, "class", tuple(map(str, range(1000))))
+    facts = DataInfo(3, "class", tuple(map(str, range(1000))))
     stage, constants, _ = trained_as(EXPERIMENTS["cin256-v2"](), "diffusion", facts)
     state = jax.eval_shape(partial(init_state, stage), KEY, constants)
     shardings = tree_sharding(state, make_mesh(1, 8, 1))
@@ -139,7 +139,7 @@ TENSOR = {
 
 def test_tensor_splits_the_projections_of_attention_and_feed_forward_and_nothing_else():
     experiment = EXPERIMENTS["text2img256"]()
-    facts = DataFacts(3, "text", (), tuple("abcdefgh"), 77)
+    facts = DataInfo(3, "text", (), tuple("abcdefgh"), 77)
     params = shapes_of(partial(build_model, experiment, facts))
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree_sharding(params, make_mesh(1, 1, 8)))
     found = {}

@@ -1,4 +1,4 @@
-"""Single pictures, arrays and animations: what is in them, and that nothing is drawn twice."""
+"""Single images, arrays and animations: what is in them, and that nothing is drawn twice."""
 
 import json
 
@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image
 
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.outputs import PictureFolder, kind_of, pack
+from ldm_jax.experiments.outputs import ImageFolder, kind_of, pack
 from ldm_jax.sampling.generate import Generator
 
 slow = pytest.mark.slow
@@ -33,41 +33,41 @@ def test_another_ending_is_refused():
         kind_of("x.jpeg")
 
 
-def test_a_folder_has_each_picture_and_what_it_is(tmp_path):
-    folder = PictureFolder(epath.Path(tmp_path / "f"), {"seed": 3})
+def test_a_folder_has_each_image_and_what_it_is(tmp_path):
+    folder = ImageFolder(epath.Path(tmp_path / "f"), {"seed": 3})
     np.testing.assert_array_equal(folder.missing(5), range(5))
     folder.write([1, 3], IMAGES[[1, 3]], ["one", "three"])
     np.testing.assert_array_equal(folder.missing(5), [0, 2, 4])
     np.testing.assert_array_equal(folder.read(3), IMAGES[3])
     text = Image.open(tmp_path / "f" / "000003.png").text
     assert text == {"seed": "3", "number": "3", "condition": "three"}
-    again = PictureFolder(epath.Path(tmp_path / "f"), {"seed": 3})
+    again = ImageFolder(epath.Path(tmp_path / "f"), {"seed": 3})
     np.testing.assert_array_equal(again.missing(4), [0, 2])
 
 
-def test_a_picture_that_was_not_written_whole_is_not_there(tmp_path):
-    folder = PictureFolder(epath.Path(tmp_path / "f"), {})
+def test_an_image_that_was_not_written_whole_is_not_there(tmp_path):
+    folder = ImageFolder(epath.Path(tmp_path / "f"), {})
     folder.write([0], IMAGES[:1], [""])
-    (tmp_path / "f" / "000001.part").write_bytes(b"half of a picture")
+    (tmp_path / "f" / "000001.part").write_bytes(b"half of an image")
     np.testing.assert_array_equal(folder.missing(3), [1, 2])
 
 
-def test_pictures_of_another_kind_are_not_mixed_in(tmp_path):
-    PictureFolder(epath.Path(tmp_path / "f"), {"to_seed": 3}).write([0], IMAGES[:1], [""])
+def test_images_of_another_kind_are_not_mixed_in(tmp_path):
+    ImageFolder(epath.Path(tmp_path / "f"), {"to_seed": 3}).write([0], IMAGES[:1], [""])
     with pytest.raises(UserError, match="another kind: to-seed was 3, and is 4 now"):
-        PictureFolder(epath.Path(tmp_path / "f"), {"to_seed": 4})
+        ImageFolder(epath.Path(tmp_path / "f"), {"to_seed": 4})
     with pytest.raises(UserError, match="was 3, and is None now"):
-        PictureFolder(epath.Path(tmp_path / "f"), {})
+        ImageFolder(epath.Path(tmp_path / "f"), {})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="has other files in it; --out is a new folder"):
-        PictureFolder(epath.Path(tmp_path / "mine"), {})
+        ImageFolder(epath.Path(tmp_path / "mine"), {})
 
 
 @pytest.mark.parametrize("grey", [False, True])
 def test_an_archive_is_read_by_numpy_as_adms_evaluation_does(grey, tmp_path):
     images = IMAGES[..., :1] if grey else IMAGES
-    folder = PictureFolder(epath.Path(tmp_path / "parts"), {})
+    folder = ImageFolder(epath.Path(tmp_path / "parts"), {})
     folder.write(range(5), images, [""] * 5)
     pack(folder, 5, epath.Path(tmp_path / "a.npz"), np.arange(5, dtype=np.int32))
     with np.load(tmp_path / "a.npz") as file:
@@ -79,7 +79,7 @@ def test_an_archive_is_read_by_numpy_as_adms_evaluation_does(grey, tmp_path):
 
 
 @slow
-def test_a_stopped_command_goes_on_and_ends_in_the_same_pictures(
+def test_a_stopped_command_goes_on_and_ends_in_the_same_images(
     trained, sample, tmp_path, monkeypatch
 ):
     _, run = trained("captions")
@@ -101,8 +101,8 @@ def test_a_stopped_command_goes_on_and_ends_in_the_same_pictures(
     there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "f").glob("*.png")}
     assert sum(drawn) == len(there) > 0
     ended = sample(*words, "--out", tmp_path / "f")
-    assert ended.code == 0 and ended.out == f"10 pictures in {tmp_path / 'f'}\n"
-    assert f"{len(there)} of 10 pictures are there already" in ended.err
+    assert ended.code == 0 and ended.out == f"10 images in {tmp_path / 'f'}\n"
+    assert f"{len(there)} of 10 images are there already" in ended.err
     for path in (tmp_path / "f").glob("*.png"):
         np.testing.assert_array_equal(pixels(path), pixels(tmp_path / "whole" / path.name))
         assert path.name not in there or path.stat().st_mtime_ns == there[path.name]
@@ -113,12 +113,12 @@ def test_a_stopped_command_goes_on_and_ends_in_the_same_pictures(
 
 
 @slow
-def test_more_pictures_of_one_condition_begin_with_those_there_are(trained, sample, tmp_path):
+def test_more_images_of_one_condition_begin_with_those_there_are(trained, sample, tmp_path):
     _, run = trained("captions")
     words = [run, "--caption", RED, "--steps", 2, "--out", tmp_path / "f", "--num-images"]
     assert sample(*words, 2).code == 0
     more = sample(*words, 3)
-    assert more.code == 0 and "2 of 3 pictures are there already" in more.err
+    assert more.code == 0 and "2 of 3 images are there already" in more.err
     other = sample(run, "--caption", BLUE, "--steps", 2, "--out", tmp_path / "f").error
     assert "conditions was a red square, and is a blue square now" in other
 
@@ -128,7 +128,7 @@ def test_a_run_on_classes_writes_every_class_and_its_number(trained, sample, tmp
     _, run = trained("classes")
     out = tmp_path / "a.npz"
     words = [run, "--class-label", "all", "--num-images", 2, "--steps", 2, "--out", out]
-    assert sample(*words).out == f"4 pictures in {out}\n"
+    assert sample(*words).out == f"4 images in {out}\n"
     with np.load(out) as file:
         np.testing.assert_array_equal(file["arr_1"], [0, 0, 1, 1])
         assert file["arr_0"].shape == (4, 8, 8, 3) and file["arr_0"].std() > 5
@@ -136,14 +136,14 @@ def test_a_run_on_classes_writes_every_class_and_its_number(trained, sample, tmp
 
 
 @slow
-def test_animations_and_trajectories_end_in_the_picture(trained, sample, tmp_path):
+def test_animations_and_trajectories_end_in_the_image(trained, sample, tmp_path):
     _, run = trained("flat")
     words = [run, "--num-images", 2, "--steps", 5]
     assert sample(*words, "--out", tmp_path / "a.gif").code == 0
     with Image.open(tmp_path / "a.gif") as file:
         assert file.n_frames > 1 and b"steps: 5" in file.info["comment"]
     ended = sample(*words, "--trajectory", 3, "--out", tmp_path / "a.png")
-    assert ended.out == f"2 pictures and 3 estimates of each in {tmp_path / 'a.png'}\n", ended.err
+    assert ended.out == f"2 images and 3 estimates of each in {tmp_path / 'a.png'}\n", ended.err
     assert sample(*words, "--out", tmp_path / "b.png").code == 0
     with_estimates, alone = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
     np.testing.assert_array_equal(with_estimates[:144, -144:], alone[:144, :144])
@@ -151,7 +151,7 @@ def test_animations_and_trajectories_end_in_the_picture(trained, sample, tmp_pat
 
 
 @slow
-def test_edited_pictures_may_be_written_one_by_one(trained, photographs, sample, tmp_path):
+def test_edited_images_may_be_written_one_by_one(trained, photographs, sample, tmp_path):
     _, run = trained("flat")
     image = photographs / "flat" / "0.png"
     ended = sample(run, "--image", image, "--num-images", 2, "--steps", 2, "--out", tmp_path / "f")
@@ -165,8 +165,8 @@ def test_edited_pictures_may_be_written_one_by_one(trained, photographs, sample,
     [
         (["--trajectory", 3, "--out", "a.gif"], "--trajectory is a number of columns of a grid"),
         (["--trajectory", -1], "--trajectory is a number of columns"),
-        (["--image", "x.png", "--out", "a.gif"], "show how pictures are drawn, not edited"),
-        (["--image", "x.png", "--trajectory", 3], "show how pictures are drawn, not edited"),
+        (["--image", "x.png", "--out", "a.gif"], "show how images are drawn, not edited"),
+        (["--image", "x.png", "--trajectory", 3], "show how images are drawn, not edited"),
         (["--invert", "x.png", "--out", "a.npz"], "compared side by side is a .png"),
         (["--reconstruct", "x.png", "--out", "folder"], "compared side by side is a .png"),
     ],

@@ -22,7 +22,7 @@ from ldm_jax.experiments.config import (
     TfdsData,
 )
 from ldm_jax.experiments.mechanism import build_model
-from ldm_jax.experiments.run_dir import DataFacts, from_json, to_json
+from ldm_jax.experiments.run_dir import DataInfo, from_json, to_json
 
 OURS = FIRST_STAGES | PUBLISHED | UNPUBLISHED
 
@@ -190,7 +190,7 @@ def discriminator_size(config) -> int:
 
 @functools.cache
 def _model_size(autoencoder, diffusion) -> tuple[int, int]:
-    facts = DataFacts(
+    facts = DataInfo(
         channels=3,
         condition=diffusion.condition,
         class_names=tuple(str(i) for i in range(1000)),

@@ -7,9 +7,9 @@ import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.run_dir import DataFacts, RunDir
+from ldm_jax.experiments.run_dir import DataInfo, RunDir
 
-FACTS = DataFacts(3, "text", vocabulary=("ball", "red"), caption_length=2)
+FACTS = DataInfo(3, "text", vocabulary=("ball", "red"), caption_length=2)
 
 
 @pytest.fixture

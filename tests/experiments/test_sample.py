@@ -39,11 +39,11 @@ def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
     out = tmp_path / "new" / "cubes.png"
     words = ["--caption", "a red cube", "--num-images", 2, "--out", out]
     finished = ended(process("sample.py", smoke[1], *words))
-    assert finished.code == 0 and finished.out == f"2 pictures in {out}\n", finished.err
+    assert finished.code == 0 and finished.out == f"2 images in {out}\n", finished.err
     assert "sampling: 100%" in finished.err and "Traceback" not in finished.err
-    picture = Image.open(out)
-    assert np.asarray(picture).std() > 5
-    assert picture.text == {
+    image = Image.open(out)
+    assert np.asarray(image).std() > 5
+    assert image.text == {
         "run": str(smoke[1]),
         "sampler": "ddim",
         "steps": "5",
@@ -68,20 +68,20 @@ def test_the_same_seed_gives_the_same_bytes_at_any_batch_size(drawn):
     assert drawn("--seed", 5) == drawn("--seed", 5, "--batch-size", 2) != drawn("--seed", 6)
 
 
-def test_the_settings_are_written_down_and_change_the_pictures(drawn, tmp_path):
+def test_the_settings_are_written_down_and_change_the_images(drawn, tmp_path):
     ways = [
         {},
         {"sampler": "ddpm", "steps": "3", "guidance": "9.0"},
         {"eta": "1.0"},
         {"sampler": "dpmpp-2m", "spacing": "log-snr"},
     ]
-    pictures = []
+    images = []
     for settings in ways:
         drawn(*(word for name, value in settings.items() for word in (f"--{name}", value)))
-        picture = Image.open(tmp_path / "out.png")
-        assert settings.items() <= picture.text.items()
-        pictures.append(np.asarray(picture).tobytes())
-    assert len(set(pictures)) == len(ways)
+        image = Image.open(tmp_path / "out.png")
+        assert settings.items() <= image.text.items()
+        images.append(np.asarray(image).tobytes())
+    assert len(set(images)) == len(ways)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from PIL import Image
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.sizes import SizeOptions
-from ldm_jax.sampling.windows import Windows
+from ldm_jax.sampling.tiling import Tiles
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def drawn(trained, sample, tmp_path):
-    """The single pictures that `sample.py RUN words...` draws from a run on 8x8 pictures."""
+    """The single images that `sample.py RUN words...` draws from a run on 8x8 images."""
 
     def draw(*words):
         out = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -29,27 +29,27 @@ def test_options_in_pixels_become_sizes_of_latents():
     """The default experiment: 32 pixels, f = 4, a UNet of two levels."""
     size = SizeOptions(height=40, window=16, tile=12).of(EXPERIMENTS["scenes"](), 3)
     assert size[:3] == (40, 32, (10, 8, 3))
-    assert size.windows == Windows((4, 4), (2, 2)) and size.tiles == Windows((3, 3), (2, 2))
+    assert size.windows == Tiles((4, 4), (2, 2)) and size.tiles == Tiles((3, 3), (2, 2))
     assert SizeOptions().of(EXPERIMENTS["scenes"](), 3)[2:] == ((8, 8, 3), None, None)
 
 
-def test_pictures_have_the_size_that_is_asked_for(drawn):
+def test_images_have_the_size_that_is_asked_for(drawn):
     assert drawn("--height", 12, "--width", 20).shape == (2, 12, 20, 3)
     np.testing.assert_array_equal(drawn("--height", 8), drawn())
 
 
-def test_windows_and_tiles_as_large_as_the_picture_change_next_to_nothing(drawn):
+def test_windows_and_tiles_as_large_as_the_image_change_next_to_nothing(drawn):
     parts = drawn("--window", 8, "--tile", 8).astype(int)
     assert np.abs(parts - drawn()).max() <= 2
 
 
-def test_smaller_windows_are_other_pictures(drawn):
+def test_smaller_windows_are_other_images(drawn):
     whole = drawn("--width", 16).astype(int)
     parts = drawn("--width", 16, "--window", 4).astype(int)
     assert whole.shape == parts.shape and np.abs(whole - parts).mean() > 1
 
 
-def test_pictures_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photographs):
+def test_images_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photographs):
     image = photographs / "flat" / "0.png"
     edited = drawn("--image", image, "--width", 16, "--strength", 0.5)
     assert edited.shape == (2, 8, 16, 3)

@@ -35,7 +35,7 @@ def trained_task(train_tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """What a user would have: a picture, a mask, a map, a layout."""
+    """What a user would have: an image, a mask, a map, a layout."""
     folder = tmp_path_factory.mktemp("files")
     scene = ScenesSource(48, "full", 1, extras=("semantic",)).read([0])
     Image.fromarray(scene["image"][0][:33]).save(folder / "image.png")  # 48 wide, 33 high
@@ -67,7 +67,7 @@ def test_a_task_trains_is_judged_and_leaves_a_figure(kind, trained_task):
     if kind in ("super-resolution", "inpainting"):
         other = "bicubic" if kind == "super-resolution" else "mean_fill"
         scores = summary["restored"]
-        assert set(scores) == {"samples", other, "reconstructed", "pictures", "guidance"}
+        assert set(scores) == {"samples", other, "reconstructed", "images", "guidance"}
         assert all(set(scores[who]) == {"psnr", "ssim"} for who in ("samples", other))
         assert scores[other]["ssim"] > 0.3 and other.replace("_", " ") in ended.out
     else:
@@ -94,13 +94,13 @@ def test_a_task_draws_from_its_file(kind, trained_task, files, sample, tmp_path)
     run = trained_task(kind)[1]
     words = [run, *words_for(kind, files), "--num-images", 2]
     ended = sample(*words, "--out", tmp_path / "f")
-    assert ended.code == 0 and ended.out == f"2 pictures in {tmp_path / 'f'}\n", ended.err
-    picture = np.asarray(Image.open(tmp_path / "f" / "000001.png"))
-    assert picture.shape == (*SIZES[kind], 3)
+    assert ended.code == 0 and ended.out == f"2 images in {tmp_path / 'f'}\n", ended.err
+    result = np.asarray(Image.open(tmp_path / "f" / "000001.png"))
+    assert result.shape == (*SIZES[kind], 3)
     if kind == "inpainting":
         image, mask = (np.asarray(Image.open(files / f))[:32] for f in ("image.png", "mask.png"))
-        np.testing.assert_array_equal(picture[mask == 0], image[mask == 0])
-        assert not np.array_equal(picture[mask > 0], image[mask > 0])
+        np.testing.assert_array_equal(result[mask == 0], image[mask == 0])
+        assert not np.array_equal(result[mask > 0], image[mask > 0])
     assert sample(*words, "--out", tmp_path / "a.png").code == 0
     assert np.asarray(Image.open(tmp_path / "a.png")).std() > 10
     if kind != "none":
@@ -109,7 +109,7 @@ def test_a_task_draws_from_its_file(kind, trained_task, files, sample, tmp_path)
         assert np.asarray(Image.open(tmp_path / "s" / "000000.png")).shape == (16, 24, 3)
 
 
-def test_a_mask_is_cut_as_its_picture_is(trained_task, sample, tmp_path):
+def test_a_mask_is_cut_as_its_image_is(trained_task, sample, tmp_path):
     """Each white pixel is painted, and no other; also where a border is cut off on all sides."""
     pixels = np.random.default_rng(0).integers(0, 255, (39, 51, 3), dtype=np.uint8)
     mask = np.random.default_rng(1).random((39, 51)) < 0.3
@@ -127,7 +127,7 @@ def test_a_mask_is_cut_as_its_picture_is(trained_task, sample, tmp_path):
 
 
 def test_the_condition_decides(trained_task, files, sample, tmp_path):
-    """Another map, with the same noise, is another picture."""
+    """Another map, with the same noise, is another image."""
     run = trained_task("semantic")[1]
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(tmp_path / "sky.png")
     for name, file in (("a", files / "map.png"), ("b", tmp_path / "sky.png")):
@@ -137,7 +137,7 @@ def test_the_condition_decides(trained_task, files, sample, tmp_path):
     assert not np.array_equal(a, b)
     (tmp_path / "sky.png").write_bytes((files / "map.png").read_bytes())
     again = sample(run, *words[:4], "--out", tmp_path / "b").error
-    assert "has pictures of another kind: content was" in again
+    assert "has images of another kind: content was" in again
 
 
 @pytest.mark.parametrize(

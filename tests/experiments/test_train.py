@@ -27,8 +27,8 @@ def test_smoke_leaves_everything(smoke):
     previews = {path.name for path in (run / "samples").iterdir()}
     stages = ("autoencoder", "diffusion")
     assert previews == {f"{s}_{step:07d}.png" for s in stages for step in (20, 40)}
-    for picture in [*run.glob("*.png"), *run.glob("samples/*.png")]:
-        assert np.asarray(Image.open(picture)).std() > 5
+    for image in [*run.glob("*.png"), *run.glob("samples/*.png")]:
+        assert np.asarray(Image.open(image)).std() > 5
     for stage in stages:
         assert RunDir(run).checkpoints(stage).latest_step() == 40
 
@@ -54,7 +54,7 @@ def test_the_summary_says_how_large_how_fast_and_how_good(smoke):
             assert part[number] > 0
     assert summary["autoencoder"]["psnr"] > 10 and summary["diffusion"]["scale_factor"] > 0
     oracle = summary["diffusion"]["oracle"]
-    assert oracle["ceiling"]["both"] > 0.9 and oracle["pictures"] == 32
+    assert oracle["ceiling"]["both"] > 0.9 and oracle["images"] == 32
     assert {"samples", "floor"} <= oracle.keys()
     assert summary["wall_seconds"] > summary["autoencoder"]["seconds"]
     assert summary["device"] == "1 x cpu" and "jax" in summary["versions"]
@@ -73,7 +73,7 @@ def test_a_finished_run_says_so_at_once(smoke, train, monkeypatch):
     for words in ([], ["--stage", "autoencoder"], ["--stage", "diffusion"]):
         again = train("smoke", "--run-dir", run, *words)
         assert again.code == 0 and again.out == ended.out
-        assert f"{run} is finished; to draw pictures from it: python sample.py {run}" in again.err
+        assert f"{run} is finished; to draw images from it: python sample.py {run}" in again.err
     assert (run / "summary.json").read_text() == before
 
 

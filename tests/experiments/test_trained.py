@@ -1,4 +1,4 @@
-"""Weights on the devices: split or whole, on some or all of them, the pictures are the same."""
+"""Weights on the devices: split or whole, on some or all of them, the images are the same."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from ldm_jax.training import sharding
 pytestmark = pytest.mark.slow
 
 
-def test_pictures_do_not_depend_on_the_devices(trained, monkeypatch):
+def test_images_do_not_depend_on_the_devices(trained, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 64)
     run = RunDir(trained("captions")[1])
     _, experiment, facts = run.load()
@@ -30,7 +30,7 @@ def test_pictures_do_not_depend_on_the_devices(trained, monkeypatch):
         return second.generator(*ours, asked[:n], **settings), used, parts
 
     alone, devices, _ = drawn(MeshConfig(), 1)
-    assert devices == {1}  # one picture, one device
+    assert devices == {1}  # one image, one device
     for mesh, n, split in (
         (MeshConfig(fsdp=2, tensor=2), 8, True),
         (MeshConfig(fsdp=4), 8, False),  # which is a matter of training

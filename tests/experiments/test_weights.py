@@ -33,7 +33,7 @@ KEYS = Path(__file__).parents[2].parent / "shared" / "reference" / "keys"
 
 
 def tiny(**diffusion):
-    """A model with every part of a published one, on 16x16 pictures."""
+    """A model with every part of a published one, on 16x16 images."""
     smoke = EXPERIMENTS["smoke"]()
     stage = smoke.diffusion
     return replace(
@@ -171,8 +171,8 @@ def test_a_first_stage_reconstructs_and_serves_another_run(file, sample, photogr
     path, arrays = file("tiny-first")
     run = tmp_path / "run"
     assert convert(path, "--model", "tiny-first", "--out", run).code == 0
-    pictures = photographs / "captions"
-    done = sample(run, "--reconstruct", pictures, "--out", tmp_path / "rec.png")
+    images = photographs / "captions"
+    done = sample(run, "--reconstruct", images, "--out", tmp_path / "rec.png")
     assert done.code == 0 and "PSNR" in done.out
     assert Image.open(tmp_path / "rec.png").size[1] > 190  # two rows
     assert "no image" in sample(run, "--reconstruct", tmp_path / "run" / "checkpoints").error
@@ -197,13 +197,13 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
     assert "tokenizer" in convert(*words, tmp_path / "gone.json").error
     assert convert(*words, tmp_path / "tokenizer.json").code == 0
     (tmp_path / "tokenizer.json").unlink()
-    pictures = []
+    images = []
     for i, caption in enumerate(["red cube", "cube"]):
         file_out = tmp_path / f"{i}.png"
         words = ["--num-images", "1", "--steps", "2", "--guidance", "30", "--out", file_out]
         assert sample(run, "--caption", caption, *words).code == 0
-        pictures.append(np.asarray(Image.open(file_out))[:140])
-    assert not np.array_equal(*pictures)
+        images.append(np.asarray(Image.open(file_out))[:140])
+    assert not np.array_equal(*images)
 
 
 def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_given(
@@ -224,16 +224,16 @@ def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_gi
     assert "cannot be read" in convert_to(tmp_path / "names", "--names", tmp_path / "x").error
     names.write_text("\n".join([f"kind {i}" for i in range(354)]) + "\n")
     assert convert_to(tmp_path / "names", "--names", names).code == 0
-    pictures = []
+    images = []
     for run, label in [("numbers", "353"), ("names", "kind 353"), ("names", "kind 3")]:
         box = {"label": label, "box": [0, 0.1, 0.5, 0.9]}
         (tmp_path / "layout.json").write_text(json.dumps({"objects": [box]}))
         out = tmp_path / f"{label}.npz"
         words = ["--layout", tmp_path / "layout.json", "--num-images", "8", "--steps", "2"]
         assert sample(tmp_path / run, *words, "--guidance", "300", "--out", out).code == 0
-        pictures.append(np.load(out)["arr_0"])
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
+        images.append(np.load(out)["arr_0"])
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
     error = sample(tmp_path / "numbers", "--layout", tmp_path / "layout.json").error
     assert "unknown label 'kind 3'" in error
 

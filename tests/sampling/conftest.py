@@ -11,7 +11,7 @@ def golden():
     """What CompVis/latent-diffusion and the DPM-Solver of stable-diffusion computed, betas
     sqrt-linear from .0015 to .0195.
 
-    sampler/*: pictures `[B, C, H, W]` of a toy network, see test_golden.py. ddim_*: its DDIM
+    sampler/*: images `[B, C, H, W]` of a toy network, see test_golden.py. ddim_*: its DDIM
     sampler's tables by S. ddpm/*, ddpm_v*/*: its DDPM's, by v; lvlb_weights also by what the
     network predicts.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.sample import picture_keys, sample
+from ldm_jax.sampling.sample import image_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS
 
 MEAN, STD = 1.5, 0.5
@@ -31,9 +31,9 @@ def quantile(z, t):
 
 
 def errors(sampler, grids):
-    """The largest error over several pictures, for each grid: `[grids]`."""
+    """The largest error over several images, for each grid: `[grids]`."""
     start = jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
-    keys = picture_keys(0, jnp.arange(5))
+    keys = image_keys(0, jnp.arange(5))
 
     @jax.jit
     def error(grid):

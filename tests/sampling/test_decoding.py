@@ -1,4 +1,4 @@
-"""Decoding a few at a time: the same pictures, and never more of them at once than that."""
+"""Decoding a few at a time: the same images, and never more of them at once than that."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ldm_jax.sampling.decoding import AT_ONCE, decode, decode_all
-from ldm_jax.sampling.windows import Windows
+from ldm_jax.sampling.tiling import Tiles
 
 
 def watched(seen):
-    def picture(z):
+    def image(z):
         seen.append(z.shape[0])
         return jnp.tanh(jnp.repeat(jnp.repeat(z, 2, 1), 2, 2))
 
-    return picture
+    return image
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_rows_of_a_device_stay_on_it():
     assert not any(word in said for word in ("all-gather(", "all-to-all(", "collective-permute("))
 
 
-def test_tiles_of_a_local_decoder_make_the_whole_picture():
+def test_tiles_of_a_local_decoder_make_the_whole_image():
     z = np.random.default_rng(0).normal(size=(2, 9, 12, 3)).astype(np.float32)
     whole = decode(watched([]), z)
     np.testing.assert_allclose(
-        np.int32(decode(watched([]), z, tiles=Windows.square(5, 0.25))), np.int32(whole), atol=1
+        np.int32(decode(watched([]), z, tiles=Tiles.square(5, 0.25))), np.int32(whole), atol=1
     )
 
 

@@ -11,17 +11,17 @@ from ldm_jax.diffusion.process import target
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.editing import (
+    add_noise,
     composite,
     first_step,
     invert,
     known_cells,
     lerp,
-    noised,
-    put_in,
+    replace_known,
     slerp,
     with_border,
 )
-from ldm_jax.sampling.sample import noise_like, picture_keys, sample
+from ldm_jax.sampling.sample import image_keys, noise_like, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -36,7 +36,7 @@ def gaussian(z_t, t, schedule=SCHEDULE):
     return sigma * (z_t - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
 
 
-def pictures(n=3, seed=0):
+def images(n=3, seed=0):
     """Latents that such data have."""
     normal = np.random.default_rng(seed).normal(size=(n, *SHAPE))
     return jnp.asarray(MEAN + STD * normal, jnp.float32)
@@ -56,28 +56,28 @@ def test_other_strengths_are_refused(strength):
         first_step(strength, 50)
 
 
-def from_picture(z_0, strength, S=50, sampler="ddim"):
-    """Image to image: the last steps from the noised picture."""
-    keys, grid = picture_keys(0, jnp.arange(len(z_0))), timestep_grid("uniform", S, SCHEDULE)
+def from_image(z_0, strength, S=50, sampler="ddim"):
+    """Image to image: the last steps from the noised image."""
+    keys, grid = image_keys(0, jnp.arange(len(z_0))), timestep_grid("uniform", S, SCHEDULE)
     first = first_step(strength, S)
-    start = noised(SCHEDULE, z_0, jnp.asarray(grid[first]), keys)
+    start = add_noise(SCHEDULE, z_0, jnp.asarray(grid[first]), keys)
     how = SCHEDULE, "eps", SOLVERS[sampler], grid[first:], keys, SHAPE
     return sample(gaussian, *how, start=start)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp-2m"])
-def test_the_less_strength_the_more_of_the_picture_stays(sampler):
-    z_0 = pictures()
+def test_the_less_strength_the_more_of_the_image_stays(sampler):
+    z_0 = images()
     strengths = (0.02, 0.2, 0.9)
-    run = jax.jit(partial(from_picture, sampler=sampler), static_argnums=1)
+    run = jax.jit(partial(from_image, sampler=sampler), static_argnums=1)
     errors = [float(jnp.abs(run(z_0, strength) - z_0).mean()) for strength in strengths]
     assert errors == sorted(errors) and errors[0] < 0.2 < 0.5 < errors[-1], errors
 
 
-def test_a_noised_picture_has_the_noise_of_its_z_T():
-    keys, z_0 = picture_keys(3, jnp.arange(2)), pictures(2)
+def test_a_noised_image_has_the_noise_of_its_z_T():
+    keys, z_0 = image_keys(3, jnp.arange(2)), images(2)
     t = jnp.int32(400)
-    z_t = np.asarray(noised(SCHEDULE, z_0, t, keys), np.float64)
+    z_t = np.asarray(add_noise(SCHEDULE, z_0, t, keys), np.float64)
     alpha_bar = SCHEDULE.alpha_bar[400]
     eps = (z_t - np.sqrt(alpha_bar) * np.asarray(z_0)) / np.sqrt(1 - alpha_bar)
     np.testing.assert_allclose(eps, noise_like(keys, SHAPE), atol=1e-5)
@@ -92,9 +92,9 @@ def test_a_latent_is_known_if_all_of_its_pixels_are():
 
 
 def test_known_parts_are_put_in_noised_and_the_rest_is_left_alone():
-    z_0, z_t, eps = pictures(2), pictures(2, 1), pictures(2, 2)
+    z_0, z_t, eps = images(2), images(2, 1), images(2, 2)
     known = np.random.default_rng(0).random((2, 4, 4, 1)) < 0.5
-    out = np.asarray(put_in(SCHEDULE, known, z_0, z_t, jnp.int32(700), eps))
+    out = np.asarray(replace_known(SCHEDULE, known, z_0, z_t, jnp.int32(700), eps))
     alpha_bar = SCHEDULE.alpha_bar[700]
     noisy = np.sqrt(alpha_bar) * np.asarray(z_0) + np.sqrt(1 - alpha_bar) * np.asarray(eps)
     where = np.broadcast_to(known, out.shape)
@@ -103,7 +103,7 @@ def test_known_parts_are_put_in_noised_and_the_rest_is_left_alone():
 
 
 def test_in_painting_continues_what_is_known():
-    """All values of a picture are the same, but which is unknown: the known half says."""
+    """All values of an image are the same, but which is unknown: the known half says."""
     z_0 = jnp.array([-2.0, 0.5, 2.0])[:, None, None, None] * jnp.ones((3, *SHAPE))
     known = jnp.arange(4)[None, :, None, None] < 2 * jnp.ones((3, 1, 1, 1))
     known = jnp.broadcast_to(known, (3, 4, 4, 1))
@@ -114,10 +114,10 @@ def test_in_painting_continues_what_is_known():
         mean, n = z_t.mean((1, 2, 3), keepdims=True), z_t[0].size
         return (z_t - alpha * alpha * prior * mean / (alpha**2 * prior + sigma**2 / n)) / sigma
 
-    keys, grid = picture_keys(0, jnp.arange(3)), timestep_grid("uniform", 250, SCHEDULE)
+    keys, grid = image_keys(0, jnp.arange(3)), timestep_grid("uniform", 250, SCHEDULE)
 
     def blend(z_t, t, keys):
-        return put_in(SCHEDULE, known, z_0, z_t, t, noise_like(keys, SHAPE))
+        return replace_known(SCHEDULE, known, z_0, z_t, t, noise_like(keys, SHAPE))
 
     run = partial(sample, predict, SCHEDULE, "eps", SOLVERS["ddpm"], shape=SHAPE)
     drawn, free = (np.asarray(jax.jit(partial(run, blend=b))(grid, keys)) for b in (blend, None))
@@ -135,7 +135,7 @@ def test_composite_keeps_known_pixels_exactly():
         np.testing.assert_array_equal(out[i][fill], drawn[i][fill])
 
 
-def test_a_border_is_to_be_filled_and_mirrors_the_picture():
+def test_a_border_is_to_be_filled_and_mirrors_the_image():
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     canvas, fill = with_border(image, 1, 2, 3, 9)
     assert canvas.shape == (8, 17, 3) and fill.shape == (8, 17)
@@ -216,8 +216,8 @@ def test_inversion_is_of_first_order():
 @pytest.mark.parametrize(
     "prediction, spacing", [("eps", "uniform"), ("z_0", "log-snr"), ("v", "compvis")]
 )
-def test_a_picture_comes_back_the_better_the_more_steps_there_are(prediction, spacing):
-    z_0 = pictures()
+def test_an_image_comes_back_the_better_the_more_steps_there_are(prediction, spacing):
+    z_0 = images()
 
     def predict(z_t, t):
         eps = gaussian(z_t, t)
@@ -227,7 +227,7 @@ def test_a_picture_comes_back_the_better_the_more_steps_there_are(prediction, sp
     @jax.jit
     def up_and_down(grid):
         z_T = invert(predict, SCHEDULE, prediction, grid, z_0)
-        how = SCHEDULE, prediction, SOLVERS["ddim"], grid, picture_keys(0, jnp.arange(3)), SHAPE
+        how = SCHEDULE, prediction, SOLVERS["ddim"], grid, image_keys(0, jnp.arange(3)), SHAPE
         return jnp.abs(sample(predict, *how, start=z_T) - z_0).max()
 
     errors = [float(up_and_down(timestep_grid(spacing, S, SCHEDULE))) for S in (20, 200)]
@@ -235,7 +235,7 @@ def test_a_picture_comes_back_the_better_the_more_steps_there_are(prediction, sp
 
 
 def test_the_noise_that_is_found_looks_like_noise():
-    z_0 = pictures(64)
+    z_0 = images(64)
     grid = timestep_grid("uniform", 250, SCHEDULE)
     z_T = np.asarray(jax.jit(partial(invert, gaussian, SCHEDULE, "eps"))(grid, z_0))
     assert abs(z_T.mean()) < 0.06 and z_T.std() == pytest.approx(1.0, abs=0.06)
@@ -249,6 +249,6 @@ def test_the_network_is_asked_once_a_step_and_never_about_clean_data():
         return z_t
 
     grid = jnp.array([999, 600, 200, -1])
-    jax.jit(partial(invert, predict, SCHEDULE, "eps"))(grid, pictures(2))
+    jax.jit(partial(invert, predict, SCHEDULE, "eps"))(grid, images(2))
     jax.effects_barrier()
     assert asked == [[0, 0], [200, 200], [600, 600]]

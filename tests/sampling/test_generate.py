@@ -1,4 +1,4 @@
-"""The generator: what compiles, what a picture depends on, what is refused."""
+"""The generator: what compiles, what an image depends on, what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.generate import Generator
-from ldm_jax.sampling.sample import noise_like, picture_keys
-from ldm_jax.sampling.windows import Windows
+from ldm_jax.sampling.sample import image_keys, noise_like
+from ldm_jax.sampling.tiling import Tiles
 
 NULL = np.int32(9)
 PARAMS, CONSTANTS = {"contrast": jnp.float32(0.8)}, {"scale_factor": jnp.float32(0.5)}
 
 
 def model(params):
-    """It believes in pictures of one colour, which the condition decides, with some structure."""
+    """It believes in images of one colour, which the condition decides, with some structure."""
 
     def predict(z_t, t, y=None):
         colour = 0.0 if y is None else y[:, None, None, None] / 8 - 0.5
@@ -26,17 +26,17 @@ def model(params):
     return predict
 
 
-def picture(constants, z_0):
+def image(constants, z_0):
     return 0.125 * z_0 / constants["scale_factor"]
 
 
 def decoded(z_0):
-    return np.asarray(to_bytes(picture(CONSTANTS, z_0)), int)
+    return np.asarray(to_bytes(image(CONSTANTS, z_0)), int)
 
 
 def make(null=NULL):
     schedule = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
-    return Generator(model, picture, schedule, "z_0", (4, 4, 3), null)
+    return Generator(model, image, schedule, "z_0", (4, 4, 3), null)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def draw():
     return run
 
 
-def test_pictures_are_bytes_one_for_each_condition(draw):
+def test_images_are_bytes_one_for_each_condition(draw):
     images = draw()
     assert images.shape == (5, 4, 4, 3) and images.dtype == np.uint8
     assert images.std() > 10
 
 
-def test_a_picture_depends_on_seed_number_and_its_own_condition_alone(draw):
+def test_an_image_depends_on_seed_number_and_its_own_condition_alone(draw):
     images = draw()
     for batch_size in (1, 3, 16):
         np.testing.assert_array_equal(draw(batch_size=batch_size), images)
@@ -70,7 +70,7 @@ def test_a_picture_depends_on_seed_number_and_its_own_condition_alone(draw):
     assert not any(np.array_equal(a, b) for a, b in zip(draw(seed=1), images, strict=True))
 
 
-def test_numbers_change_the_pictures_and_compile_nothing(draw):
+def test_numbers_change_the_images_and_compile_nothing(draw):
     base = {"sampler": "ddim", "guidance": 2.0, "eta": 0.5}
     images, programs = draw(**base), draw.generator.compiled_programs()
     for change in ({"guidance": 3.0}, {"eta": 1.0}, {"temperature": 0.5}, {"seed": 2**32 - 1}):
@@ -112,7 +112,7 @@ def test_guidance_1_is_the_conditional_model(draw):
     np.testing.assert_allclose(plain.astype(int), guided.astype(int), atol=1)
 
 
-def test_an_unconditional_model_draws_a_number_of_pictures():
+def test_an_unconditional_model_draws_a_number_of_images():
     generator = make(null=None)
     images = generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, batch_size=2)
     assert images.shape == (3, 4, 4, 3)
@@ -127,24 +127,24 @@ def given(n=5, shape=(4, 4, 3), seed=0):
     return {"start": start, "keep": (rng.random((n, *shape[:2], 1)) < 0.5, z_0)}
 
 
-def test_starting_from_the_noise_of_a_picture_is_drawing_it(draw):
-    z_T = np.asarray(noise_like(picture_keys(7, np.arange(5)), (4, 4, 3)))
+def test_starting_from_the_noise_of_an_image_is_drawing_it(draw):
+    z_T = np.asarray(noise_like(image_keys(7, np.arange(5)), (4, 4, 3)))
     np.testing.assert_array_equal(draw(seed=7, start=z_T), draw(seed=7))
 
 
-def test_pictures_of_one_number_have_the_same_noise(draw):
+def test_images_of_one_number_have_the_same_noise(draw):
     images = draw((3, 3, 3))
     np.testing.assert_array_equal(draw((3, 3, 3), numbers=np.array([2, 0, 2])), images[[2, 0, 2]])
 
 
-def test_edited_pictures_do_not_depend_on_the_batch_size_either(draw):
+def test_edited_images_do_not_depend_on_the_batch_size_either(draw):
     images = draw(**given())
     for batch_size in (1, 3, 16):
         np.testing.assert_array_equal(draw(**given(), batch_size=batch_size), images)
     assert not np.array_equal(draw(**given(seed=1)), images)
 
 
-def test_other_pictures_to_edit_compile_nothing(draw):
+def test_other_images_to_edit_compile_nothing(draw):
     draw(**given(), guidance=2.0)
     programs = draw.generator.compiled_programs()
     draw(**given(seed=1), guidance=3.0, seed=4)
@@ -154,7 +154,7 @@ def test_other_pictures_to_edit_compile_nothing(draw):
 def test_what_is_known_is_kept_but_for_the_noise_of_the_last_step():
     """The model says that there is no noise; at the last step there is hardly any."""
     generator = Generator(
-        lambda _: lambda z_t, t, y: 0 * z_t, picture, make().schedule, "eps", (4, 4, 3), None
+        lambda _: lambda z_t, t, y: 0 * z_t, image, make().schedule, "eps", (4, 4, 3), None
     )
     known, z_0 = keep = given()["keep"]
     images = generator(PARAMS, CONSTANTS, None, num_images=5, steps=100, keep=keep)
@@ -180,7 +180,7 @@ def test_steps_may_be_left_out_at_the_noisy_end():
 
         return predict
 
-    generator = Generator(watched, picture, make().schedule, "eps", (4, 4, 3), None)
+    generator = Generator(watched, image, make().schedule, "eps", (4, 4, 3), None)
     start = given(1)["start"]
     generator(PARAMS, CONSTANTS, None, num_images=1, steps=5, first_step=3, start=start)
     jax.effects_barrier()
@@ -199,7 +199,7 @@ class Embedding:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
-    generator = Generator(lambda _: Embedding(), picture, make().schedule, "z_0", (4, 4, 3), NULL)
+    generator = Generator(lambda _: Embedding(), image, make().schedule, "z_0", (4, 4, 3), NULL)
 
     def means(conditions, **settings):
         images = generator(PARAMS, CONSTANTS, conditions, steps=4, guidance=guidance, **settings)
@@ -211,7 +211,7 @@ def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
     assert between[0] < between[1] < between[2]
 
 
-def test_batches_are_the_same_pictures_one_after_another(draw):
+def test_batches_are_the_same_images_one_after_another(draw):
     batches = list(draw.generator.batches(PARAMS, CONSTANTS, np.arange(5), steps=4, batch_size=2))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(batches), draw(sampler="ddim"))
@@ -227,7 +227,7 @@ def test_windows_and_tiles_change_nothing_where_positions_do_not_meet(draw):
     """The model, and its decoder, look at each position alone: parts of it are as the whole."""
     whole = draw(shape=(6, 10, 3), guidance=2.0)
     parts = draw(
-        shape=(6, 10, 3), guidance=2.0, windows=Windows.square(4), tiles=Windows.square(5, 0.2)
+        shape=(6, 10, 3), guidance=2.0, windows=Tiles.square(4), tiles=Tiles.square(5, 0.2)
     )
     np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
 
@@ -243,17 +243,15 @@ class Beside:
 
 
 def test_each_window_sees_its_own_part_of_a_map():
-    generator = Generator(
-        lambda _: Beside(), picture, make().schedule, "z_0", (4, 4, 3), None, True
-    )
+    generator = Generator(lambda _: Beside(), image, make().schedule, "z_0", (4, 4, 3), None, True)
     y = np.random.default_rng(0).normal(size=(2, 12, 20, 3)).astype(np.float32)
     settings = {"steps": 3, "shape": (6, 10, 3)}
     whole = generator(PARAMS, CONSTANTS, y, **settings)
-    parts = generator(PARAMS, CONSTANTS, y, **settings, windows=Windows.square(4))
+    parts = generator(PARAMS, CONSTANTS, y, **settings, windows=Tiles.square(4))
     np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
 
 
-def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_picture(draw):
+def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_image(draw):
     settings = {"sampler": "ddim", "batch_size": 5}
     estimates = draw(**settings, trajectory=True)
     assert estimates.shape == (5, 4, 4, 4, 3)
@@ -275,7 +273,7 @@ def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_picture(dra
         ({"eta": 0.5}, "eta is 0.5, but sampler ddpm has none: eta 0, or sampler ddim"),
         ({"eta": 0.5, "sampler": "plms"}, "eta is 0.5, but sampler plms has none"),
         ({"seed": -1}, "seed is -1; it lies between 0 and 4294967295"),
-        ({"conditions": ()}, "number of pictures is 0"),
+        ({"conditions": ()}, "number of images is 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_computed(settings, said, draw):

@@ -1,6 +1,6 @@
 """The published code's samplers, from z_T to the end, by the real loop.
 
-Its toy network is eps = 0.5 z_t + 0.1 t/1000 + c with c = (.05, -.02), a number a picture; guided
+Its toy network is eps = 0.5 z_t + 0.1 t/1000 + c with c = (.05, -.02), a number an image; guided
 (cfg3, s = 3), its unconditional counterpart has c = (0, .01). Without guidance c = 0.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
-from ldm_jax.sampling.editing import put_in
-from ldm_jax.sampling.sample import picture_keys, sample
+from ldm_jax.sampling.editing import replace_known
+from ldm_jax.sampling.sample import image_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -35,7 +35,7 @@ def error(golden, name, sampler, spacing, S, predict=toy, blend=None):
     run = partial(sample, predict, SCHEDULE, "eps", SOLVERS[sampler], blend=blend)
     grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
     z_T = golden["sampler/x_T"].transpose(0, 2, 3, 1)
-    keys = picture_keys(0, jnp.arange(2))
+    keys = image_keys(0, jnp.arange(2))
     z_0 = jax.jit(lambda grid, z_T: run(grid, keys, SHAPE, start=z_T))(grid, z_T)
     expected = golden[f"sampler/{name}"].transpose(0, 2, 3, 1)
     return np.linalg.norm(z_0 - expected) / np.linalg.norm(expected)
@@ -64,6 +64,6 @@ def test_in_painting_equals_the_reference(golden):
     mask[:, 1:3, 1:3] = 0.0
 
     def blend(z_t, t, keys):
-        return put_in(SCHEDULE, mask == 1, known, z_t, t, eps=jnp.zeros_like(known))
+        return replace_known(SCHEDULE, mask == 1, known, z_t, t, eps=jnp.zeros_like(known))
 
     assert error(golden, "ddim_inpaint_10", "ddim", "compvis", 10, blend=blend) < 1e-5

@@ -9,8 +9,8 @@ import pytest
 
 from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.guidance import bent, guided
-from ldm_jax.sampling.sample import picture_keys, sample
+from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
+from ldm_jax.sampling.sample import image_keys, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -20,7 +20,7 @@ Y, NULL = jnp.array([[1, 2], [3, 4], [5, 6]]), jnp.array([0, 9])
 
 
 def model(z_t, t, y):
-    """Some function of all three, picture by picture."""
+    """Some function of all three, image by image."""
     weight = (y[:, 0] + 0.1 * y[:, 1] + t)[:, None, None, None]
     return jnp.tanh(z_t * weight)
 
@@ -29,13 +29,19 @@ def model(z_t, t, y):
 def test_guided_goes_from_the_null_prediction_towards_the_conditional_one(scale):
     e_y, e_null = model(Z_T, T, Y), model(Z_T, T, jnp.tile(NULL, (3, 1)))
     expected = e_null + scale * (e_y - e_null)
-    np.testing.assert_allclose(guided(model, Y, NULL, scale)(Z_T, T), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        classifier_free_guided(model, Y, NULL, scale)(Z_T, T), expected, atol=1e-5
+    )
 
 
 def test_scale_1_is_the_conditional_model_and_0_the_unconditional_one():
-    np.testing.assert_allclose(guided(model, Y, NULL, 1.0)(Z_T, T), model(Z_T, T, Y), atol=1e-6)
+    np.testing.assert_allclose(
+        classifier_free_guided(model, Y, NULL, 1.0)(Z_T, T), model(Z_T, T, Y), atol=1e-6
+    )
     unconditional = model(Z_T, T, jnp.tile(NULL, (3, 1)))
-    np.testing.assert_allclose(guided(model, Y, NULL, 0.0)(Z_T, T), unconditional, atol=1e-6)
+    np.testing.assert_allclose(
+        classifier_free_guided(model, Y, NULL, 0.0)(Z_T, T), unconditional, atol=1e-6
+    )
 
 
 def test_the_model_is_called_once_on_twice_the_batch():
@@ -45,7 +51,7 @@ def test_the_model_is_called_once_on_twice_the_batch():
         calls.append((z_t.shape, t.shape, y.shape))
         return model(z_t, t, y)
 
-    guided(watch, Y, NULL, 3.0)(Z_T, T)
+    classifier_free_guided(watch, Y, NULL, 3.0)(Z_T, T)
     assert calls == [((6, 2, 2, 1), (6,), (6, 2))]
 
 
@@ -53,7 +59,7 @@ def test_the_null_class_is_a_scalar():
     def label_model(z_t, t, y):
         return z_t + y[:, None, None, None]
 
-    out = guided(label_model, jnp.array([1, 2, 3]), np.int32(10), 2.0)(Z_T, T)
+    out = classifier_free_guided(label_model, jnp.array([1, 2, 3]), np.int32(10), 2.0)(Z_T, T)
     shift = jnp.array([-8.0, -6.0, -4.0])[:, None, None, None]  # 10 + 2 (y - 10)
     np.testing.assert_allclose(out, Z_T + shift, atol=1e-5)
 
@@ -122,7 +128,7 @@ def test_guided_sampling_ends_where_it_ought_to_as_steps_grow(
     z_T = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     errors = []
     for n in (steps // 10, steps):
-        grid, keys = timestep_grid(spacing, n, SCHEDULE), picture_keys(0, jnp.arange(16))
+        grid, keys = timestep_grid(spacing, n, SCHEDULE), image_keys(0, jnp.arange(16))
         z_0 = np.asarray(walk(z_T[:, None, None], grid, keys, log_p, sampler))
         errors.append(np.abs(z_0 - led_to(z_T)).max())
     assert errors[1] < error and errors[1] < errors[0] / 3
@@ -132,13 +138,13 @@ def test_guided_sampling_ends_where_it_ought_to_as_steps_grow(
 def test_the_posterior_mean_is_reached_in_any_number_of_steps(steps):
     """From the mean of z_T given y, which the way to z_0 is straight from."""
     start = (np.sqrt(SCHEDULE.alpha_bar[-1]) * POSTERIOR_MEAN).reshape(1, 1, 1, 4)
-    grid, keys = timestep_grid("uniform", steps, SCHEDULE), picture_keys(0, jnp.arange(1))
+    grid, keys = timestep_grid("uniform", steps, SCHEDULE), image_keys(0, jnp.arange(1))
     [z_0] = np.asarray(walk(start.astype(np.float32), grid, keys, by_z_t, "ddim"))
     np.testing.assert_allclose(z_0, POSTERIOR_MEAN, atol=1e-5)
 
 
 def test_with_noise_in_every_step_samples_have_the_posterior_s_mean_and_covariance():
-    keys, grid = picture_keys(0, jnp.arange(2048)), timestep_grid("uniform", 500, SCHEDULE)
+    keys, grid = image_keys(0, jnp.arange(2048)), timestep_grid("uniform", 500, SCHEDULE)
     z_0 = np.asarray(walk(None, grid, keys, by_z_t, "ddpm"))
     np.testing.assert_allclose(z_0.mean(axis=0), POSTERIOR_MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(z_0.T), POSTERIOR_COV, atol=0.08)
@@ -157,7 +163,7 @@ def test_eps_is_bent_against_the_gradient_and_z_0_follows(s, t):
     def log_p(z_t, t, z_0):
         return s * jnp.sum(y * z_t, axis=(1, 2, 3))
 
-    eps, z_0 = bent(denoise, SCHEDULE, log_p)(z_t, jnp.int32(t))
+    eps, z_0 = classifier_guided(denoise, SCHEDULE, log_p)(z_t, jnp.int32(t))
     sigma = np.sqrt(1 - SCHEDULE.alpha_bar[t])
     np.testing.assert_allclose(eps, sigma * Z_T - sigma * s * y, rtol=1e-4, atol=1e-5)
     again, _ = eps_and_z0(SCHEDULE, "z_0", z_0, z_t, jnp.int32(t))
@@ -178,7 +184,7 @@ def test_the_network_has_a_backward_pass_only_if_its_estimate_is_looked_at():
         def denoise(z_t, t):
             return eps_and_z0(SCHEDULE, "eps", network(z_t), z_t, t)
 
-        return bent(denoise, SCHEDULE, log_p)(jnp.asarray(Z_T), jnp.int32(500))
+        return classifier_guided(denoise, SCHEDULE, log_p)(jnp.asarray(Z_T), jnp.int32(500))
 
     run(lambda z_t, t, z_0: -jnp.sum(z_t**2, axis=(1, 2, 3)))
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""What guides: a class by a classifier, a picture through the decoder; alone and together."""
+"""What guides: a class by a classifier, an image through the decoder; alone and together."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.generate import Generator
-from ldm_jax.sampling.guides import Guide, downsample, half_squared_error, of_class, of_picture
+from ldm_jax.sampling.guides import Guide, downsample, half_squared_error, of_class, of_image
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
 CONSTANTS = {"contrast": jnp.float32(0.5)}
@@ -37,7 +37,7 @@ def model(params):
 PARAMS = {"is": jnp.float32(1.0)}
 
 
-def picture(constants, z_0):
+def image(constants, z_0):
     return constants["contrast"] * jnp.repeat(jnp.repeat(z_0, 2, 1), 2, 2)
 
 
@@ -50,7 +50,7 @@ def classifier(weights):
     return logits
 
 
-BY_CLASS, BY_PICTURE = of_class(classifier), of_picture(picture, transform=partial(downsample, n=4))
+BY_CLASS, BY_IMAGE = of_class(classifier), of_image(image, transform=partial(downsample, n=4))
 SHARP = {"sharpness": jnp.float32(3.0)}
 AIM = np.random.default_rng(0).uniform(-1, 1, (N, 2, 2, 3)).astype(np.float32)
 
@@ -59,19 +59,19 @@ def towards_class(scale, y=CLASSES):
     return Guide(BY_CLASS, SHARP, y, scale)
 
 
-def towards_picture(scale, y=AIM):
-    return Guide(BY_PICTURE, (CONSTANTS, ()), y, scale)
+def towards_image(scale, y=AIM):
+    return Guide(BY_IMAGE, (CONSTANTS, ()), y, scale)
 
 
 @pytest.fixture(scope="module")
 def draw():
-    """Six pictures of an unconditional model, two at a time, or of a conditional one."""
+    """Six images of an unconditional model, two at a time, or of a conditional one."""
     generators = {}
 
     def run(*guides, conditions=None, **settings):
         null = None if conditions is None else np.int32(0)
         generator = generators.setdefault(
-            null is None, Generator(model, picture, SCHEDULE, "eps", (4, 4, 3), null)
+            null is None, Generator(model, image, SCHEDULE, "eps", (4, 4, 3), null)
         )
         run.compiled_programs = generator.compiled_programs
         settings = {"steps": 10, "sampler": "ddim", "batch_size": 2} | settings
@@ -93,11 +93,11 @@ def distance_of(images):
     return np.asarray(half_squared_error((), AIM, downsample(as_floats(images), 4)))
 
 
-def test_scale_0_is_the_unguided_picture_to_the_last_bit_and_costs_nothing(draw):
+def test_scale_0_is_the_unguided_image_to_the_last_bit_and_costs_nothing(draw):
     images, programs = draw(), draw.compiled_programs()
-    np.testing.assert_array_equal(draw(towards_class(0.0), towards_picture(0.0)), images)
+    np.testing.assert_array_equal(draw(towards_class(0.0), towards_image(0.0)), images)
     assert draw.compiled_programs() == programs
-    nearly = draw(towards_class(1e-12), towards_picture(1e-12))
+    nearly = draw(towards_class(1e-12), towards_image(1e-12))
     np.testing.assert_allclose(nearly.astype(int), images.astype(int), atol=1)
 
 
@@ -108,27 +108,27 @@ def test_the_larger_the_scale_the_larger_the_classifier_s_log_p(draw):
     assert (away < log_ps[0]).all()
 
 
-def test_the_larger_the_scale_the_nearer_the_picture(draw):
-    distances = [distance_of(draw(towards_picture(s))) for s in (0.0, 0.3, 3.0)]
+def test_the_larger_the_scale_the_nearer_the_image(draw):
+    distances = [distance_of(draw(towards_image(s))) for s in (0.0, 0.3, 3.0)]
     assert (distances[0] > distances[1]).all() and (distances[1] > distances[2]).all()
 
 
 def test_scales_and_aims_compile_nothing(draw):
-    both = partial(draw, towards_picture(1.0))
+    both = partial(draw, towards_image(1.0))
     images, programs = [both(towards_class(2.0))], draw.compiled_programs()
     for guide in (towards_class(3.0), towards_class(2.0, CLASSES[::-1])):
         images.append(both(guide))
-    images.append(draw(towards_picture(1.5, AIM[::-1]), towards_class(2.0)))
+    images.append(draw(towards_image(1.5, AIM[::-1]), towards_class(2.0)))
     assert draw.compiled_programs() == programs
     assert len({image.tobytes() for image in images}) == 4
 
 
-def test_a_guide_leads_each_picture_towards_its_own_aim_at_any_batch_size(draw):
-    images = draw(towards_class(4.0), towards_picture(0.5))
+def test_a_guide_leads_each_image_towards_its_own_aim_at_any_batch_size(draw):
+    images = draw(towards_class(4.0), towards_image(0.5))
     for size in (3, 6):
-        again = draw(towards_class(4.0), towards_picture(0.5), batch_size=size)
+        again = draw(towards_class(4.0), towards_image(0.5), batch_size=size)
         np.testing.assert_allclose(again.astype(int), images.astype(int), atol=1)
-    other = draw(towards_class(4.0, np.append(CLASSES[:-1], 3)), towards_picture(0.5))
+    other = draw(towards_class(4.0, np.append(CLASSES[:-1], 3)), towards_image(0.5))
     assert [np.array_equal(a, b) for a, b in zip(images, other, strict=True)] == [True] * 5 + [
         False
     ]
@@ -162,10 +162,10 @@ def test_what_a_classifier_says_is_the_log_of_its_softmax():
     np.testing.assert_allclose(BY_CLASS(SHARP, CLASSES, z_t, t, None), expected, rtol=1e-5)
 
 
-def test_what_a_picture_says_is_half_the_squared_distance():
+def test_what_an_image_says_is_half_the_squared_distance():
     """Eq. (17), with the mean of blocks for T."""
     z_0 = np.random.default_rng(1).normal(size=(N, 4, 4, 3)).astype(np.float32)
-    log_p = of_picture(picture, transform=partial(downsample, n=4, how="mean"))
+    log_p = of_image(image, transform=partial(downsample, n=4, how="mean"))
     x = 0.5 * z_0.reshape(N, 2, 2, 2, 2, 3).mean(axis=(2, 4))  # D repeats each latent 2 x 2 times
     expected = -0.5 * ((AIM - x) ** 2).sum(axis=(1, 2, 3))
     log_ps = log_p((CONSTANTS, ()), AIM, None, None, z_0)
@@ -182,7 +182,7 @@ def test_lpips_can_stand_in_the_place_of_the_squared_error():
     def distance(weights, y, x):
         return lpips(weights, "squeezenet", y, x)
 
-    log_p = of_picture(lambda _, z_0: z_0, distance)
+    log_p = of_image(lambda _, z_0: z_0, distance)
     x = rng.uniform(-1, 1, (2, 18, 18, 3)).astype(np.float32)
     y = x + np.array([0.0, 0.3], np.float32)[:, None, None, None]
 
@@ -208,7 +208,7 @@ def test_downsampling_is_pillow_s_bicubic(n):
     np.testing.assert_allclose(np.clip(ours, 0, 255), np.stack(theirs), atol=1.01)
 
 
-def test_downsampling_by_1_is_the_picture_and_the_mean_is_the_mean():
+def test_downsampling_by_1_is_the_image_and_the_mean_is_the_mean():
     x = np.random.default_rng(0).normal(size=(2, 6, 4, 1)).astype(np.float32)
     for how in ("bicubic", "mean"):
         np.testing.assert_allclose(downsample(x, 1, how), x, atol=1e-6)
@@ -216,7 +216,7 @@ def test_downsampling_by_1_is_the_picture_and_the_mean_is_the_mean():
 
 
 @pytest.mark.parametrize("n", [0, 4])
-def test_a_picture_that_does_not_divide_is_refused(n):
+def test_an_image_that_does_not_divide_is_refused(n):
     with pytest.raises(UserError, match=f"6x4 pixels cannot be downsampled {n}-fold"):
         downsample(np.zeros((1, 6, 4, 3), np.float32), n)
 

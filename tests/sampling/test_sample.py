@@ -1,4 +1,4 @@
-"""The sampling loop: models whose answer is known, noise that depends on the picture alone."""
+"""The sampling loop: models whose answer is known, noise that depends on the image alone."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 
 from ldm_jax.diffusion.process import target
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.sample import noise_like, picture_keys, sample
+from ldm_jax.sampling.sample import image_keys, noise_like, sample
 from ldm_jax.sampling.solvers import SOLVERS, ddpm_step, single_step
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -19,7 +19,7 @@ SHAPE = (8, 8, 4)
 
 def draw(predict, solver, S, n=3, prediction="eps", seed=0, spacing="uniform", **kwargs):
     """n latents by S steps."""
-    keys = picture_keys(seed, jnp.arange(n))
+    keys = image_keys(seed, jnp.arange(n))
     grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
     run = jax.jit(partial(sample, predict, SCHEDULE, prediction, solver, shape=SHAPE, **kwargs))
     return run(grid, keys)
@@ -89,13 +89,13 @@ def test_gaussian_data_are_drawn_with_their_mean_and_variance(sampler, spacing, 
     assert z_0.mean() == pytest.approx(MEAN, abs=0.02)
     assert z_0.std() == pytest.approx(STD, rel=0.03)
     if eta == 0.0 and sampler != "ddpm":  # the z_T that a z_0 comes from is no surprise either
-        z_T = np.asarray(noise_like(picture_keys(0, jnp.arange(64)), SHAPE))
+        z_T = np.asarray(noise_like(image_keys(0, jnp.arange(64)), SHAPE))
         assert np.corrcoef(z_T.ravel(), z_0.ravel())[0, 1] > 0.999
 
 
 def test_both_variances_of_ddpm_have_the_data_between_them():
     """One is right for data that are one point, the other for standard normal ones. Half-way."""
-    keys, grid = picture_keys(0, jnp.arange(64)), jnp.linspace(999, 400, 31).astype(int)
+    keys, grid = image_keys(0, jnp.arange(64)), jnp.linspace(999, 400, 31).astype(int)
     stds = []
     for v in (0.0, 1.0):
         solver = single_step(partial(ddpm_step, v=v))
@@ -105,7 +105,7 @@ def test_both_variances_of_ddpm_have_the_data_between_them():
     assert stds[0] < jnp.hypot(alpha * STD, sigma) < stds[1]
 
 
-def test_a_picture_depends_on_seed_and_number_alone():
+def test_an_image_depends_on_seed_and_number_alone():
     def predict(z_t, t):
         return jnp.tanh(z_t + 0.001 * t[:, None, None, None])
 
@@ -114,16 +114,16 @@ def test_a_picture_depends_on_seed_and_number_alone():
             predict, SCHEDULE, "eps", SOLVERS["ddpm"], jnp.array([999, 500, 20, -1]), keys, SHAPE
         )
     )
-    together = run(picture_keys(7, jnp.arange(5)))
+    together = run(image_keys(7, jnp.arange(5)))
     for i in (0, 3):
-        np.testing.assert_allclose(run(picture_keys(7, jnp.array([i])))[0], together[i], atol=1e-5)
-    backwards = run(picture_keys(7, jnp.arange(5)[::-1]))
+        np.testing.assert_allclose(run(image_keys(7, jnp.array([i])))[0], together[i], atol=1e-5)
+    backwards = run(image_keys(7, jnp.arange(5)[::-1]))
     np.testing.assert_allclose(backwards[::-1], together, atol=1e-5)
-    other = run(picture_keys(8, jnp.arange(5)))
+    other = run(image_keys(8, jnp.arange(5)))
     assert not np.allclose(other, together)
 
 
-def test_the_noise_of_pictures_and_steps_is_independent():
+def test_the_noise_of_images_and_steps_is_independent():
     def keep(schedule, denoise, z_t, t, s, noise, eta):
         return noise, z_t  # so the trajectory is z_T, then the noise of each step
 
@@ -137,7 +137,7 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
     def add(schedule, denoise, z_t, t, s, noise, eta):
         return z_t + noise, z_t
 
-    keys = picture_keys(0, jnp.arange(2))
+    keys = image_keys(0, jnp.arange(2))
     grid = jnp.array([0, -1])
     run = jax.jit(
         lambda temperature: sample(
@@ -172,7 +172,7 @@ def test_a_trajectory_is_the_estimate_of_every_step_and_ends_in_z_0(sampler):
     assert estimates.shape == (5, 3, *SHAPE)
     np.testing.assert_allclose(estimates[-1], z_0, atol=1e-6)
     spread = np.asarray(estimates).std((1, 2, 3, 4))
-    assert spread[0] < 0.2 * spread[-1]  # from the mean of all data to one picture
+    assert spread[0] < 0.2 * spread[-1]  # from the mean of all data to one image
 
 
 @pytest.mark.parametrize("sampler", SOLVERS)
@@ -188,7 +188,7 @@ def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sa
         how = SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE
         return sample(predict, *how, eta=eta, temperature=temperature)
 
-    keys = picture_keys(0, jnp.arange(2))
+    keys = image_keys(0, jnp.arange(2))
     for values in ([999, 500, 100, -1], 0.0, 1.0), ([800, 600, 400, 0], 0.5, 0.7):
         run(*(jnp.array(value) for value in values[:1]), keys, *map(jnp.float32, values[1:]))
     assert len(traces) == 1 and run._cache_size() == 1
@@ -207,7 +207,7 @@ def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, 
 
     @jax.jit
     def run(grid):
-        keys = picture_keys(0, jnp.arange(2))
+        keys = image_keys(0, jnp.arange(2))
         return sample(predict, SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE)
 
     for end, count in ((-1, to_clean_data), (0, to_0)):
@@ -221,7 +221,7 @@ def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, 
 def test_a_walk_may_start_in_the_middle(sampler):
     grid = jnp.array([999, 800, 500, 100, -1])
     run = partial(sample, gaussian, SCHEDULE, "eps", SOLVERS[sampler], shape=SHAPE)
-    keys = picture_keys(0, jnp.arange(2))
+    keys = image_keys(0, jnp.arange(2))
     z_500 = run(grid[:3], keys)
     np.testing.assert_allclose(run(grid[2:], keys, start=z_500), run(grid, keys), atol=1e-5)
 

@@ -22,10 +22,10 @@ import ldm_jax
 from ldm_jax.data.scenes.source import ScenesSource
 from ldm_jax.errors import UserError
 
-RENDER_VERSION = 3  # raise it with any change to the pictures or captions: old caches are ignored
+RENDER_VERSION = 3  # raise it with any change to the images or captions: old caches are ignored
 
-_CHUNK = 64  # pictures between two steps of the progress bar
-_WORTH_A_PROCESS = 1_000  # pictures; fewer are drawn sooner than another interpreter starts
+_CHUNK = 64  # images between two steps of the progress bar
+_WORTH_A_PROCESS = 1_000  # images; fewer are drawn sooner than another interpreter starts
 
 
 def cache_folder() -> Path:
@@ -64,9 +64,7 @@ def draw(
     _check_writable(path.parent)  # before the work, not after it
     if workers is None:
         workers = min(_cores(), len(source) // _WORTH_A_PROCESS)
-    with tqdm(
-        total=len(source), desc="drawing scenes", unit="picture", disable=not progress
-    ) as bar:
+    with tqdm(total=len(source), desc="drawing scenes", unit="image", disable=not progress) as bar:
         if workers > 1:
             arrays = _in_processes(source, workers, bar)
         else:
@@ -76,7 +74,7 @@ def draw(
 
 
 def draw_stretch(source, start: int, stop: int, drawn) -> dict[str, np.ndarray]:
-    """Reads pictures [start, stop) in chunks; `drawn(n)` hears of each chunk of n pictures."""
+    """Reads images [start, stop) in chunks; `drawn(n)` hears of each chunk of n images."""
     parts = []
     for first in range(start, stop, _CHUNK):
         parts.append(source.read(np.arange(first, min(first + _CHUNK, stop))))
@@ -107,7 +105,7 @@ def _cores() -> int:
 
 
 def _in_processes(source, workers, bar):
-    """Each process draws one stretch into its own file and says how many pictures are done."""
+    """Each process draws one stretch into its own file and says how many images are done."""
     edges = np.linspace(0, len(source), workers + 1).astype(int).tolist()
     package = str(Path(ldm_jax.__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""Where a ray meets a solid: the exact geometry that pictures and truth share.
+"""Where a ray meets a solid: the exact geometry that images and truth share.
 
 Every solid is convex, so a ray is inside it for one interval of t: the intersection of the
 intervals of its surfaces (a slab between two planes, or a quadric). Arrays are float32 and
@@ -152,6 +152,6 @@ def _quarters(a):
 
 
 def visible_pixels(scene: Scene, size: int = 64) -> list[int]:
-    """How many pixels each object shows in a picture of this size."""
+    """How many pixels each object shows in an image of this size."""
     _, instance = pixel_truth(scene, size)
     return [int((instance == number).sum()) for number in range(len(scene.objects))]

@@ -1,7 +1,7 @@
-"""The ray-caster: from a scene to a picture, with light, shadow and gloss.
+"""The ray-caster: from a scene to an image, with light, shadow and gloss.
 
 Four rays a pixel, everything float32 and in linear light; an object costs only the rectangle of the
-picture that it, or its shadow, can reach. The four rays of a pixel look at four slightly different
+image that it, or its shadow, can reach. The four rays of a pixel look at four slightly different
 points of the light, which is what makes the shadows soft.
 """
 
@@ -28,7 +28,7 @@ PALETTE = {
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """The picture, uint8 [size, size, 3]: a pure function of the scene and the size."""
+    """The image, uint8 [size, size, 3]: a pure function of the scene and the size."""
     samples = 2 * size
     with np.errstate(all="ignore"):
         depth, instance = geometry.first_hits(scene, samples)

@@ -1,4 +1,4 @@
-"""Scenes as a random-access source: pictures, captions and classes, and the exact truth of each."""
+"""Scenes as a random-access source: images, captions and classes, and the exact truth of each."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ EXTRAS = ("semantic", "boxes")
 
 @dataclass(frozen=True)
 class ObjectTruth:
-    """One object as the picture shows it: attributes, class, box and number of pixels."""
+    """One object as the image shows it: attributes, class, box and number of pixels."""
 
     shape: str
     colour: str
@@ -36,7 +36,7 @@ class ObjectTruth:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Everything exact about one picture. H = W = size."""
+    """Everything exact about one image. H = W = size."""
 
     image: np.ndarray  # uint8 [H, W, 3]
     semantic: np.ndarray  # uint8 [H, W]: index in SEMANTIC_NAMES
@@ -50,15 +50,15 @@ class SceneTruth:
 class ScenesSource:
     """Coloured solids under four skies, drawn on demand.
 
-    Picture `index` is a pure function of (seed, split, level, index, size), whatever `count` is.
+    Image `index` is a pure function of (seed, split, level, index, size), whatever `count` is.
 
     The scene does not depend on the size: index 7 shows the same world at size 32 and at size 64.
 
     Args:
-      size: side of the pictures in pixels.
+      size: side of the images in pixels.
       level: 'single' (one object; class = shape and colour), 'pair' (one or two objects) or 'full'
         (one to four).
-      count: how many pictures the source holds.
+      count: how many images the source holds.
       seed: another seed is another, independent set.
       split: 'train' or 'validation'; their scenes are independent.
       extras: what `read` returns besides: 'semantic', 'boxes'.
@@ -97,14 +97,14 @@ class ScenesSource:
         return {name: getattr(self, name) for name in names}
 
     def scene(self, index: int) -> Scene:
-        """The world behind one picture."""
+        """The world behind one image."""
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         rng = generator(self.seed, self.split, self.level, int(index) % self.count)
         return sample_scene(rng, self.level, geometry.visible_pixels)
 
     def read(self, indices, rngs=None) -> dict[str, np.ndarray]:
-        """Draws the pictures at `indices` (integers [n], any order).
+        """Draws the images at `indices` (integers [n], any order).
 
         `rngs` is there for sources with random views (`Source` in data/source.py); a scene has one.
 
@@ -140,7 +140,7 @@ class ScenesSource:
         return out
 
     def truth(self, i: int) -> SceneTruth:
-        """Everything exact about picture `i`."""
+        """Everything exact about image `i`."""
         scene = self.scene(i)
         semantic, instance, depth, objects = _semantic_and_objects(scene, self.size)
         return SceneTruth(

@@ -71,10 +71,10 @@ class Camera:
     spread: float  # tangent of half the field of view
 
     def project(self, x, y, z):
-        """World points to (u, v, depth): u right and v up in [-1, 1] inside the picture."""
+        """World points to (u, v, depth): u right and v up in [-1, 1] inside the image."""
         cos, sin = math.cos(self.pitch), math.sin(self.pitch)
         depth = y * cos - (z - self.height) * sin
-        depth = np.maximum(depth, 0.2)  # behind the camera: far outside the picture, not mirrored
+        depth = np.maximum(depth, 0.2)  # behind the camera: far outside the image, not mirrored
         u = x / (depth * self.spread)
         v = (y * sin + (z - self.height) * cos) / (depth * self.spread)
         return u, v, depth
@@ -82,7 +82,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything there is to draw and to say about one picture."""
+    """Everything there is to draw and to say about one image."""
 
     objects: tuple[SceneObject, ...]
     camera: Camera
@@ -157,7 +157,7 @@ def _object(rng, radii, x, y) -> SceneObject:
 
 
 def _place_objects(rng, camera, count, radii, distances):
-    """`count` objects that do not touch, each whole inside the picture; None if none was found."""
+    """`count` objects that do not touch, each whole inside the image; None if none was found."""
     objects = []
     for _ in range(30 * count):
         y = rng.uniform(*distances)

@@ -32,7 +32,7 @@ def abstract_step(experiment: Experiment, stage: str) -> AbstractStep:
     """The step of `autoencoder` or `diffusion` by an experiment.
 
     UserError where only the data could tell what the model is (see `stand_in`). Latents are taken
-    to be cached unless pictures are cropped at random: how many there will be is not known.
+    to be cached unless images are cropped at random: how many there will be is not known.
     """
     facts, example = stand_in(experiment)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -60,6 +60,6 @@ def abstract_step(experiment: Experiment, stage: str) -> AbstractStep:
 
 
 def crops(experiment: Experiment) -> bool:
-    """Whether pictures are cropped at random, so that every step of stage 2 encodes them."""
+    """Whether images are cropped at random, so that every step of stage 2 encodes them."""
     data = experiment.data
     return not isinstance(data, ScenesData) and data.crop == "random"

@@ -20,25 +20,25 @@ Array = jax.Array
 LEAST, MOST = 0.01, 0.5  # weights at a window's border and inside, the original's
 
 
-class Windows(NamedTuple):
+class Tiles(NamedTuple):
     """Windows along h and w, and how far one is from the next, in positions of a latent."""
 
     side: tuple[int, int]
     stride: tuple[int, int]
 
     @classmethod
-    def square(cls, side: int, overlap: float = 0.5) -> Windows:
+    def square(cls, side: int, overlap: float = 0.5) -> Tiles:
         """Squares, each of which shares `overlap` of its side with the next."""
         stride = max(1, round(side * (1 - overlap)))
         return cls((side, side), (stride, stride))
 
-    def within(self, h: int, w: int) -> Windows:
+    def within(self, h: int, w: int) -> Tiles:
         """The same, where no window is larger than a latent of h x w."""
         side = (min(self.side[0], h), min(self.side[1], w))
-        return Windows(side, (min(self.stride[0], side[0]), min(self.stride[1], side[1])))
+        return Tiles(side, (min(self.stride[0], side[0]), min(self.stride[1], side[1])))
 
 
-def window_starts(length: int, window: int, stride: int) -> np.ndarray:
+def tile_starts(length: int, window: int, stride: int) -> np.ndarray:
     """Where windows begin along one axis: int `[n]`, every `stride`, the last flush with the end.
 
     (The original leaves out what the last whole stride does not reach.)
@@ -54,14 +54,14 @@ def window_starts(length: int, window: int, stride: int) -> np.ndarray:
     return np.unique([*range(0, length - window, stride), length - window])
 
 
-def window_weights(height: int, width: int) -> np.ndarray:
+def tile_weights(height: int, width: int) -> np.ndarray:
     """Distance to the nearest border, as a share of the side: `[height, width]` in [0.01, 0.5]."""
     y, x = (np.minimum(np.arange(n), np.arange(n)[::-1]) / max(n - 1, 1) for n in (height, width))
     return np.clip(np.minimum(y[:, None], x[None]), LEAST, MOST)
 
 
-def by_windows(
-    function: Callable[[Array], Array], z: Array, windows: Windows, scale: int = 1
+def apply_in_tiles(
+    function: Callable[[Array], Array], z: Array, tiles: Tiles, scale: int = 1
 ) -> Array:
     """function(z) as the weighted mean of what it makes of overlapping windows of z.
 
@@ -76,10 +76,10 @@ def by_windows(
       `[B, scale * h, scale * w, c']`, float32.
     """
     b, h, w, c = z.shape
-    side, stride = windows.within(h, w)
-    starts = [window_starts(*axis) for axis in zip((h, w), side, stride, strict=True)]
+    side, stride = tiles.within(h, w)
+    starts = [tile_starts(*axis) for axis in zip((h, w), side, stride, strict=True)]
     corners = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2)
-    weights = window_weights(scale * side[0], scale * side[1])
+    weights = tile_weights(scale * side[0], scale * side[1])
     total = np.zeros((scale * h, scale * w))
     for y, x in scale * corners:
         total[y : y + weights.shape[0], x : x + weights.shape[1]] += weights

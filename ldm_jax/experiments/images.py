@@ -1,4 +1,4 @@
-"""Pictures that a command names, from their files."""
+"""Images that a command names, from their files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ldm_jax.data.images import fit, to_array, to_mode
 from ldm_jax.errors import UserError
 
 
-def open_picture(option: str, file: epath.PathLike, channels: int) -> Image.Image:
-    """The picture in a file, upright, grey (channels 1) or in colour (3).
+def open_image(option: str, file: epath.PathLike, channels: int) -> Image.Image:
+    """The image in a file, upright, grey (channels 1) or in colour (3).
 
     Raises:
       UserError: it cannot be read; `option` is what named it.
@@ -23,14 +23,14 @@ def open_picture(option: str, file: epath.PathLike, channels: int) -> Image.Imag
         raise UserError(f"{option} {file} cannot be read as an image: {error}") from error
 
 
-def fitted(picture: Image.Image, height: int, width: int) -> np.ndarray:
+def fitted(image: Image.Image, height: int, width: int) -> np.ndarray:
     """Its middle, as much of it as has these proportions, resized: uint8 `[height, width, C]`."""
     if height == width:
-        return fit(picture, height)
-    scale = min(picture.width / width, picture.height / height)
+        return fit(image, height)
+    scale = min(image.width / width, image.height / height)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (picture.width - w) // 2, (picture.height - h) // 2
-    middle = picture.crop((left, top, left + w, top + h))
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    middle = image.crop((left, top, left + w, top + h))
     return to_array(middle.resize((width, height), Image.Resampling.BICUBIC))
 
 
@@ -55,18 +55,18 @@ def open_mask(
     """Where a mask is white, brought to this size as `fitted` does: bool `[height, width]`.
 
     Raises:
-      UserError: it cannot be read, is not as wide and as high as its picture, or has no white.
+      UserError: it cannot be read, is not as wide and as high as its image, or has no white.
     """
-    mask = open_picture(option, file, 1)
+    mask = open_image(option, file, 1)
     check_mask(option, file, mask, wide_high)
     return white(option, file, fitted(mask, height, width))
 
 
 def check_mask(option: str, file: str, mask: Image.Image, wide_high: tuple[int, int]) -> None:
-    """Raises UserError for a mask that is not as wide and as high as its picture."""
+    """Raises UserError for a mask that is not as wide and as high as its image."""
     if mask.size != wide_high:
         raise UserError(
-            f"{option} {file} has {mask.width}x{mask.height} pixels, its picture "
+            f"{option} {file} has {mask.width}x{mask.height} pixels, its image "
             f"{wide_high[0]}x{wide_high[1]}; they must be of one size"
         )
 

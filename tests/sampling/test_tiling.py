@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.windows import Windows, by_windows, window_starts, window_weights
+from ldm_jax.sampling.tiling import Tiles, apply_in_tiles, tile_starts, tile_weights
 
 
 def reference(name):
-    with np.load(Path(__file__).with_name("windows.npz")) as file:
+    with np.load(Path(__file__).with_name("tiles.npz")) as file:
         return file[name]
 
 
 def test_weights_equal_the_reference():
     expected = reference("weighting_8x8")
-    np.testing.assert_allclose(window_weights(8, 8), expected, rtol=1e-6)
+    np.testing.assert_allclose(tile_weights(8, 8), expected, rtol=1e-6)
 
 
 def test_the_sum_of_the_weights_equals_the_reference():
     """16 positions in windows of 8, every 4: the sum that divides."""
     expected, total = reference("normalization_16"), np.zeros((16, 16))
-    for y in window_starts(16, 8, 4):
-        for x in window_starts(16, 8, 4):
-            total[y : y + 8, x : x + 8] += window_weights(8, 8)
+    for y in tile_starts(16, 8, 4):
+        for x in tile_starts(16, 8, 4):
+            total[y : y + 8, x : x + 8] += tile_weights(8, 8)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_the_sum_of_the_weights_equals_the_reference():
 def test_windows_cover_every_position_and_stay_inside(length):
     for window in range(1, length + 1):
         for stride in {1, window // 2 or 1, window}:
-            starts = window_starts(length, window, stride)
+            starts = tile_starts(length, window, stride)
             covered = np.zeros(length, int)
             for start in starts:
                 covered[start : start + window] += 1
@@ -45,12 +45,12 @@ def test_windows_cover_every_position_and_stay_inside(length):
 @pytest.mark.parametrize("length, window, stride", [(8, 9, 4), (8, 4, 5), (8, 4, 0)])
 def test_windows_that_cannot_cover_are_refused(length, window, stride):
     with pytest.raises(UserError, match="do not cover"):
-        window_starts(length, window, stride)
+        tile_starts(length, window, stride)
 
 
 def test_a_function_of_each_position_alone_is_exact():
     z = np.random.default_rng(0).normal(size=(2, 11, 13, 3)).astype(np.float32)
-    out = jax.jit(lambda z: by_windows(lambda y: y**2, z, Windows((4, 6), (2, 5))))(z)
+    out = jax.jit(lambda z: apply_in_tiles(lambda y: y**2, z, Tiles((4, 6), (2, 5))))(z)
     np.testing.assert_allclose(out, z**2, rtol=1e-5, atol=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_a_decoder_enlarges():
     def enlarge(y):
         return jnp.repeat(jnp.repeat(y[..., :1], 4, axis=1), 4, axis=2)
 
-    out = by_windows(enlarge, z, Windows.square(4), scale=4)
+    out = apply_in_tiles(enlarge, z, Tiles.square(4), scale=4)
     assert out.shape == (1, 24, 36, 1)
     np.testing.assert_allclose(out, enlarge(z), rtol=1e-5, atol=1e-6)
 
@@ -73,9 +73,9 @@ def test_what_differs_from_window_to_window_is_blended_without_a_step():
     def mean(y):
         return jnp.broadcast_to(jnp.mean(y), y.shape)
 
-    own = by_windows(mean, ramp, Windows.square(16))
+    own = apply_in_tiles(mean, ramp, Tiles.square(16))
     steps = np.abs(np.diff(np.asarray(own)[0, 16, :, 0]))
-    hard = by_windows(mean, ramp, Windows.square(16, overlap=0))
+    hard = apply_in_tiles(mean, ramp, Tiles.square(16, overlap=0))
     jumps = np.abs(np.diff(np.asarray(hard)[0, 16, :, 0]))
     assert jumps.max() > 0.2 and steps.max() < 0.06
 
@@ -88,5 +88,5 @@ def test_windows_larger_than_the_whole_are_the_whole():
         seen.append(y.shape)
         return y
 
-    np.testing.assert_allclose(by_windows(watched, z, Windows.square(5)), z, rtol=1e-5)
+    np.testing.assert_allclose(apply_in_tiles(watched, z, Tiles.square(5)), z, rtol=1e-5)
     assert set(seen) == {(1, 3, 5, 1)}

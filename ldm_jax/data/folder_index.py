@@ -24,7 +24,7 @@ def given_path(path) -> epath.Path:
 
 
 @dataclass(frozen=True)
-class Contents:
+class FolderIndex:
     """The images of a folder, and what it says about them. Names are relative to it, with '/'."""
 
     names: list[str]  # of this split
@@ -35,9 +35,9 @@ class Contents:
     captions: dict[str, list[str]]  # {} for none
 
 
-def read_contents(
+def index_folder(
     root: epath.Path, split: str, captions: str = "", boxes: str = "", maps: str = ""
-) -> Contents:
+) -> FolderIndex:
     """What is in the image folder `root`, of which `split` is wanted.
 
     captions, boxes, maps: the paths that `FolderSource` got. UserError for a folder that is missing
@@ -46,7 +46,7 @@ def read_contents(
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist")
     files = visible_files(root)
-    if maps:  # which are pictures too
+    if maps:  # which are images too
         here, apart = root.resolve(), given_path(maps).resolve()
         files = {name for name in files if not (here / name).is_relative_to(apart)}
     images = [name for name in sorted(files) if posixpath.splitext(name)[1].lower() in EXTENSIONS]
@@ -65,7 +65,7 @@ def read_contents(
     else:
         listed = listed_captions(root, tops[split], files)
     if listed:
-        return Contents(names, images, divided, (), {}, listed)
+        return FolderIndex(names, images, divided, (), {}, listed)
     # Classes are those of both splits, so that both number them alike.
     class_of = {
         name: name.removeprefix(top).rpartition("/")[0].partition("/")[0]
@@ -84,4 +84,4 @@ def read_contents(
     # Text files beside the images are captions, unless they are said to be boxes.
     is_boxes = boxes and given_path(boxes).resolve() == root.resolve()
     beside = {} if is_boxes else captions_beside(root, names, files)
-    return Contents(names, images, divided, classes, class_of, beside)
+    return FolderIndex(names, images, divided, classes, class_of, beside)
