@@ -1,8 +1,8 @@
-"""python sample.py RUN [--caption "..."] [...]: draws images from a trained run. See --help."""
+"""python sample.py MODEL --prompt "..." [...]: samples images from a trained model. See --help."""
 
 import sys
 
-from ldm_jax.experiments.command import sample_main
+from ldm_jax.commands.sample.run import main
 
 if __name__ == "__main__":
-    sys.exit(sample_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from ldm_jax.experiments.command import train_main
+from ldm_jax.commands.train.run import main
 
 if __name__ == "__main__":
-    sys.exit(train_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -44,7 +44,10 @@ def compiled(task, params, dtype, mesh):
     """(the step that train.py compiles, run(n) that does n of them)."""
     size, problem = task.size, task.problem(dtype)
     stage = Stage(
-        problem.init, problem.grads, make_optimiser(size.optimiser, STEPS), size.ema_decay
+        problem.init,
+        objective.loss_and_grads,
+        make_optimiser(size.optimiser, STEPS),
+        size.ema_decay,
     )
     _, abstract, step = prepare(stage, mesh, jax.random.key(0), task.batch, {})
     batch = put_batch(task.batch, mesh)
@@ -86,7 +89,7 @@ def operations(task, dtype) -> float:
     """Of one step, as the program is written, before XLA makes anything of it."""
     size, problem = task.size, task.problem(dtype)
     tx = make_optimiser(size.optimiser, STEPS)
-    stage = Stage(problem.init, problem.grads, tx, size.ema_decay)
+    stage = Stage(problem.init, objective.loss_and_grads, tx, size.ema_decay)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: init_state(stage, key, {}), key)
     step = jax.jit(partial(train_step, stage=stage))
@@ -173,7 +176,7 @@ def check_equal(torch, task, params) -> dict[str, float]:
 
     @partial(jax.jit, compiler_options=sbs.quickly())
     def ours(params, batch, draws):
-        grads, metrics = problem.grads(params, {}, batch, key, jnp.int32(0))
+        grads, metrics = objective.loss_and_grads(params, {}, batch, key, jnp.int32(0))
         squares = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
         return task.output(params, batch, draws), metrics["loss"], jnp.sqrt(squares)
 

@@ -8,10 +8,10 @@ import numpy as np
 import side_by_side as sbs
 
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
-from ldm_jax.autoencoder.step import AutoencoderProblem
+from ldm_jax.autoencoder.step import AutoencoderObjective
 from ldm_jax.conditioning.model import ConditionalModel
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
-from ldm_jax.diffusion.step import DiffusionProblem
+from ldm_jax.diffusion.step import DiffusionObjective
 from ldm_jax.diffusion.unet import UNet
 
 CHANNELS = 3  # of images
@@ -28,10 +28,10 @@ class UNetTask:
         if size.tokens:
             self.batch["y"] = draw((batch, *size.tokens))
 
-    def problem(self, dtype) -> DiffusionProblem:
+    def problem(self, dtype) -> DiffusionObjective:
         size, c = self.size, self.size.latent[-1]
         dim = size.tokens[1] if size.tokens else 0
-        return DiffusionProblem(
+        return DiffusionObjective(
             lambda rngs: ConditionalModel(UNet(size.unet, c, c, dim, dtype=dtype, rngs=rngs)),
             self.schedule,
             size.prediction,
@@ -94,9 +94,9 @@ class AutoencoderTask:
         )
         self.batch = {"image": images}
 
-    def problem(self, dtype) -> AutoencoderProblem:
+    def problem(self, dtype) -> AutoencoderObjective:
         size = self.size
-        return AutoencoderProblem(
+        return AutoencoderObjective(
             size.network, size.loss, DiscriminatorConfig(), CHANNELS, dtype=dtype
         )
 

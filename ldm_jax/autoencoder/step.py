@@ -50,8 +50,8 @@ def to_bytes(x: Array) -> Array:
     return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
-class AutoencoderProblem:
-    """`init` and `grads` of the first stage, for the training engine.
+class AutoencoderObjective:
+    """`init` and `loss_and_grads` of the first stage, for the training engine.
 
     Args:
       network, loss, discriminator: sizes and weights; `loss.disc_weight = 0` leaves the
@@ -103,7 +103,7 @@ class AutoencoderProblem:
         """The module from its own parameters (`params['autoencoder']`)."""
         return nnx.merge(self.graphs["autoencoder"], params)
 
-    def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
+    def loss_and_grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
         """Gradients for every player, and the health of the run.
 
         Args:

@@ -17,8 +17,8 @@ from ldm_jax.parameters import Build, fresh, graph_of
 Array = jax.Array
 
 
-class ClassifierProblem:
-    """`init` and `grads` of the classifier, for the training engine.
+class ClassifierObjective:
+    """`init` and `loss_and_grads` of the classifier, for the training engine.
 
     Args:
       build: keys -> module called as (z_t, t, rngs), which returns logits.
@@ -71,7 +71,7 @@ class ClassifierProblem:
         logits = self.model(params)(q_sample(self.schedule, z_0, t, eps), t, rngs)
         return -log_likelihood(logits, y), jnp.argmax(logits, axis=-1) == y, t
 
-    def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
+    def loss_and_grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
         """(gradients, metrics) of the mean cross-entropy; see `judge` for the arguments."""
         del step
 

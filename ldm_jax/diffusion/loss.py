@@ -12,7 +12,7 @@ from ldm_jax.diffusion.process import Prediction, q_sample, target
 from ldm_jax.diffusion.schedule import Schedule
 
 Array = jax.Array
-Norm = Literal["l2", "l1"]
+LossNorm = Literal["l2", "l1"]
 
 
 def ldm_loss(
@@ -21,7 +21,7 @@ def ldm_loss(
     prediction: Prediction,
     z_0: Array,
     key: Array,
-    norm: Norm = "l2",
+    loss_norm: LossNorm = "l2",
 ) -> tuple[Array, Array]:
     """E || eps - eps_theta(z_t, t, tau_theta(y)) ||^2, t uniform: Eq. (3), or Eq. (2) without y.
 
@@ -42,4 +42,4 @@ def ldm_loss(
     eps = jax.random.normal(key_eps, z_0.shape)
     out = model(q_sample(schedule, z_0, t, eps), t)
     error = out - target(schedule, prediction, z_0, t, eps)
-    return jnp.mean(error**2 if norm == "l2" else jnp.abs(error), axis=(1, 2, 3)), t
+    return jnp.mean(error**2 if loss_norm == "l2" else jnp.abs(error), axis=(1, 2, 3)), t

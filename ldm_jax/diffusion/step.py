@@ -8,13 +8,14 @@ module knows neither the autoencoder nor any kind of condition.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldm_jax.diffusion.loss import Norm, ldm_loss
+from ldm_jax.diffusion.loss import LossNorm, ldm_loss
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.parameters import Build, fresh, graph_of
@@ -23,8 +24,8 @@ Array = jax.Array
 NOISE_LEVELS = ("least_noise", "less_noise", "more_noise", "most_noise")  # quarters of the T steps
 
 
-class DiffusionProblem:
-    """`init` and `grads` of the second stage, for the training engine.
+class DiffusionObjective:
+    """`init` and `loss_and_grads` of the second stage, for the training engine.
 
     Args:
       build: keys -> module called as (z_t, t, y, rngs).
@@ -32,7 +33,7 @@ class DiffusionProblem:
       latents: (constants, batch, key) -> scaled latents z_0 `[B, h, w, c]`.
       condition: (constants, batch, key) -> y, some of them nulled, or None for an unconditional
         model.
-      norm: of the error, squared or absolute.
+      loss_norm: of the error, squared or absolute.
       dropout: whether the module has dropout to draw.
     """
 
@@ -44,12 +45,21 @@ class DiffusionProblem:
         latents: Callable[[dict, dict, Array], Array],
         condition: Callable[[dict, dict, Array], Array] | None = None,
         *,
-        norm: Norm = "l2",
+        loss_norm: LossNorm = "l2",
         dropout: bool = False,
     ):
         self.build, self.schedule, self.prediction = build, schedule, prediction
-        self.latents, self.condition, self.norm, self.dropout = latents, condition, norm, dropout
-        self.graph = graph_of(build)
+        self.latents, self.condition, self.loss_norm, self.dropout = (
+            latents,
+            condition,
+            loss_norm,
+            dropout,
+        )
+
+    @cached_property
+    def graph(self) -> nnx.GraphDef:
+        """What turns parameters into the module."""
+        return graph_of(self.build)
 
     def init(self, key: Array) -> dict:
         """Fresh parameters."""
@@ -76,10 +86,10 @@ class DiffusionProblem:
             self.prediction,
             z_0,
             key_t,
-            self.norm,
+            self.loss_norm,
         )
 
-    def grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
+    def loss_and_grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
         """(gradients, metrics) of the mean loss; see `loss` for the arguments."""
         del step
 

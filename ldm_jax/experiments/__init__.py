@@ -14,7 +14,7 @@ from ldm_jax.experiments import (
     unconditional,
 )
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.experiments.real import folder, tfds
+from ldm_jax.experiments.own_data import folder, tfds
 
 Experiments = dict[str, Callable[[], Experiment]]
 

@@ -17,8 +17,8 @@ from ldm_jax.experiments.config import (
     DiffusionStage,
     Experiment,
     FolderData,
-    SamplingDefaults,
 )
+from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.optimiser import OptimiserConfig
 
 # f = 1: the diffusion model works on the pixels themselves.
@@ -308,5 +308,5 @@ def _alone(
             steps=steps,
         ),
         diffusion=DiffusionStage(condition="none", drop_probability=0.0),
-        sampling=SamplingDefaults(guidance=1.0),
+        sampling=SamplingSettings(guidance=1.0),
     )

@@ -10,13 +10,14 @@ from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import (
     AutoencoderStage,
     ClassifierStage,
-    Condition,
+    ConditionKind,
     DiffusionStage,
+    EvaluationConfig,
     Experiment,
-    Progress,
-    SamplingDefaults,
     ScenesData,
 )
+from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.training.config import Progress
 from ldm_jax.training.optimiser import OptimiserConfig
 
 
@@ -84,7 +85,8 @@ def scenes() -> Experiment:
             steps=1000,
             ema_decay=0.99,
         ),
-        sampling=SamplingDefaults(steps=25, guidance=3.0, num_images=32),
+        sampling=SamplingSettings(steps=25, guidance=3.0),
+        evaluation=EvaluationConfig(num_images=32),
     )
 
 
@@ -128,7 +130,7 @@ def scenes_inpainting() -> Experiment:
     return _single("inpainting", steps=1200)
 
 
-def _single(condition: Condition, steps: int, guidance: float = 1.0) -> Experiment:
+def _single(condition: ConditionKind, steps: int, guidance: float = 1.0) -> Experiment:
     """As scenes, on another condition, and for so many steps that 20 minutes of two cores do."""
     text = scenes()
     return replace(
@@ -187,7 +189,8 @@ def scenes_super_resolution() -> Experiment:
             batch_size=8,
             steps=5000,
         ),
-        sampling=replace(pair.sampling, guidance=1.0, num_images=24),
+        sampling=replace(pair.sampling, guidance=1.0),
+        evaluation=EvaluationConfig(num_images=24),
     )
 
 
@@ -222,7 +225,8 @@ def scenes_large() -> Experiment:
             steps=60_000,
             ema_decay=0.9995,
         ),
-        sampling=SamplingDefaults(steps=50, guidance=3.0),
+        sampling=SamplingSettings(steps=50, guidance=3.0),
+        evaluation=EvaluationConfig(num_images=64),
     )
 
 
@@ -278,5 +282,6 @@ def smoke() -> Experiment:
             steps=40,
             ema_decay=0.9,
         ),
-        sampling=SamplingDefaults(steps=5, num_images=16, oracle_images=32),
+        sampling=SamplingSettings(steps=5),
+        evaluation=EvaluationConfig(judged_images=32),
     )

@@ -29,7 +29,7 @@ LAYOUT = replace(
     condition="layout",
     text=TransformerConfig(dim=512, depth=16, heads=8),  # Table 17
     schedule=ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0205),
-    norm="l1",
+    loss_norm="l1",
     optimiser=OptimiserConfig(4.8e-5),
 )
 

@@ -15,24 +15,24 @@ from ldm_jax.experiments.config import (
     DiffusionStage,
     Experiment,
     FolderData,
-    Progress,
-    SamplingDefaults,
 )
 from ldm_jax.experiments.first_stages import PIXELS, kl_f8, vq_f2, vq_f4, vq_f8, vq_f16, vq_f32_c32
+from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.training.config import Progress
 from ldm_jax.training.optimiser import OptimiserConfig
 
 # What a model of the paper is where its row says nothing else.
 LDM = DiffusionStage(
     schedule=ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0195),
     prediction="eps",
-    norm="l2",
+    loss_norm="l2",
     condition="none",
     drop_probability=0.0,
     scale_factor=1.0,  # of VQ latents, whose deviation is about 1 (App. D.1)
     progress=Progress(preview_every=5000),
     ema_decay=0.9999,
 )
-UNGUIDED = SamplingDefaults(sampler="ddim", steps=200, guidance=1.0, eta=0.0, num_images=16)
+UNGUIDED = SamplingSettings(sampler="ddim", steps=200, guidance=1.0, eta=0.0)
 UNET = UNetConfig(
     channels=224, channel_mult=(1, 2, 3, 4), attention_factors=(2, 4, 8), head_channels=32
 )
@@ -124,7 +124,7 @@ def lsun_churches256() -> Experiment:
                 resample_in_res_blocks=True,
             ),
             schedule=ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0155),
-            norm="l1",
+            loss_norm="l1",
             scale_factor=0.0,
             optimiser=OptimiserConfig(5e-5, warmup_steps=10_000),
             batch_size=96,

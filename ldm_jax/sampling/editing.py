@@ -11,14 +11,14 @@ import numpy as np
 from ldm_jax.diffusion.process import Prediction, eps_and_z0, q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.sample import noise_like
+from ldm_jax.sampling.noise import noise_like
 from ldm_jax.sampling.single_step import exponential_step
 
 Array = jax.Array
 
 
 def first_step(strength: float, steps: int) -> int:
-    """The number of the first step that is walked, from 0, on a grid of S = `steps` steps.
+    """The number of the first step that is walked, from 0, of the S = `steps` steps of a grid.
 
     The last round(strength S) steps are walked, at least one. Strength 1 is all of them.
 

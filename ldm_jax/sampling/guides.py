@@ -20,7 +20,7 @@ GuideLogP = Callable[[Any, Array, Array, Array, Array], Array]
 
 @dataclass(frozen=True)
 class Guide:
-    """s log p(y|z_t), as `Generator` takes it: the function is compiled in, all else is an input.
+    """s log p(y|z_t), as `Sampler` takes it: the function is compiled in, all else is an input.
 
     log_p: (weights, y, z_t, t `[B]`, z_0) -> `[B]`, see `guidance.classifier_guided`.
     weights: what it computes with. y: a row for each image, `[n, ...]`. scale: s, 0 is off.
@@ -36,11 +36,11 @@ class Guide:
             raise UserError(f"the scale of a guide is {self.scale}; it is a finite number")
 
 
-def together(
-    log_ps: Sequence[GuideLogP], scaled: Sequence[tuple[Any, Array]], towards: Sequence[Array]
+def sum_of_guides(
+    log_ps: Sequence[GuideLogP], scaled: Sequence[tuple[Any, Array]], targets: Sequence[Array]
 ) -> LogP:
     """Guides as one, the sum of s log p(y|z_t), from the log p, (weights, s) and y of each."""
-    guides = list(zip(log_ps, scaled, towards, strict=True))
+    guides = list(zip(log_ps, scaled, targets, strict=True))
 
     def log_p(z_t: Array, t: Array, z_0: Array) -> Array:
         return sum(s * one(weights, y, z_t, t, z_0) for one, (weights, s), y in guides)
@@ -48,7 +48,7 @@ def together(
     return log_p
 
 
-def of_class(classifier: Callable[[Any], Callable[[Array, Array], Array]]) -> GuideLogP:
+def class_log_p(classifier: Callable[[Any], Callable[[Array, Array], Array]]) -> GuideLogP:
     """log p_Phi(y|z_t) of Eq. (16): what a classifier of noisy latents makes of z_t.
 
     Args:
@@ -62,7 +62,7 @@ def of_class(classifier: Callable[[Any], Callable[[Array, Array], Array]]) -> Gu
     return log_p
 
 
-def of_image(
+def image_log_p(
     decode: Callable[[Any, Array], Array],
     distance: Callable[[Any, Array, Array], Array] | None = None,
     transform: Callable[[Array], Array] = lambda x: x,

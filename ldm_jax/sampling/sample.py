@@ -1,84 +1,71 @@
-"""The sampling loop: one `lax.scan` over the timesteps, whatever the solver."""
+"""Sampling: the loop over the timesteps, and from conditions to images in one compiled program.
+
+`sample` is the mathematics, one `lax.scan` whatever the solver. `Sampler` puts condition, guidance,
+noise and decoder around it, compiles that once, and runs it batch by batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
 
 from ldm_jax.diffusion.process import Prediction, eps_and_z0
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.sampling.guidance import LogP, classifier_guided
-from ldm_jax.sampling.solvers import Solver
+from ldm_jax.errors import UserError
+from ldm_jax.sampling.decoding import decode, decode_all
+from ldm_jax.sampling.editing import replace_known
+from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
+from ldm_jax.sampling.guides import Guide, GuideLogP, sum_of_guides
+from ldm_jax.sampling.noise import fold_in_each, image_keys, noise_like
+from ldm_jax.sampling.settings import Geometry, SamplingSettings
+from ldm_jax.sampling.single_step import Denoise
+from ldm_jax.sampling.solvers import SOLVERS, Solver, check_eta
+from ldm_jax.sampling.tiling import Tiles, apply_in_tiles
+from ldm_jax.sampling.timesteps import check_steps, timestep_grid
 
 Array = jax.Array
 
 
-def image_keys(seed: int | Array, indices: Array) -> Array:
-    """One key an image, from the seed and the image's index alone: keys `[B]`.
-
-    So image i is the same image at any batch size and on any number of devices.
-    """
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(indices)
-
-
-def noise_like(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal noise `[B, *shape]`, each image's from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-def fold_in_each(keys: Array, number: Array) -> Array:
-    """The key of this number from each image's: `[B]`."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
 def sample(
-    predict: Callable[[Array, Array], Array],
+    denoise: Denoise,
     schedule: Schedule,
-    prediction: Prediction,
     solver: Solver,
     grid: Array,
+    z_T: Array,
     keys: Array,
-    shape: tuple[int, int, int],
     *,
     eta: Array | float = 0.0,
     temperature: Array | float = 1.0,
-    log_p: LogP | None = None,
-    start: Array | None = None,
     blend: Callable[[Array, Array, Array], Array] | None = None,
     trajectory: bool = False,
 ):
-    """Draws z_T and walks it down the timesteps to z_0.
+    """Walks z_T down the timesteps to z_0.
 
     Args:
-      predict: (z_t, t `[B]`) -> what the network predicts, condition and guidance included.
-      prediction: eps, z_0 or v.
+      denoise: (z_t, t) -> (eps, z_0), condition and guidance included, as from `denoiser`.
       solver: one of `sampling.solvers`.
       grid: decreasing `[S+1]`, as from `timestep_grid`; the values may be traced.
-      keys: one key an image, `[B]`.
-      shape: latent (h, w, c).
+      z_T: `[B, h, w, c]`, a latent at the timestep grid[0]: noise, or for a grid that begins
+        further down a noisy image.
+      keys: one key an image, `[B]`, for the noise of the steps.
       eta: DDIM's stochasticity. temperature: factor on the noise of every step. May be traced.
-      log_p: (z_t, t `[B]`, z_0) -> `[B]`, s log p(y|z_t) of something to guide towards, see
-        `guidance.classifier_guided`.
-      start: a latent `[B, h, w, c]` at the timestep grid[0], in place of z_T; for a grid that
-        begins further down, cut off its beginning.
-      blend: (z_t, t, one key an image `[B]`) -> z_t, applied before each step, such as to put in
-        what is known of the image; nothing is applied after the last.
+      blend: (z_t, t, one key an image `[B]`) -> z_t, applied before each step, for example to
+        replace the known part of the image; nothing is applied after the last.
       trajectory: also return the z_0 estimate of every step.
 
     Returns:
       z_0 `[B, h, w, c]`; with `trajectory`, (z_0, estimates `[S, B, h, w, c]`).
     """
-    z_T = noise_like(keys, shape) if start is None else start
     grid = jnp.asarray(grid)
-
-    def denoise(z_t, t):
-        t = jnp.broadcast_to(t, z_t.shape[:1])
-        return eps_and_z0(schedule, prediction, predict(z_t, t), z_t, t)
-
-    if log_p is not None:
-        denoise = classifier_guided(denoise, schedule, log_p)
 
     def body(carry, now):
         (z_t, memory), (i, t, s) = carry, now
@@ -86,9 +73,283 @@ def sample(
         if blend is not None:
             z_t = blend(z_t, t, fold_in_each(keys, 2 * i + 2))
         noise = temperature * noise_like(fold_in_each(keys, 2 * i + 1), z_t.shape[1:])
-        z_s, z_0, memory = solver.step(schedule, denoise, z_t, t, s, noise, eta, memory)
+        if solver.memory is None:
+            z_s, z_0 = solver.step(schedule, denoise, z_t, t, s, noise, eta)
+        else:
+            z_s, z_0, memory = solver.step(schedule, denoise, z_t, t, s, noise, eta, memory)
         return (z_s, memory), z_0 if trajectory else None
 
     steps = (jnp.arange(len(grid) - 1), grid[:-1], grid[1:])
-    (z_0, _), estimates = jax.lax.scan(body, (z_T, solver.memory(z_T, grid)), steps)
+    memory = None if solver.memory is None else solver.memory(z_T, grid)
+    (z_0, _), estimates = jax.lax.scan(body, (z_T, memory), steps)
     return (z_0, estimates) if trajectory else z_0
+
+
+def denoiser(
+    predict: Callable[[Array, Array], Array], schedule: Schedule, prediction: Prediction
+) -> Denoise:
+    """(z_t, t) -> (eps, z_0), from a network (z_t, t `[B]`) -> eps, z_0 or v."""
+
+    def denoise(z_t: Array, t: Array) -> tuple[Array, Array]:
+        t = jnp.broadcast_to(t, z_t.shape[:1])
+        return eps_and_z0(schedule, prediction, predict(z_t, t), z_t, t)
+
+    return denoise
+
+
+@dataclass(frozen=True)
+class SamplingInputs:
+    """What differs from image to image: a row `[n, ...]` for each of the n images.
+
+    condition: as the model takes it (y), or tau_theta(y) if `embedded`; None if unconditional.
+    image_ids: int `[n]`, the i that the noise of an image depends on; None: 0 to n - 1. Images of
+      one id have the same noise.
+    first_step: how many steps are left out at the noisy end; a program for each number.
+    init_latents: `[n, h, w, c]` at the timestep of the first step, in place of noise.
+    known: the part of the images that is given, see `editing.replace_known`: (where, bool
+      `[n, h, w, 1]`; z_0 `[n, h, w, c]`). Its h and w, or those of `init_latents`, decide the size.
+    guides: what else the images are guided by (App. C); one of scale 0 costs nothing.
+    """
+
+    n: int
+    condition: np.ndarray | None = None
+    embedded: bool = False
+    image_ids: np.ndarray | None = None
+    first_step: int = 0
+    init_latents: np.ndarray | None = None
+    known: tuple[np.ndarray, np.ndarray] | None = None
+    guides: tuple[Guide, ...] = ()
+
+    def arrays(self) -> tuple[Any, ...]:
+        """All rows: (condition, image_ids, init_latents, known, y of each guide)."""
+        ids = np.arange(self.n) if self.image_ids is None else self.image_ids
+        guides = [g.y for g in self.guides if g.scale != 0.0]
+        return self.condition, ids, self.init_latents, self.known, guides
+
+    def subset(self, rows: np.ndarray) -> SamplingInputs:
+        """The rows of these numbers; each image stays what it is."""
+
+        def take(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[rows]
+
+        return replace(
+            self,
+            n=len(rows),
+            condition=take(self.condition),
+            image_ids=np.arange(self.n)[rows] if self.image_ids is None else take(self.image_ids),
+            init_latents=take(self.init_latents),
+            known=self.known and (take(self.known[0]), take(self.known[1])),
+            guides=tuple(replace(guide, y=guide.y[rows]) for guide in self.guides),
+        )
+
+
+@dataclass(frozen=True)
+class _Static:
+    """What a sampling program is compiled for."""
+
+    solver: str
+    is_guided: bool
+    embedded: bool
+    log_ps: tuple[GuideLogP, ...]
+    geometry: Geometry
+    num_shards: int
+    trajectory: bool
+
+
+class Sampler:
+    """From conditions to images.
+
+    A program is compiled once for each (solver, number of steps, batch size, geometry, guided or
+    not, which guides), and once more where timesteps are fractional. Guidance scale, eta,
+    temperature and seed are inputs of it: changing them compiles nothing. So are initial latents,
+    known parts, and the scales and targets of guides.
+
+    Args:
+      model: params -> callable (z_t, t, y) -> prediction, y None when unconditional. For conditions
+        that are embedded already it is called as (z_t, t, c=c), and its `embed` is used.
+      decoder: (constants, z_0 as the model sees it) -> floats `[B, H, W, C]` in [-1, 1].
+      schedule, prediction: as the model was trained.
+      null: the null condition, or None for a model that cannot be guided.
+      concatenates: whether the condition is a map, stacked with z_t.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Any], Callable],
+        decoder: Callable[[Any, Array], Array],
+        schedule: Schedule,
+        prediction: Prediction,
+        null: np.ndarray | None,
+        concatenates: bool = False,
+    ):
+        self.model, self.decoder, self.schedule = model, decoder, schedule
+        self.prediction, self.null, self.concatenates = prediction, null, concatenates
+        self._program = jax.jit(self._sample, static_argnames="static")
+
+    def compiled_programs(self) -> int:
+        """How many programs have been compiled so far."""
+        return self._program._cache_size()
+
+    def check(self, settings: SamplingSettings, conditional: bool) -> None:
+        """Raises UserError for settings that this model cannot be sampled with; takes no time."""
+        check_eta(settings.sampler, settings.eta)
+        if not conditional and settings.guidance != 1.0:
+            raise UserError("this model has no condition to guide by: guidance is 1")
+        if self.null is None and settings.guidance != 1.0:
+            raise UserError("this model was never trained without its condition: guidance is 1")
+        if not 0 <= settings.seed < 2**32:
+            raise UserError(f"seed is {settings.seed}; it lies between 0 and 4294967295")
+        if settings.batch_size < 1:
+            raise UserError(f"batch size is {settings.batch_size}; it must be at least 1")
+        check_steps(settings.spacing, settings.steps, self.schedule.timesteps)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """All images of `batches`, which has the arguments: uint8 `[n, H, W, C]`."""
+        return np.concatenate(list(self.batches(*args, **kwargs)))
+
+    def batches(
+        self,
+        params: Any,
+        constants: Any,
+        inputs: SamplingInputs,
+        settings: SamplingSettings,
+        geometry: Geometry,
+        *,
+        trajectory: bool = False,
+        sharding: NamedSharding | None = None,
+        progress: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Images uint8 `[b, H, W, C]`, a batch at a time.
+
+        Image i depends on its row of `inputs`, the seed and its id alone.
+
+        Args:
+          params, constants: of the diffusion stage's state (its moving average, if it has one).
+          trajectory: images are the estimates of z_0 at every step: uint8 `[b, S, H, W, C]`.
+          sharding: how the rows of a batch are split over the devices that hold `params`. Where
+            these belong to several processes, all of them call this alike and get all images.
+          progress: title of the progress bar, None for none.
+
+        Raises:
+          UserError: settings that cannot be, or no images.
+        """
+        if inputs.n < 1:
+            raise UserError(f"the number of images is {inputs.n}; it must be at least 1")
+        self.check(settings, inputs.condition is not None)
+        n, guides = inputs.n, [guide for guide in inputs.guides if guide.scale != 0.0]
+        num_shards = 1
+        if sharding is not None:
+            num_shards = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
+        static = _Static(
+            settings.sampler,
+            settings.guidance != 1.0,
+            inputs.embedded,
+            tuple(guide.log_p for guide in guides),
+            geometry,
+            num_shards,
+            trajectory,
+        )
+        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)[inputs.first_step :]
+        seed = jnp.uint32(settings.seed)
+        scalars = settings.guidance, settings.eta, settings.temperature
+        scalars = [jnp.float32(value) for value in scalars]
+        scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
+        batch_size = -(-min(settings.batch_size, n) // num_shards) * num_shards
+        silent = progress is None or jax.process_index() != 0
+        with tqdm(total=n, desc=progress, unit="image", disable=silent) as bar:
+            for first in range(0, n, batch_size):
+                # The last batch is filled up, so that it needs no program of its own.
+                rows = np.minimum(np.arange(first, first + batch_size), n - 1)
+                batch = jax.tree.map(lambda array, rows=rows: array[rows], inputs.arrays())
+                if sharding is not None:
+                    batch = jax.tree.map(lambda array: _split(array, sharding), batch)
+                images = self._program(
+                    params, constants, grid, seed, scalars, scaled, batch, static=static
+                )
+                if sharding is not None:  # all of them to all processes
+                    images = jax.device_put(images, NamedSharding(sharding.mesh, P()))
+                images = np.asarray(images)[: n - first]
+                bar.update(len(images))
+                yield images
+
+    def predictor(
+        self,
+        params: Any,
+        y: Array | None,
+        guidance: Array,
+        *,
+        is_guided: bool,
+        embedded: bool = False,
+        unet_tiles: Tiles | None = None,
+    ) -> Callable[[Array, Array], Array]:
+        """(z_t, t) -> prediction, condition and guidance included; see `SamplingInputs`."""
+        model, null = self.model(params), self.null
+        if unet_tiles is not None and self.concatenates and not embedded:
+            y, embedded = model.embed(y), True  # of the whole map, whose part each tile sees
+        network = model
+        if embedded:
+
+            def network(z_t, t, c):
+                return model(z_t, t, c=c)
+
+            null = None if null is None else model.embed(null[None])[0]
+        if unet_tiles is not None:
+            network = self._tiled(network, unet_tiles)
+        if is_guided:
+            return classifier_free_guided(network, y, null, guidance)
+        return lambda z_t, t: network(z_t, t, y)
+
+    def _tiled(self, network: Callable, tiles: Tiles) -> Callable:
+        def tiled(z_t, t, y):
+            if not self.concatenates:
+                return apply_in_tiles(lambda z: network(z, t, y), z_t, tiles)
+            c, both = z_t.shape[-1], jnp.concatenate([z_t, y], axis=-1)
+            return apply_in_tiles(lambda z: network(z[..., :c], t, z[..., c:]), both, tiles)
+
+        return tiled
+
+    def _sample(self, params, constants, grid, seed, scalars, scaled, rows, *, static: _Static):
+        (guidance, eta, temperature), (y, ids, init_latents, known, targets) = scalars, rows
+        predict = self.predictor(
+            params,
+            y,
+            guidance,
+            is_guided=static.is_guided,
+            embedded=static.embedded,
+            unet_tiles=static.geometry.unet_tiles,
+        )
+        denoise = denoiser(predict, self.schedule, self.prediction)
+        if static.log_ps:
+            log_p = sum_of_guides(static.log_ps, scaled, targets)
+            denoise = classifier_guided(denoise, self.schedule, log_p)
+        shape, blend = static.geometry.shape, None
+        if known is not None:
+            where, z_known = known
+            shape = z_known.shape[1:]
+
+            def blend(z_t, t, keys):
+                return replace_known(self.schedule, where, z_known, z_t, t, noise_like(keys, shape))
+
+        keys = image_keys(seed, ids)
+        result = sample(
+            denoise,
+            self.schedule,
+            SOLVERS[static.solver],
+            grid,
+            noise_like(keys, shape) if init_latents is None else init_latents,
+            keys,
+            eta=eta,
+            temperature=temperature,
+            blend=blend,
+            trajectory=static.trajectory,
+        )
+        decoder = partial(self.decoder, constants)
+        if static.trajectory:
+            _, estimates = result
+            return decode_all(decoder, estimates, static.num_shards, static.geometry.decoder_tiles)
+        return decode(decoder, result, static.num_shards, static.geometry.decoder_tiles)
+
+
+def _split(rows: np.ndarray, sharding: NamedSharding) -> Array:
+    """Each device takes its rows of what every process has."""
+    return jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)

@@ -25,35 +25,28 @@ Array = jax.Array
 class Solver:
     """How to get from z_t to z_s, and what has to be remembered on the way.
 
-    step: (schedule, denoise, z_t, t, s, noise, eta, memory) -> (z_s, z_0, memory), pure; see
-      `single_step` for the arguments.
-    memory: (z_T, grid) -> what is remembered before the first step.
+    step: (schedule, denoise, z_t, t, s, noise, eta) -> (z_s, z_0), pure; see `single_step`. With a
+      memory that is one more argument and one more result.
+    memory: (z_T, grid) -> what is remembered before the first step; None: nothing ever is.
     has_eta: whether eta does anything.
     """
 
-    step: Callable[..., tuple[Array, Array, Any]]
-    memory: Callable[[Array, Array], Any]
+    step: Callable[..., tuple[Array, ...]]
+    memory: Callable[[Array, Array], Any] | None = None
     has_eta: bool = False
 
 
-def single_step(step: Callable[..., tuple[Array, Array]], has_eta: bool = False) -> Solver:
-    """The solver that has this step and remembers nothing."""
-    return Solver(
-        lambda *arguments: (*step(*arguments[:-1]), arguments[-1]), lambda z_T, grid: (), has_eta
-    )
-
-
 SOLVERS = {
-    "ddim": single_step(ddim_step, has_eta=True),
-    "ddpm": single_step(ddpm_step),
+    "ddim": Solver(ddim_step, has_eta=True),
+    "ddpm": Solver(ddpm_step),
     "plms": Solver(plms_step, plms_memory),
     "dpmpp-2m": Solver(dpmpp_2m_step, dpmpp_2m_memory),
-    "dpmpp-2s": single_step(dpmpp_2s_step),
-    "dpmpp-1": single_step(euler_step),  # the same, derived in another way
-    "euler": single_step(euler_step),
-    "heun": single_step(heun_step),
+    "dpmpp-2s": Solver(dpmpp_2s_step),
+    "dpmpp-1": Solver(euler_step),  # the same, derived in another way
+    "euler": Solver(euler_step),
+    "heun": Solver(heun_step),
 }
-Sampler = Literal[tuple(SOLVERS)]
+SolverName = Literal[tuple(SOLVERS)]
 
 
 def check_eta(sampler: str, eta: float) -> None:

@@ -18,13 +18,12 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ldm_jax.errors import UserError
+from ldm_jax.paths import is_remote, user_path
 from ldm_jax.training import integrity
-from ldm_jax.training.processes import gathered, on_first
-from ldm_jax.training.state import TrainState
+from ldm_jax.training.processes import all_processes, on_first
+from ldm_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
-# Orbax logs a traceback for each failure, and also raises it: said once, by us, is enough.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 ITEM = "default"  # the folder inside a checkpoint where Orbax keeps the one tree that we save
 DAMAGED = ".damaged"  # ending of the name of a checkpoint that was set aside
@@ -39,8 +38,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, max_to_keep: int = 3):
-        self.directory = epath.Path(directory).expanduser()
-        if "://" not in str(self.directory):  # a bucket's path would become one of this machine
+        self.directory = user_path(directory)
+        if not is_remote(self.directory):  # a bucket's path would become one of this machine
             self.directory = self.directory.absolute()  # as Orbax wants it
         self._max_to_keep = max_to_keep
         self._manager = None
@@ -135,7 +134,7 @@ class Checkpoints:
             _, reason = on_first(partial(_tried, integrity.check, path / ITEM))
             if reason is None:
                 content, reason = _tried(read, path / ITEM)
-                reason = next((said for said in gathered(reason) if said is not None), None)
+                reason = next((said for said in all_processes(reason) if said is not None), None)
             if reason is None:
                 return content
             done = on_damage(step)

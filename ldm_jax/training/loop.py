@@ -1,4 +1,4 @@
-"""The training loop: steps, progress, metrics, callbacks, checkpoints, and an orderly stop."""
+"""The training loop: steps, progress, metrics, hooks, checkpoints, and an orderly stop."""
 
 import contextlib
 import math
@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from tqdm import tqdm
 
 from ldm_jax.errors import UserError
 from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.interruption import Interrupted, StopSignals
 from ldm_jax.training.metrics import MetricsLog
-from ldm_jax.training.state import Metrics, TrainState
+from ldm_jax.training.step import Metrics, TrainState
 
 # Steps that Python may be ahead of the device: enough to keep it busy, few enough to stop promptly.
 STEPS_AHEAD = 2
@@ -26,42 +28,50 @@ class NonFinite(UserError):
     """A loss or the gradient norm became NaN or infinite."""
 
 
+@dataclass(frozen=True)
+class Hook:
+    """What is done every so many steps beside training.
+
+    call: (state, step) -> None, called by every process, as a computation on a sharded state needs
+      them all; only process 0 should write. The state is donated to the next step, so keep no
+      reference to it. A hook is called at the end, too.
+    edits: it changes the state other than by gradients, which becomes `call(state, step)`; never at
+      the end. It must depend on nothing but its arguments, so that a resumed run repeats it.
+    """
+
+    every: int
+    call: Callable[[TrainState, int], TrainState | None]
+    edits: bool = False
+
+
 def fit(
     step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     state: TrainState,
     batches: Callable[[int], Iterator[Any]],
-    steps: int,
+    config: TrainingConfig,
     *,
     name: str,
     checkpoints: Checkpoints | None,
     metrics: MetricsLog | None,
-    batch_size: int,
-    log_every: int,
-    save_every: int,
-    edit: tuple[int, Callable[[TrainState, int], TrainState]] | None = None,
-    callbacks: Sequence[tuple[int, Callable[[TrainState, int], None]]] = (),
+    hooks: Sequence[Hook] = (),
 ) -> TrainState:
-    """Trains from `state.step` up to `steps`; returns at once when it is there already.
+    """Trains from `state.step` up to `config.steps`; returns at once when it is there already.
 
     `batches(start_step)` yields batches that are already on the devices. `name` marks the progress
     bar and the "stage" of each metrics line. Every `log_every` steps, and at the end, a line holds
     the means of the metrics since the last line, `images_per_s`, and `data_wait_s`, the seconds
-    that the loop waited for data (`data_wait_share` of the time); edits, callbacks and saves don't
-    count.
+    that the loop waited for data (`data_wait_share` of the time); hooks and saves don't count.
 
-    An `edit` `(every, fn)` changes the state other than by gradients: it becomes `fn(state, step)`
-    after every so many steps, but for the last. It must depend on nothing but its arguments, so
-    that a resumed run repeats it.
-
-    A callback `(every, fn)` is called as `fn(state, step)` every so many steps and at the end, by
-    every process, as a computation on a sharded state needs them all; only process 0 should write.
-    It runs before the state is saved: where there is a checkpoint of a step, all else of that step
-    is there too. The state is donated to the next step, so a callback keeps no reference to it.
+    Hooks run before the state is saved: where there is a checkpoint of a step, all else of that
+    step is there too.
 
     Raises NonFinite when a loss or the gradient norm is no longer finite (such a state is never
     saved), and Interrupted after SIGTERM or Ctrl-C, once the state is saved. Of several processes
     all raise it after the same step, STEPS_AHEAD after any of them received the signal.
     """
+    steps, progress = config.steps, config.progress
+    edits = [hook for hook in hooks if hook.edits]
+    calls = [hook for hook in hooks if not hook.edits]
     start = int(state.step)
     if start >= steps:
         return state
@@ -88,23 +98,23 @@ def fit(
 
             last = step == steps
             stopping = stop.agreed(wait=last) is not None
-            if edit and step % edit[0] == 0 and not last:
+            for edit in [hook for hook in edits if step % hook.every == 0 and not last]:
                 meter.finish()  # or the edit would wait for the steps, which do count
                 with meter.paused():
-                    state = jax.block_until_ready(edit[1](state, step))
-            due = [fn for every, fn in callbacks if last or (step % every == 0 and not stopping)]
-            saving = checkpoints and (last or stopping or step % save_every == 0)
+                    state = jax.block_until_ready(edit.call(state, step))
+            due = [hook for hook in calls if last or (step % hook.every == 0 and not stopping)]
+            saving = checkpoints and (last or stopping or step % progress.save_every == 0)
             if due or saving or stopping:
                 meter.finish()  # nothing is shown or saved before it is known to be finite
-            if last or step % log_every == 0:
-                line = meter.line(batch_size)
+            if last or step % progress.log_every == 0:
+                line = meter.line(config.batch_size)
                 if metrics and is_writer:
                     metrics.append({"stage": name, "step": step, **line})
             bar.set_postfix_str(meter.loss, refresh=False)
             bar.update(meter.step - bar.n)
             with meter.paused():
-                for callback in due:
-                    callback(state, step)
+                for hook in due:
+                    hook.call(state, step)
                 if saving:
                     checkpoints.save(step, state)
             if stopping:

@@ -6,6 +6,8 @@ from typing import Any
 
 from etils import epath
 
+from ldm_jax.paths import is_remote, write_whole
+
 
 class MetricsLog:
     """A file of JSON lines. A line cut short by a kill is passed over by every method."""
@@ -17,7 +19,7 @@ class MetricsLog:
         """Adds one line and flushes it. Numbers keep 7 digits; what is not finite becomes null."""
         line = json.dumps({name: _plain(value) for name, value in record.items()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if "://" in str(self.path):  # what is in a bucket can be replaced, but not added to
+        if is_remote(self.path):  # what is in a bucket can be replaced, but not added to
             before = self.path.read_text() if self.path.exists() else ""
             self.path.write_text(before + line + "\n")
             return
@@ -29,10 +31,7 @@ class MetricsLog:
         if not self.path.exists():
             return
         kept = [r for r in read(self.path) if r.get("stage") != stage or r.get("step", 0) <= step]
-        # Written beside and renamed over, so that a kill leaves the old file or the new one
-        new = self.path.with_name(self.path.name + ".new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        new.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:

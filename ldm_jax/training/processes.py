@@ -26,7 +26,7 @@ from ldm_jax.errors import UserError
 T = TypeVar("T")
 
 
-def gathered(value: Any) -> list[Any]:
+def all_processes(value: Any) -> list[Any]:
     """The value of each process, in their order: anything that JSON can hold."""
     if jax.process_count() == 1:
         return [value]
@@ -38,7 +38,7 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(make: Callable[[], T]) -> T:
+def on_all(make: Callable[[], T]) -> T:
     """`make()`, on every process for itself; if it cannot be done on one, all raise its UserError.
 
     `make` works alone: it calls nothing that needs the other processes.
@@ -50,7 +50,7 @@ def together(make: Callable[[], T]) -> T:
         result = make()
     except (UserError, OSError) as raised:
         error = str(raised)
-    for process, said in enumerate(gathered(error)):
+    for process, said in enumerate(all_processes(error)):
         if said is not None:
             raise UserError(said if process == 0 else f"{said} (process {process})")
     return result
@@ -59,7 +59,7 @@ def together(make: Callable[[], T]) -> T:
 def on_first(make: Callable[[], T]) -> T:
     """What `make()` gives on process 0, which alone calls it; JSON. All raise its UserError."""
     is_first = jax.process_index() == 0
-    return gathered(together(make if is_first else lambda: None))[0]
+    return all_processes(on_all(make if is_first else lambda: None))[0]
 
 
 def largest(number: int) -> jax.Array:

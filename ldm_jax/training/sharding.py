@@ -35,7 +35,7 @@ TENSOR_RULES = (
 # Weights with fewer elements are replicated: fetching them costs more than holding them.
 SMALLEST_SHARDED = 2**14
 
-AT_ONCE = 16  # rows that each device takes at a time, in `in_batches`
+ROWS_PER_DEVICE = 16  # rows that each device takes at a time, in `map_batches`
 
 
 def make_mesh(
@@ -43,7 +43,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh ('data', 'fsdp', 'tensor') over `devices` (all there are, by default).
 
-    One of the sizes may be -1: whatever is left. Raises UserError when the sizes do not fit.
+    One of the sizes may be -1: whatever is left. With none, a single process may leave devices out.
+    Raises UserError when the sizes do not fit.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
@@ -51,6 +52,8 @@ def make_mesh(
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"Mesh {asked}: sizes are positive, and only one may be -1 (what is left).")
     known = math.prod(size for size in sizes if size != -1)
+    if -1 not in sizes and jax.process_count() == 1:
+        devices = devices[:known]
     if len(devices) % known or (-1 not in sizes and known != len(devices)):
         raise UserError(f"Mesh {asked} takes {known} devices; there are {len(devices)}.")
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
@@ -85,8 +88,8 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(tree, tree_sharding(tree, mesh, in_use=True))
 
 
-def gathered(tree: Any, mesh: Mesh) -> Any:
-    """The same before a program that does not gather."""
+def replicate_fsdp(tree: Any, mesh: Mesh) -> Any:
+    """The same before a program that does not `gather`."""
     return jax.device_put(tree, tree_sharding(tree, mesh, in_use=True))
 
 
@@ -130,8 +133,8 @@ def put_batch(local_batch: Any, mesh: Mesh) -> Any:
     Args:
       local_batch: a tree of NumPy arrays `[n, ...]`, the rows that `process_rows` names.
     """
-    sharding, ways = batch_sharding(mesh), _ways(mesh)
-    here = process_rows(ways, mesh)  # of the equal parts that a batch is split into
+    sharding, shards = batch_sharding(mesh), num_shards(mesh)
+    here = process_rows(shards, mesh)  # of the equal parts that a batch is split into
 
     def place(rows: np.ndarray) -> jax.Array:
         each = len(rows) // len(here)
@@ -140,7 +143,7 @@ def put_batch(local_batch: Any, mesh: Mesh) -> Any:
             start = each * np.searchsorted(here, (index[0].start or 0) // each)
             return rows[start : start + each]
 
-        return jax.make_array_from_callback((each * ways, *rows.shape[1:]), sharding, part)
+        return jax.make_array_from_callback((each * shards, *rows.shape[1:]), sharding, part)
 
     return jax.tree.map(place, local_batch)
 
@@ -170,20 +173,20 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(whole, tree)
 
 
-def in_batches(
+def map_batches(
     function: Callable[..., Any], params: tuple, arrays: tuple[np.ndarray, ...], mesh: Mesh
 ) -> np.ndarray:
     """function(*params, *arrays `[B, ...]`) over any number of rows, one program for all.
 
     Every process has all rows and gets all results; each device computes its share of them.
     """
-    n, size = len(arrays[0]), AT_ONCE * _ways(mesh)
+    n, size = len(arrays[0]), ROWS_PER_DEVICE * num_shards(mesh)
     rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
     batches = (put([a[r] for a in arrays], batch_sharding(mesh)) for r in rows)
     return np.concatenate([fetch(function(*params, *batch)) for batch in batches])[:n]
 
 
-def _ways(mesh: Mesh) -> int:
+def num_shards(mesh: Mesh) -> int:
     """How many parts a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -193,13 +196,13 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
     Each of the parts in which it is worked through has to be.
     """
-    ways = _ways(mesh)
-    multiple = ways * accumulate
+    shards = num_shards(mesh)
+    multiple = shards * accumulate
     if batch_size < 1 or batch_size % multiple:
         below = batch_size // multiple * multiple
         fitting = f"{below} or {below + multiple}" if below > 0 else f"{multiple}"
         each = f", {accumulate} parts each" if accumulate > 1 else ""
         raise UserError(
-            f"A batch of {batch_size} cannot be split over data x fsdp = {ways} devices{each}; "
+            f"A batch of {batch_size} cannot be split over data x fsdp = {shards} devices{each}; "
             f"the nearest that can: {fitting}."
         )

@@ -12,7 +12,7 @@ from flax import nnx
 from ldm_jax.autoencoder.discriminator import Discriminator, DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
-from ldm_jax.autoencoder.step import AutoencoderProblem, to_bytes, to_model_range
+from ldm_jax.autoencoder.step import AutoencoderObjective, to_bytes, to_model_range
 from ldm_jax.parameters import Keys
 
 KL = AutoencoderConfig(
@@ -64,7 +64,7 @@ def bottleneck(request):
 
 
 def make_problem(bottleneck="kl", **loss):
-    return AutoencoderProblem(NETWORKS[bottleneck], replace(LOSS, **loss), CRITIC, 3)
+    return AutoencoderObjective(NETWORKS[bottleneck], replace(LOSS, **loss), CRITIC, 3)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_the_codes_in_use_have_a_gradient_and_the_others_none(bottleneck, params
 def test_without_an_adversary_there_is_one_player(bottleneck, params, terms):
     problem = make_problem(bottleneck, disc_weight=0.0)
     alone = {"autoencoder": params["autoencoder"]}
-    alone_grads = jax.jit(problem.grads, compiler_options=QUICKLY)
+    alone_grads = jax.jit(objective.loss_and_grads, compiler_options=QUICKLY)
     grads, metrics = alone_grads(alone, CONSTANTS, BATCH, KEY, jnp.int32(1000))
     assert set(grads) == set(jax.eval_shape(problem.init, KEY)) == {"autoencoder"}
     assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, reg=1.0))
@@ -236,7 +236,7 @@ def test_the_posterior_is_sampled_anew_with_every_key_and_codes_are_not(bottlene
 def test_without_a_perceptual_weight_no_network_is_needed():
     problem = make_problem(perceptual_weight=0.0)
     fresh = jax.eval_shape(problem.init, KEY)
-    grads, _ = jax.eval_shape(problem.grads, fresh, {}, BATCH, KEY, jnp.int32(0))
+    grads, _ = jax.eval_shape(objective.loss_and_grads, fresh, {}, BATCH, KEY, jnp.int32(0))
     assert jax.tree.structure(grads) == jax.tree.structure(fresh)
 
 
@@ -252,9 +252,11 @@ def test_a_few_steps_reduce_the_loss(params, grads):
 def test_grads_have_the_tree_of_fresh_parameters_with_dropout_and_in_bfloat16(bottleneck):
     for dtype in (jnp.float32, jnp.bfloat16):
         network = replace(NETWORKS[bottleneck], dropout=0.1)
-        problem = AutoencoderProblem(network, LOSS, CRITIC, 3, dtype=dtype)
+        problem = AutoencoderObjective(network, LOSS, CRITIC, 3, dtype=dtype)
         fresh = jax.eval_shape(problem.init, KEY)
-        grads, _ = jax.eval_shape(problem.grads, fresh, CONSTANTS, BATCH, KEY, jnp.int32(0))
+        grads, _ = jax.eval_shape(
+            objective.loss_and_grads, fresh, CONSTANTS, BATCH, KEY, jnp.int32(0)
+        )
         assert jax.tree.structure(grads) == jax.tree.structure(fresh)
         for gradient, leaf in zip(jax.tree.leaves(grads), jax.tree.leaves(fresh), strict=True):
             assert (gradient.shape, gradient.dtype) == (leaf.shape, jnp.float32)
@@ -277,7 +279,7 @@ def test_the_initial_weights_of_the_autoencoder_alone_have_a_gain(monkeypatch):
         return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(Keys(KEY)))))
 
     monkeypatch.setattr("ldm_jax.autoencoder.step.fresh", ones)
-    params = AutoencoderProblem(KL, LOSS, CRITIC, 3, init_gain=2.5).init(KEY)
+    params = AutoencoderObjective(KL, LOSS, CRITIC, 3, init_gain=2.5).init(KEY)
     for player, gain in (("autoencoder", 2.5), ("discriminator", 1.0)):
         for path, weights in jax.tree_util.tree_leaves_with_path(params[player]):
             assert (weights == (gain if path[-1].key == "kernel" else 1.0)).all()

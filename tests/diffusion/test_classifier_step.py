@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ldm_jax.diffusion.classifier_step import ClassifierProblem, accuracies
+from ldm_jax.diffusion.classifier_step import ClassifierObjective, accuracies
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=20, beta_end=0.5))
@@ -34,7 +34,7 @@ def latents(constants, batch, key):
 
 
 def make(rate=0.0, **kwargs):
-    return ClassifierProblem(lambda rngs: Linear(rate, rngs=rngs), SCHEDULE, latents, **kwargs)
+    return ClassifierObjective(lambda rngs: Linear(rate, rngs=rngs), SCHEDULE, latents, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,9 @@ def test_dropout_acts_in_training_alone(params):
     problem, plain = make(0.5, dropout=True), make()
     judged = [p.judge(params, CONSTANTS, BATCH, KEY)[0] for p in (problem, plain)]
     np.testing.assert_array_equal(*judged)
-    losses = [p.grads(params, CONSTANTS, BATCH, KEY, 0)[1]["loss"] for p in (problem, plain)]
+    losses = [
+        p.loss_and_grads(params, CONSTANTS, BATCH, KEY, 0)[1]["loss"] for p in (problem, plain)
+    ]
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -122,7 +124,7 @@ def test_latents_are_drawn_with_a_key_of_their_own(params):
         keys.append(key)
         return latents(constants, batch, key)
 
-    ClassifierProblem(lambda rngs: Linear(rngs=rngs), SCHEDULE, watch).judge(
+    ClassifierObjective(lambda rngs: Linear(rngs=rngs), SCHEDULE, watch).judge(
         params, CONSTANTS, BATCH, KEY
     )
     assert len(keys) == 1 and keys[0] != KEY
@@ -139,7 +141,9 @@ def test_it_learns_what_the_latents_tell():
     @jax.jit
     def learn(params):
         def one(params, i):
-            grads, metrics = problem.grads(params, CONSTANTS, batch, jax.random.key(i), i)
+            grads, metrics = objective.loss_and_grads(
+                params, CONSTANTS, batch, jax.random.key(i), i
+            )
             return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), metrics
 
         return jax.lax.scan(one, params, jnp.arange(300))[1]

@@ -9,7 +9,7 @@ from flax import nnx
 from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.model import ConditionalModel, drop_condition
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
-from ldm_jax.diffusion.step import DiffusionProblem
+from ldm_jax.diffusion.step import DiffusionObjective
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=20, beta_end=0.5))
 NULL = 3
@@ -51,7 +51,7 @@ def make_problem(build=conditional, drop=0.0, latents=latents, **kwargs):
     def condition(constants, batch, key):
         return drop_condition(key, batch["condition"], jnp.int32(NULL), drop)
 
-    return DiffusionProblem(
+    return DiffusionObjective(
         build, SCHEDULE, "eps", latents, None if build is unconditional else condition, **kwargs
     )
 
@@ -131,7 +131,9 @@ def test_an_unconditional_model_needs_no_condition():
     problem = make_problem(unconditional)
     fresh = problem.init(KEY)
     assert set(fresh) == {"unet"}
-    grads, _ = jax.eval_shape(problem.grads, fresh, CONSTANTS, {"z": Z_0}, KEY, jnp.int32(0))
+    grads, _ = jax.eval_shape(
+        objective.loss_and_grads, fresh, CONSTANTS, {"z": Z_0}, KEY, jnp.int32(0)
+    )
     assert jax.tree.structure(grads) == jax.tree.structure(fresh)
 
 
@@ -156,7 +158,9 @@ def test_dropout_is_drawn_only_when_the_model_has_it():
 
     losses = []
     for dropout in (True, False):
-        problem = DiffusionProblem(build, SCHEDULE, "eps", latents, dropout=dropout)
+        problem = DiffusionObjective(build, SCHEDULE, "eps", latents, dropout=dropout)
         losses.append(problem.loss(problem.init(KEY), CONSTANTS, BATCH, KEY)[0])
-        jax.eval_shape(problem.grads, problem.init(KEY), CONSTANTS, BATCH, KEY, jnp.int32(0))
+        jax.eval_shape(
+            objective.loss_and_grads, problem.init(KEY), CONSTANTS, BATCH, KEY, jnp.int32(0)
+        )
     assert not np.allclose(*losses)

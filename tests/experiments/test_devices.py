@@ -63,7 +63,9 @@ def trained_on(experiment):
         problem = second.first.problem if stage == "autoencoder" else second.problem
         # Adam divides rounding errors by themselves wherever a gradient is zero in theory (a bias
         # before a norm), so it would measure its own amplification here; SGD does not.
-        engine = Stage(problem.init, problem.grads, optax.sgd(0.01, momentum=0.5), ema_decay=0.9)
+        engine = Stage(
+            problem.init, objective.loss_and_grads, optax.sgd(0.01, momentum=0.5), ema_decay=0.9
+        )
         init, _, step = prepare(
             engine, mesh, jax.random.key(5), batches[stage][0], constants[stage]
         )

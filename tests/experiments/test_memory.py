@@ -59,7 +59,10 @@ def trained_as(experiment, which, facts=TEXT):
         "classifier": Classifier(experiment, facts, second).problem if facts.class_names else None,
     }[which]
     stage = Stage(
-        problem.init, problem.grads, make_optimiser(config.optimiser, 10), config.ema_decay
+        problem.init,
+        objective.loss_and_grads,
+        make_optimiser(config.optimiser, 10),
+        config.ema_decay,
     )
     n, size, (h, w, c) = config.batch_size, experiment.data.size, second.first.latent_shape
     struct = jax.ShapeDtypeStruct

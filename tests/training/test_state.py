@@ -66,7 +66,7 @@ def test_a_batch_in_parts_has_the_mean_of_their_gradients(tiny):
 
     of_step = jax.random.fold_in(key, 0)
     parts = [
-        tiny.grads(
+        tiny.loss_and_grads(
             first.params,
             first.constants,
             {"x": batch["x"][j::k]},

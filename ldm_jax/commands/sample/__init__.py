@@ -1,0 +1,1 @@
+"""`sample`: draw, edit, interpolate, invert, reconstruct."""

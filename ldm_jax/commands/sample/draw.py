@@ -1,0 +1,49 @@
+"""The plain job: images for conditions, as a grid, an animation or single files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.commands.sample.command import SampleCommand
+from ldm_jax.commands.sample.outputs import output_kind
+from ldm_jax.commands.sample.plan import Plan, Request, Result
+
+
+def plan_draw(command: SampleCommand, request: Request) -> Plan:
+    """An image for each condition, with its label under it."""
+    estimates, labels, n = command.trajectory, request.all_labels, request.images_per_prompt
+    animated = output_kind(command.out) == "animation"
+    columns = min(8, n if len(labels) > n else 8, len(labels))
+
+    def result(images: np.ndarray) -> Result:
+        text = f"{len(images)} images"
+        if animated:
+            grids = [plots.grid(step, columns) for step in images.swapaxes(0, 1)]
+            return Result(images[:, -1], np.stack(grids), f"{text}, step by step,")
+        if estimates:
+            return _with_estimates(images, labels, estimates)
+        images = request.composite(images)
+        conditions = request.conditions
+        shown = None if conditions is None else request.model.condition.as_image(conditions)
+        if shown is None:
+            return Result(images, plots.labelled_grid(images, labels, columns), text)
+        rows = images.reshape(-1, n, *images.shape[1:])
+        high = max(images.shape[1], shown.shape[1])
+        parts = [
+            np.stack([condition, *plots.enlarged(row, high)])
+            for condition, row in zip(plots.enlarged(shown, high), rows, strict=True)
+        ]
+        return Result(images, plots.grid(np.concatenate(parts), n + 1), text)
+
+    trajectory = animated or bool(estimates)
+    return Plan(request.inputs, result, trajectory, streams=not trajectory)
+
+
+def _with_estimates(images: np.ndarray, labels: list[str], most: int) -> Result:
+    """A row for each image `[n, S, H, W, C]`: estimates of z_0, evenly chosen, to the last."""
+    chosen = np.linspace(0, images.shape[1] - 1, min(most, images.shape[1]))
+    shown = images[:, np.rint(chosen).astype(int)]
+    texts = [word for label in labels for word in [*[""] * (len(chosen) - 1), label]]
+    grid = plots.labelled_grid(np.concatenate(shown), texts, len(chosen))
+    return Result(images[:, -1], grid, f"{len(images)} images and {len(chosen)} estimates of each")

@@ -1,0 +1,91 @@
+"""`--image`: image to image, in-painting and out-painting with any model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.commands.sample.command import EditOptions, SampleCommand
+from ldm_jax.commands.sample.images import fitted, open_image, open_mask
+from ldm_jax.commands.sample.plan import Plan, Request, Result
+from ldm_jax.errors import UserError
+from ldm_jax.sampling.editing import (
+    add_noise,
+    composite,
+    first_step,
+    known_cells,
+    with_border,
+)
+from ldm_jax.sampling.noise import image_keys
+from ldm_jax.sampling.sample import SamplingInputs
+from ldm_jax.sampling.timesteps import timestep_grid
+
+UNKNOWN_GREY = 200  # shown where there is no image yet
+
+
+def edit_strength(options: EditOptions) -> float:
+    """--strength, or its default."""
+    if options.strength is not None:
+        return options.strength
+    return 1.0 if options.mask or options.outpaint else 0.6
+
+
+def plan_edit(command: SampleCommand, request: Request) -> Plan:
+    """Samples from the noisy latent of an image, or around its known part."""
+    options, model, settings = command.edit, request.model, request.settings
+    geometry, n, f = model.geometry(settings), len(request.all_labels), model.first.f
+    opened = open_image("--image", options.image, model.info.channels)
+    image, fill = fitted(opened, geometry.height, geometry.width), None
+    if options.mask:
+        fill = open_mask("--mask", options.mask, opened.size, geometry.height, geometry.width)
+    if options.outpaint:
+        image, fill = _canvas(image, options.outpaint, f * model.config.diffusion.unet.factor)
+    grid = timestep_grid(settings.spacing, settings.steps, model.schedule)
+    first = first_step(edit_strength(options), len(grid) - 1)
+
+    def inputs() -> SamplingInputs:
+        z_0 = model.encode(image[None])
+        z_0 = np.broadcast_to(z_0, (n, *z_0.shape[1:]))
+        init_latents, known = None, None
+        if first:  # else from noise alone
+            keys = image_keys(settings.seed, np.arange(n))
+            init_latents = np.asarray(add_noise(model.schedule, z_0, grid[first], keys))
+        if fill is not None:
+            cells = known_cells(fill, f)
+            known = (np.broadcast_to(cells, (n, *cells.shape)), z_0)
+        plain = request.inputs()
+        return replace(plain, n=n, first_step=first, init_latents=init_latents, known=known)
+
+    def result(images: np.ndarray) -> Result:
+        shown = image
+        if fill is not None:
+            images = composite(fill, images, image)
+            shown = np.where(fill[..., None], np.uint8(UNKNOWN_GREY), image)
+        rows = images.reshape(-1, request.images_per_prompt, *image.shape)
+        rows = [one for row in rows for one in (shown, *row)]
+        # Not one with labels: here every pixel is to be seen as it is.
+        figure = plots.grid(np.stack(rows), request.images_per_prompt + 1)
+        return Result(images, figure, f"{n} images from {options.image}")
+
+    return Plan(inputs, result)
+
+
+def _canvas(
+    image: np.ndarray, outpaint: tuple[int, ...], multiple: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image with its new border, and where that is; sides are to be multiples."""
+    option = f"--outpaint is {' '.join(map(str, outpaint))}"
+    if len(outpaint) not in (1, 2, 4) or min(outpaint) < 0 or not any(outpaint):
+        raise UserError(
+            f"{option}; it is 1, 2 or 4 numbers of pixels, none below 0 and not all of them 0"
+        )
+    canvas, fill = with_border(image, *(outpaint * 4)[:4])
+    h, w = fill.shape
+    if h % multiple or w % multiple:
+        raise UserError(
+            f"{option}, which would make the image {w} pixels wide and {h} high; this model needs "
+            f"multiples of {multiple}"
+        )
+    return canvas, fill

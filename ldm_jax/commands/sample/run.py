@@ -1,0 +1,151 @@
+"""`python sample.py MODEL [...]`: from the command line to images, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import jax
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.commands import cli
+from ldm_jax.commands.hosts import join
+from ldm_jax.commands.sample.command import SampleCommand, check_options, given
+from ldm_jax.commands.sample.condition_files import FILES, open_condition
+from ldm_jax.commands.sample.draw import plan_draw
+from ldm_jax.commands.sample.edit import edit_strength, plan_edit
+from ldm_jax.commands.sample.guide import make_guides
+from ldm_jax.commands.sample.interpolate import plan_interpolation
+from ldm_jax.commands.sample.invert import plan_inversion
+from ldm_jax.commands.sample.outputs import ManyImages
+from ldm_jax.commands.sample.plan import Request
+from ldm_jax.commands.sample.prompts import parse_prompts
+from ldm_jax.commands.sample.reconstruct import reconstruct
+from ldm_jax.data.loader import Batch
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.load import load_run
+from ldm_jax.model.run_dir import RunDir
+from ldm_jax.paths import check_writable, user_path
+from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.sampling.solvers import SOLVERS
+
+PLANS = {
+    "draw": plan_draw,
+    "edit": plan_edit,
+    "interpolate": plan_interpolation,
+    "invert": plan_inversion,
+}
+PROGRAM = "python sample.py"
+
+
+def main(words: Sequence[str]) -> int:
+    """`python sample.py MODEL [...]`; returns the exit code."""
+    with cli.ExitCode() as status:
+        command = cli.parse(SampleCommand, words, PROGRAM)
+        check_options(command)
+        check_writable(user_path(command.out).parent)
+        cli.one_device_per_core()
+        join(command.hosts)
+        model = load_run(RunDir(command.model))
+        # Once more: what is left out is as the model's own configuration says.
+        own = SampleCommand(command.model, sampling=model.settings)
+        cli.say(sample(cli.parse(SampleCommand, words, PROGRAM, own), model))
+    return status.code
+
+
+def sample(command: SampleCommand, model: LatentDiffusion) -> str:
+    """Samples, writes, returns a line about it. UserError for anything that is wrong.
+
+    Of several processes each reads what the command names, and process 0 writes.
+    """
+    # Check, and open all files
+    kind, out, run = check_options(command), user_path(command.out), RunDir(command.model)
+    if command.edit.reconstruct:
+        return reconstruct(model, command.edit.reconstruct, out, command.num_images)
+    prompts = open_condition(command.condition, command.edit, command.sampling, model)
+    job = "draw" if prompts and command.job == "edit" else command.job  # in-painting by its model
+    if prompts is None:
+        prompts = parse_prompts(command.condition, command.guide, model)
+    settings = sampling_settings(command, model, prompts.conditions)
+    images_per_prompt = 1 if job == "invert" else command.num_images
+    request = Request(model, prompts.conditions, prompts.labels, images_per_prompt, settings)
+    model.sampler.check(settings, conditional=prompts.conditions is not None)
+    model.geometry(settings)
+    plan = PLANS[job](command, request)
+    guides = make_guides(command.guide, request, run, prompts.targets)
+    made_by = _made_by(command, model, settings)
+    writer = None
+    if kind in ("folder", "archive"):
+        step = run.checkpoints("diffusion").latest_step()
+        writer = ManyImages(out, kind, request, made_by | {"step": step})
+        if plan.streams and not len(writer.missing):
+            return writer.finish()
+
+    # Sample, and write
+    inputs = replace(plan.inputs(), guides=guides)
+    if writer and plan.streams:
+        done, inputs = 0, inputs.subset(writer.missing)
+        for images in model.batches(inputs, settings, progress="sampling"):
+            writer.write(done, _composited(request, images, writer.missing[done:]))
+            done += len(images)
+        return writer.finish()
+    batches = model.batches(inputs, settings, trajectory=plan.trajectory, progress="sampling")
+    result = plan.result(np.concatenate(list(batches)))
+    if writer:
+        writer.write_all(result.images)
+        return writer.finish()
+    if jax.process_index() == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "animation":
+            plots.save_gif(out, result.figure, made_by)
+        else:
+            labels = {"conditions": "\n".join(request.all_labels)}
+            plots.save_png(out, result.figure, made_by | labels)
+    return f"{result.text} in {out}"
+
+
+def sampling_settings(
+    command: SampleCommand, model: LatentDiffusion, conditions: Batch | None
+) -> SamplingSettings:
+    """The settings of the command, without those of the model that make no sense with them."""
+    settings, own = command.sampling, model.settings
+    if command.edit.invert:  # which is best without guidance; what is given is taken all the same
+        best = {"sampler": "ddim", "guidance": 1.0, "eta": 0.0}
+        kept = {
+            name: v for name, v in best.items() if getattr(settings, name) == getattr(own, name)
+        }
+        settings = replace(settings, **kept)
+    if not SOLVERS[settings.sampler].has_eta and settings.eta == own.eta:
+        settings = replace(settings, eta=0.0)
+    null = model.condition is not None and model.condition.null
+    is_null = model.guidable and bool(np.all(conditions["condition"] == null))
+    if is_null and settings.guidance == own.guidance:
+        settings = replace(settings, guidance=1.0)
+    return model.sized(settings, conditions)
+
+
+def _composited(request: Request, images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Images of these ids, with their known part put back."""
+    parts = [request.composite(image[None], int(i)) for image, i in zip(images, ids, strict=False)]
+    return np.concatenate(parts)
+
+
+def _made_by(
+    command: SampleCommand, model: LatentDiffusion, settings: SamplingSettings
+) -> dict[str, object]:
+    """What made the images, for their metadata."""
+    made_by = {"model": command.model} | asdict(settings)
+    del made_by["batch_size"]
+    made_by |= given(command.edit)
+    if command.edit.image and model.info.condition not in FILES:
+        made_by["strength"] = edit_strength(command.edit)
+    guide = command.guide
+    if guide.classifier_scale:
+        made_by["classifier_scale"] = guide.classifier_scale
+    if guide.guide_image:
+        names = ("guide_image", "guide_scale", "guide_factor")
+        made_by |= {name: getattr(guide, name) for name in names}
+    files = ("layout", "semantic_map", "low_res")
+    made_by |= {n: v for n, v in given(command.condition).items() if n in files}
+    return {name: value for name, value in made_by.items() if value is not None}

@@ -1,0 +1,1 @@
+"""`train`: both stages of an experiment, or one, in a run directory."""

@@ -1,0 +1,53 @@
+"""Held-out examples: their conditions are sampled from, their images are the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.data.loader import Batch
+from ldm_jax.data.source import Source
+from ldm_jax.model.conditions import Condition
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.sampling.settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out examples, a row each."""
+
+    condition: Condition | None
+    truth: Batch
+    """As the source reads them; from the first on again where there are too few."""
+    conditions: Batch | None
+    """Their conditions as arrays; None without any."""
+
+    @classmethod
+    def read(cls, source: Source, condition: Condition | None, n: int) -> HeldOut:
+        """The first `n` of a source. What is random in a condition depends on its number."""
+        truth = source.read(np.arange(n) % len(source))
+        if condition is None:
+            return cls(None, truth, None)
+        rngs = [np.random.default_rng(i) for i in range(n)]
+        return cls(condition, truth, condition.to_batch(condition.to_cache(truth), rngs))
+
+    def sample(
+        self, model: LatentDiffusion, settings: SamplingSettings, progress: str | None = None
+    ) -> np.ndarray:
+        """A sample for each condition: uint8 `[n, H, W, C]`."""
+        n = len(self.truth["image"])
+        inputs = model.inputs(self.conditions, 1 if self.conditions else n)
+        images = np.concatenate(list(model.batches(inputs, settings, progress=progress)))
+        return model.composite(self.conditions, images)
+
+    def figure(self, images: np.ndarray) -> np.ndarray:
+        """Samples above the labels of their conditions, or between conditions and truth."""
+        if self.condition is None:
+            return plots.grid(images, 8, least_side=144)
+        n = len(images)
+        shown = self.condition.as_image({key: rows[:n] for key, rows in self.conditions.items()})
+        if shown is None:
+            return plots.labelled_grid(images, self.condition.labels(self.truth)[:n])
+        return plots.stacked([shown, images, self.truth["image"][:n]])

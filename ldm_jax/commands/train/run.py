@@ -1,0 +1,278 @@
+"""`python train.py [EXPERIMENT]`: a whole run, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jax.sharding import Mesh
+
+from ldm_jax import plots
+from ldm_jax.commands import cli
+from ldm_jax.commands.hosts import Hosts, join
+from ldm_jax.commands.train.autoencoder import (
+    autoencoder_task,
+    check_unchanged,
+    is_trained_here,
+    load_autoencoder_from,
+    measure_autoencoder,
+    perceptual_weights,
+)
+from ldm_jax.commands.train.classifier import classifier_task, measure_classifier
+from ldm_jax.commands.train.diffusion import diffusion_task, trained_model
+from ldm_jax.commands.train.held_out import HeldOut
+from ldm_jax.commands.train.judge import is_judged, judge
+from ldm_jax.commands.train.stage import train_stage
+from ldm_jax.commands.train.summary import summary_line
+from ldm_jax.errors import UserError
+from ldm_jax.experiments import TRAINED_ALONE
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.check import check
+from ldm_jax.model.classifier import Classifier
+from ldm_jax.model.config_json import to_json
+from ldm_jax.model.data import OpenData, open_data
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.load import autoencoder_weights
+from ldm_jax.model.run_dir import RunDir
+from ldm_jax.pretrained.lpips import load_lpips
+from ldm_jax.training.processes import all_processes, on_all
+from ldm_jax.training.sharding import make_mesh, replicate_fsdp
+
+log = logging.getLogger(__name__)
+StageName = Literal["both", "autoencoder", "diffusion", "classifier"]
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Trains both stages of a latent diffusion model, as an experiment says."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    run_dir: str
+    """Directory of the run; a run that is there already is resumed."""
+    stage: StageName = "both"
+    """Which stage to train; diffusion needs the autoencoder in the same run directory, and so does
+    classifier, which can guide the diffusion model (both: all but the classifier)."""
+    hosts: Hosts = field(default_factory=Hosts)
+
+
+HELP = """usage: python train.py [EXPERIMENT] [--field value ...]
+
+Trains both stages of a latent diffusion model; a run that was stopped is resumed.
+
+experiments (without one: {default}):
+{experiments}
+
+For the fields of one: python train.py EXPERIMENT --help"""
+
+
+def main(words: Sequence[str]) -> int:
+    """`python train.py [EXPERIMENT] [--field value ...]`; returns the exit code."""
+    if list(words) in (["-h"], ["--help"]):
+        experiments = cli.list_of_experiments()
+        print(HELP.format(default=cli.DEFAULT_EXPERIMENT, experiments=experiments))
+        return 0
+    with cli.ExitCode() as status:
+        name, experiment, fields = cli.named_experiment(words)
+        stage = "autoencoder" if name in TRAINED_ALONE else "both"
+        default = TrainCommand(experiment, f"runs/{name}", stage)
+        command = cli.parse(TrainCommand, fields, f"python train.py {name}", default)
+        cli.one_device_per_core()
+        join(command.hosts)
+        cli.say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
+    return status.code
+
+
+def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "both") -> str:
+    """Runs an experiment in its directory, from wherever it stands; returns the summary line.
+
+    Raises:
+      UserError: bad configuration, data or directory, before any compute; or a failed run.
+      training.interruption.Interrupted: asked to stop, and saved.
+    """
+    # Check
+    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+    stages = ("autoencoder", "diffusion") if stage == "both" else (stage,)
+    check(experiment, mesh, stages)
+    # The classifier is configured when its own training begins.
+    configures = stage == "classifier" and run.checkpoints("classifier").latest_step() is None
+    settled = stage == "classifier" and not configures
+    run.check(name, experiment, but_for="" if settled else "classifier")
+    summary = run.summary()
+    if all(summary.get(one, {}).get("finished") for one in stages):
+        log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
+        return summary_line(summary)
+    config = experiment.autoencoder
+    _check_trained_before(run, config.steps if is_trained_here(config) else 0, stage)
+
+    # Open the data, and all files that are needed
+    autoencoder, channels = None, None
+    if config.from_run:
+        autoencoder, channels = load_autoencoder_from(config)
+        check_unchanged(run, autoencoder)
+    perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
+    file = experiment.evaluation.perceptual_file
+    lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
+    data = on_all(
+        lambda: open_data(
+            experiment.data, experiment.diffusion, experiment.seed, stage == "classifier"
+        )
+    )
+    _check_same_data(data)
+    if channels not in (None, data.info.channels):
+        raise UserError(
+            f"the autoencoder of {config.from_run} was trained on images with another number of "
+            f"channels: {channels}, not {data.info.channels}"
+        )
+
+    # Build
+    model = LatentDiffusion(experiment, data.info, name=str(run.path))
+    run.begin(name, experiment, data.info, renew=configures)
+    log.info(
+        "%s: %d training images, %d held out, condition: %s",
+        run.path,
+        len(data.train),
+        len(data.validation),
+        data.info.condition,
+    )
+    try:
+        key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
+        if stage == "classifier":
+            key = jax.random.fold_in(jax.random.key(experiment.seed), 2)  # neither of those above
+            _train_classifier(model, data, autoencoder, run, mesh, key)
+            return summary_line(run.summary())
+
+        # First stage
+        if model.first.bottleneck == "none":
+            autoencoder, results = {}, {"pixels": True}
+        elif autoencoder is not None:
+            results = _measured(model, data, autoencoder, mesh, {})
+            results["from_run"] = config.from_run
+        else:
+            task = autoencoder_task(
+                config,
+                model.first,
+                data,
+                run,
+                mesh,
+                seed=experiment.seed,
+                loader=experiment.loader,
+                constants=perceptual,
+            )
+            trained = train_stage(task, run, mesh, key_autoencoder)
+            state = trained.state
+            weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
+            autoencoder = weights["autoencoder"]
+            results = trained.summary | _measured(model, data, autoencoder, mesh, constants)
+        _finish(run, "autoencoder", results)
+        if stage == "autoencoder":
+            return summary_line(run.summary())
+        if not config.from_run:
+            check_unchanged(run, autoencoder)
+
+        # Second stage
+        task = diffusion_task(model, autoencoder, data, run, mesh)
+        trained = train_stage(task, run, mesh, key_diffusion)
+        results = {"scale_factor": float(trained.state.constants["scale_factor"])}
+
+        # Judge
+        model = trained_model(model, trained.state, mesh)
+        results |= trained.summary | _final_samples(model, data, run, lpips_weights)
+        _finish(run, "diffusion", results)
+    finally:
+        run.record()  # also the time of a start that was stopped
+    return summary_line(run.summary())
+
+
+def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
+    """Raises UserError when a later stage is asked for before the first one is trained."""
+    done = run.checkpoints("autoencoder").latest_step() or 0
+    if stage in ("diffusion", "classifier") and done < steps:
+        raise UserError(
+            f"{run.path} has no trained autoencoder (step {done} of {steps}); "
+            f"leave out --stage {stage}"
+        )
+
+
+def _check_same_data(data: OpenData) -> None:
+    """Raises UserError when the processes have opened different data."""
+    info = zlib.crc32(json.dumps(to_json(data.info)).encode())
+    found = all_processes([len(data.train), len(data.validation), info])
+    for process, numbers in enumerate(found):
+        if list(numbers) != list(found[0]):
+            raise UserError(
+                f"the data is not the same on all hosts: process 0 has {found[0][0]} images to "
+                f"train on, process {process} has {numbers[0]}, or their conditions differ"
+            )
+
+
+def _measured(
+    model: LatentDiffusion, data: OpenData, autoencoder: dict, mesh: Mesh, constants: dict[str, Any]
+) -> dict[str, float]:
+    network = model.config.autoencoder.loss.perceptual
+    return measure_autoencoder(model.first, autoencoder, data.validation, mesh, network, constants)
+
+
+def _train_classifier(
+    model: LatentDiffusion,
+    data: OpenData,
+    autoencoder: dict | None,
+    run: RunDir,
+    mesh: Mesh,
+    key: jax.Array,
+) -> None:
+    if model.first.bottleneck == "none":
+        autoencoder = {}
+    elif autoencoder is None:
+        autoencoder = autoencoder_weights(run, model.config)
+        check_unchanged(run, autoencoder)
+    classifier = Classifier(model)
+    task = classifier_task(model, classifier, autoencoder, data, run, mesh)
+    trained = train_stage(task, run, mesh, key)
+    scores = measure_classifier(classifier, trained.state, data.validation, mesh, model.config.seed)
+    _finish(run, "classifier", trained.summary | scores)
+
+
+def _final_samples(
+    model: LatentDiffusion, data: OpenData, run: RunDir, lpips_weights: dict | None
+) -> dict[str, Any]:
+    """The figure at the end, and the numbers of the task."""
+    config, settings = model.config, model.settings
+    shown, kind = config.evaluation.num_images, data.info.condition
+    judged = config.evaluation.judged_images if is_judged(config, kind) else 0
+    held_out = HeldOut.read(data.validation, model.condition, max(shown, judged))
+    images = held_out.sample(model, settings, progress="sampling")
+    if jax.process_index() == 0:
+        plots.save_png(run.path / "samples.png", held_out.figure(images[:shown]), vars(settings))
+        log.info("samples for held-out conditions: %s", run.path / "samples.png")
+    if not judged:
+        return {}
+
+    def reconstruct(x: np.ndarray) -> np.ndarray:
+        return x if model.first.bottleneck == "none" else model.reconstruct(x)
+
+    numbers = judge(config, kind, held_out, images[:judged], reconstruct, lpips_weights)
+    return {name: report | {"guidance": settings.guidance} for name, report in numbers.items()}
+
+
+def _what_next(run: RunDir, summary: dict[str, Any], stage: StageName) -> str:
+    if summary.get("diffusion", {}).get("finished"):
+        return f"to sample images from it: python sample.py {run.path}"
+    return f"to train its second stage, leave out --stage {stage}"
+
+
+def _finish(run: RunDir, stage: str, results: dict[str, Any]) -> None:
+    device = jax.devices()[0]
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    run.record(
+        **{stage: results | {"finished": True}},
+        device=f"{jax.device_count()} x {device.device_kind}",
+        versions={package: version(package) for package in packages},
+    )

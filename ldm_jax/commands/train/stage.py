@@ -1,0 +1,144 @@
+"""Trains one stage inside a run directory: what all stages have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax import plots
+from ldm_jax.data.loader import Loader
+from ldm_jax.model.run_dir import RunDir
+from ldm_jax.training import metrics as metrics_file
+from ldm_jax.training.config import TrainingConfig
+from ldm_jax.training.loop import Hook, fit
+from ldm_jax.training.processes import on_first
+from ldm_jax.training.sharding import put_batch
+from ldm_jax.training.step import Objective, TrainState, compile_step
+
+TRANSFERRED_AHEAD = 2  # batches that lie on the devices before their step is dispatched
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """What one stage of a run is to train."""
+
+    name: str
+    """autoencoder, diffusion or classifier; names checkpoints, metrics and previews."""
+    config: TrainingConfig
+    objective: Objective
+    loader: Loader
+    constants: Any
+    """What the objective reads but does not train."""
+    preview: Callable[[TrainState, int], None] | None = None
+    """Writes images of a step."""
+    edit: Hook | None = None
+    """A change of the state that is no gradient step."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stage that has reached its last step."""
+
+    state: TrainState
+    summary: dict[str, Any]
+
+
+def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.Array) -> Trained:
+    """Trains a stage to its last step, from its newest checkpoint if there is one."""
+    name, config, checkpoints = task.name, task.config, run.checkpoints(task.name)
+    log.info("%s: compiling the training step", name)
+    init, abstract, step = compile_step(
+        task.objective, config, mesh, key, _global_shapes(task.loader), task.constants
+    )
+    log.info(
+        "%s: %s parameters, compiled in %.0f s, peak memory %.0f MB a device",
+        name,
+        f"{step.parameters:,}",
+        step.compile_s,
+        step.peak_bytes / 1e6,
+    )
+    state = checkpoints.restore(abstract)
+    if state is None:
+        state = init()
+    elif int(state.step) < config.steps:
+        log.info("%s: resumes at step %d of %d", name, int(state.step), config.steps)
+
+    def save_curves(_state: TrainState, _step: int) -> None:
+        if jax.process_index() == 0 and (lines := metrics_file.read(run.metrics.path)):
+            plots.save_png(run.path / "curves.png", plots.curves(lines))
+
+    progress = config.progress
+    hooks = [Hook(progress.preview_every, task.preview)] if task.preview else []
+    hooks += [
+        Hook(progress.preview_every, save_curves),
+        Hook(progress.save_every, lambda _state, _step: run.record()),
+    ]
+    state = fit(
+        step,
+        state,
+        lambda start_step: _on_devices(task.loader, start_step, mesh),
+        config,
+        name=name,
+        checkpoints=checkpoints,
+        metrics=run.metrics,
+        hooks=[*([task.edit] if task.edit else []), *hooks],
+    )
+    checkpoints.close()
+    summary = {
+        "parameters": step.parameters,
+        "peak_bytes": step.peak_bytes,
+        "flops": step.flops,
+        "compile_seconds": round(step.compile_s, 1),
+        "steps": config.steps,
+        **on_first(lambda: _pace(run, name, config.batch_size)),
+    }
+    return Trained(state, summary)
+
+
+def _pace(run: RunDir, name: str, batch_size: int) -> dict[str, float]:
+    """How long the steps took, without previews and checkpoints, in however many starts."""
+    lines = [line for line in metrics_file.read(run.metrics.path) if line["stage"] == name]
+    images_per_s = np.array([line["images_per_s"] for line in lines])
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return {
+        "seconds": round(float(np.sum(batch_size * steps / images_per_s)), 1),
+        "images_per_s": round(float(np.median(images_per_s)), 1),
+    }
+
+
+def _global_shapes(loader: Loader) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the batch over all processes, which a loader of one process sees a part of."""
+    return {
+        key: jax.ShapeDtypeStruct((loader.batch_size, *rows.shape[1:]), rows.dtype)
+        for key, rows in loader.batch(0).items()
+    }
+
+
+def _on_devices(loader: Loader, start: int, mesh: jax.sharding.Mesh) -> Iterator[Any]:
+    """The batches from `start` on; the transfer of the next ones begins before they are needed.
+
+    In a thread, so that a step never waits for the data of a later one.
+    """
+    batches = loader.iterate(start)
+    pool = ThreadPoolExecutor(1, "transfer")
+
+    def transfer() -> Future:
+        return pool.submit(lambda: put_batch(next(batches), mesh))
+
+    try:
+        ahead = deque(transfer() for _ in range(TRANSFERRED_AHEAD))
+        while True:
+            batch = ahead.popleft().result()
+            ahead.append(transfer())
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        batches.close()

@@ -1,0 +1,64 @@
+"""One line for people of what a run has trained: how well, how fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldm_jax.diffusion.step import NOISE_LEVELS
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """What was trained, how well and how fast, in one line."""
+    parts = []
+    for stage in ("autoencoder", "diffusion", "classifier"):
+        if not (s := summary.get(stage)):
+            continue
+        facts = [f"from {s['from_run']}"] if "from_run" in s else []
+        facts += ["none, on pixels"] if "pixels" in s else []
+        facts += [f"published weights of {s['converted_from']}"] if "converted_from" in s else []
+        if "steps" in s:
+            facts += [
+                f"{s['parameters'] / 1e6:.2f}M parameters",
+                f"{s['steps']} steps in {s['seconds'] / 60:.1f} min",
+                f"{s['images_per_s']} images/s",
+                f"peak {s['peak_bytes'] / 1e6:.0f} MB",
+            ]
+        if "accuracy" in s:
+            levels = [f"{s[f'accuracy_{level}']:.0%}" for level in NOISE_LEVELS]
+            facts.append(f"{s['accuracy']:.1%} right (least to most noise {', '.join(levels)})")
+        if "psnr" in s:
+            facts.append(f"PSNR {s['psnr']:.1f} dB")
+        facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
+        if "codebook_usage" in s:
+            facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
+        facts += _measured(s)
+        parts.append(f"{stage}: " + ", ".join(facts))
+    return " | ".join(parts)
+
+
+# What the first number of a report is called.
+_NAMES = {
+    "both": "shape and colour as asked",
+    "valid": "proper scenes",
+    "iou": "box IoU",
+    "mean_iou": "mean IoU",
+    "objects": "objects of the captions present",
+}
+
+
+def _measured(summary: dict[str, Any]) -> list[str]:
+    """The first number of each report, with what it is compared to."""
+    facts = []
+    if report := summary.get("oracle"):
+        name = next(name for name in _NAMES if name in report["samples"])
+        others = {"ceiling": "true renders", "reconstructed": "reconstructed", "floor": "shuffled"}
+        beside = ", ".join(f"{others[o]} {report[o][name]:.1%}" for o in others if o in report)
+        facts.append(f"{_NAMES[name]} {report['samples'][name]:.1%} ({beside})")
+    if report := summary.get("restored"):
+        for who, scores in report.items():
+            if isinstance(scores, dict):
+                numbers = [f"{scores['psnr']:.1f} dB", f"SSIM {scores['ssim']:.3f}"]
+                if "lpips_squeezenet" in scores:
+                    numbers.append(f"LPIPS (squeezenet) {scores['lpips_squeezenet']:.3f}")
+                facts.append(f"{who.replace('_', ' ')} " + " ".join(numbers))
+    return facts

@@ -1,0 +1,91 @@
+"""Cross-attention maps: which words a position attends to while an image is sampled (Sec. 3.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ldm_jax.diffusion.process import eps_and_z0
+from ldm_jax.errors import UserError
+from ldm_jax.layers import Attention
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.sampling.solvers import SOLVERS
+from ldm_jax.sampling.timesteps import timestep_grid
+
+if TYPE_CHECKING:
+    from ldm_jax.model.latent_diffusion import LatentDiffusion
+
+
+def attention_maps(
+    model: LatentDiffusion, condition: Any, settings: SamplingSettings
+) -> dict[str, np.ndarray]:
+    """The cross-attention of every layer while DDIM (eta 0) samples one image.
+
+    With guidance the maps are those of the conditional half.
+
+    Args:
+      condition: one, as for `LatentDiffusion.sample`.
+
+    Returns:
+      {layer: float32 `[step, head, h, w, token]`}; over the tokens they sum to 1.
+
+    Raises:
+      UserError: a model without cross-attention, or several conditions.
+    """
+    if model.spec.how != "cross-attention" or model.spec.context_dim == 0:
+        raise UserError("this model has no cross-attention")
+    conditions = model.parse(condition)
+    y = model.encode_conditions(conditions)
+    if len(y) != 1:
+        raise UserError(f"attention maps are of one condition; there are {len(y)}")
+    weights, schedule = model.placed(1)[0], model.schedule
+    grid = jnp.asarray(timestep_grid(settings.spacing, settings.steps, schedule))
+    guided, null = settings.guidance != 1.0 and model.guidable, model.condition.null
+    both = jnp.concatenate([y, null[None]]) if guided else jnp.asarray(y)
+    z_T = noise_like(image_keys(settings.seed, jnp.arange(1)), model.geometry(settings).shape)
+
+    @jax.jit
+    def run(params: dict, z_T: jax.Array) -> dict[str, jax.Array]:
+        def body(z_t, now):
+            t, s = now
+            network = model.objective.model(params)
+            network.set_attributes(Attention, record=True, raise_if_not_found=False)
+            network.set_attributes(remat=False, raise_if_not_found=False)
+            times = jnp.broadcast_to(t, len(both))
+            out = network(jnp.repeat(z_t, len(both), axis=0), times, both)
+            recorded = nnx.to_pure_dict(nnx.pop(network, nnx.Intermediate))
+            if guided:
+                out = out[1:] + settings.guidance * (out[:1] - out[1:])
+            estimate = eps_and_z0(schedule, model.objective.prediction, out, z_t, times[:1])
+            z_s, _ = SOLVERS["ddim"].step(schedule, lambda z, t: estimate, z_t, t, s, 0.0, 0.0)
+            return z_s, _by_layer(recorded["unet"])
+
+        return jax.lax.scan(body, z_T, (grid[:-1], grid[1:]))[1]
+
+    maps = run(weights.params, z_T)
+    h, w = z_T.shape[1:3]
+    return {
+        layer: _as_image(np.asarray(probabilities), h, w) for layer, probabilities in maps.items()
+    }
+
+
+def _by_layer(tree: dict, path: str = "") -> dict[str, jax.Array]:
+    """{layer: probabilities `[head, position, token]` of the first row}, cross-attention alone."""
+    found = {}
+    for name, child in tree.items():
+        if name == "probabilities":
+            return {path: child[0][0]} if path.endswith("cross_attention") else {}
+        found |= _by_layer(child, f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _as_image(probabilities: np.ndarray, h: int, w: int) -> np.ndarray:
+    """`[step, head, position, token]` -> `[step, head, h', w', token]`, of an h x w latent."""
+    steps, heads, positions, tokens = probabilities.shape
+    factor = round((h * w / positions) ** 0.5)
+    return probabilities.reshape(steps, heads, h // factor, w // factor, tokens)

@@ -1,0 +1,83 @@
+"""The first stage as the second one uses it: pure functions of the autoencoder's parameters."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.autoencoder.kl import sample_posterior, split_moments
+from ldm_jax.autoencoder.step import AutoencoderObjective, to_bytes, to_model_range
+from ldm_jax.experiments.config import AutoencoderStage
+
+Array = jax.Array
+
+
+class FirstStage:
+    """Encoder, bottleneck and decoder of Sec. 3.1.
+
+    With bottleneck none (LDM-1) there is no first stage: latents are the pixels, and there are no
+    parameters.
+
+    Args:
+      channels: of the images. dtype: computing type.
+    """
+
+    def __init__(self, config: AutoencoderStage, channels: int, dtype: str = "float32"):
+        self.network, self.channels = config.network, channels
+        self.bottleneck, self.f = config.network.bottleneck, config.network.f
+        self.objective = AutoencoderObjective(
+            config.network,
+            config.loss,
+            config.discriminator,
+            channels,
+            remat=config.remat,
+            dtype=jnp.dtype(dtype),
+            init_gain=config.init_gain,
+        )
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels c of the latents."""
+        return self.channels if self.bottleneck == "none" else self.network.z_channels
+
+    def encode(self, params: dict, image: Array) -> Array:
+        """Images -> moments of q_E(z|x) `[B, h, w, 2c]`, or with VQ z `[B, h, w, c]`.
+
+        Args:
+          image: `[B, H, W, C]`, bytes, or floats in [-1, 1].
+        """
+        x = to_model_range(image) if image.dtype == jnp.uint8 else image
+        return x if self.bottleneck == "none" else self.objective.autoencoder(params).encode(x)
+
+    def sample(self, encoded: Array, key: Array) -> Array:
+        """What the diffusion model learns: a sample of q_E(z|x), or z before it is quantised."""
+        return sample_posterior(encoded, key) if self.bottleneck == "kl" else encoded
+
+    def mean(self, encoded: Array) -> Array:
+        """The latent without noise: the mean of q_E(z|x), or z."""
+        return split_moments(encoded)[0] if self.bottleneck == "kl" else encoded
+
+    def decode_float(self, params: dict, z: Array) -> Array:
+        """D(z): z `[B, h, w, c]` -> floats `[B, H, W, C]`, nominally in [-1, 1], not clipped."""
+        return z if self.bottleneck == "none" else self.objective.autoencoder(params).decode(z)
+
+    def decode(self, params: dict, z: Array) -> Array:
+        """z `[B, h, w, c]` -> bytes `[B, H, W, C]`."""
+        return to_bytes(self.decode_float(params, z))
+
+    def reconstruct(self, params: dict, image: Array) -> Array:
+        """D(E(x)) from the posterior's mean: images as for `encode` -> bytes `[B, H, W, C]`."""
+        return self.decode(params, self.mean(self.encode(params, image)))
+
+    def scale_factor(self, encoded: np.ndarray) -> np.float32:
+        """1 / sigma_hat of App. G: one scalar, the standard deviation of the latents' samples.
+
+        The variance of samples is that of the means plus the mean variance, so nothing need be
+        drawn. The mean is not subtracted from the latents, as in the paper.
+        """
+        variance = np.var(np.asarray(self.mean(encoded), np.float64))
+        if self.bottleneck == "kl":
+            _, logvar = split_moments(jnp.asarray(encoded))
+            variance += np.mean(np.exp(np.asarray(logvar, np.float64)))
+        return np.float32(1.0 / np.sqrt(variance))

@@ -1,0 +1,419 @@
+"""A latent diffusion model as one object: both stages, condition, schedule, sampler, weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from PIL import Image
+
+from ldm_jax import plots
+from ldm_jax.autoencoder.network import Autoencoder
+from ldm_jax.autoencoder.step import to_bytes
+from ldm_jax.conditioning.model import drop_condition
+from ldm_jax.data.loader import Batch
+from ldm_jax.diffusion.schedule import Schedule, make_schedule
+from ldm_jax.diffusion.step import DiffusionObjective
+from ldm_jax.diffusion.unet import UNet
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.conditioning import build_model, conditioning_spec
+from ldm_jax.model.conditions import make_condition
+from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.model.weights import Placement, Weights
+from ldm_jax.sampling.editing import invert
+from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.settings import Geometry, SamplingSettings
+from ldm_jax.sampling.timesteps import timestep_grid
+from ldm_jax.training.sharding import fetch, map_batches
+from ldm_jax.training.step import count_parameters
+
+Array = jax.Array
+CONDITIONS_AT_ONCE = 64  # conditions encoded at a time, as they may be images
+
+
+class LatentDiffusion:
+    """Both stages as pure functions, and with `weights` a model that encodes, decodes and samples.
+
+    Functions named with `constants` take them as the training state has them: `autoencoder`, the
+    parameters of the frozen first stage, and `scale_factor`, so that a checkpoint of the second
+    stage is all that sampling needs. All others use the model's own weights.
+
+    Args:
+      config: the experiment that the model was trained by; it is taken apart here and nowhere else.
+      info: facts of its training data.
+      name: to be shown in its `repr`.
+    """
+
+    def __init__(
+        self, config: Experiment, info: DataInfo, weights: Weights | None = None, name: str = ""
+    ):
+        stage = config.diffusion
+        self.config, self.info, self.name = config, info, name
+        self.first = FirstStage(config.autoencoder, info.channels, config.precision)
+        self.spec = conditioning_spec(stage, info, self.first)
+        self.condition = make_condition(stage, info, self.first.f, self.encode_image)
+        null = None if self.condition is None else self.condition.null
+        self.guidable = null is not None and stage.drop_probability > 0
+        self.objective = DiffusionObjective(
+            partial(build_model, stage, self.spec, self.first.latent_channels, config.precision),
+            make_schedule(stage.schedule),
+            stage.prediction,
+            self.latents,
+            None if self.condition is None else self._dropped_condition,
+            loss_norm=stage.loss_norm,
+            dropout=stage.unet.dropout > 0,
+        )
+        self.sampler = Sampler(
+            self.objective.model,
+            self.decode_float,
+            self.schedule,
+            stage.prediction,
+            null if self.guidable else None,
+            concatenates=self.spec.how == "concatenation",
+        )
+        self.placement = weights and Placement(weights, config.mesh.tensor)
+        self._jit = {
+            name: jax.jit(getattr(self, name)) for name in ("encode_image", "decode_image")
+        }
+        self._jit["condition"] = self.condition and jax.jit(self.condition.encode)
+        self._jit["reconstruct"] = jax.jit(self.first.reconstruct)
+
+    # What the model is
+
+    @property
+    def schedule(self) -> Schedule:
+        """The forward process: beta, alpha_bar, alpha and sigma over the T timesteps."""
+        return self.objective.schedule
+
+    @property
+    def parameters(self) -> dict:
+        """All parameters: `autoencoder`, `unet` and, where there is an encoder, `tau`."""
+        weights = self.weights
+        return {"autoencoder": weights.constants["autoencoder"], **(weights.params or {})}
+
+    @property
+    def scale_factor(self) -> float:
+        """What latents are multiplied with before the diffusion model sees them (App. G)."""
+        return float(self.weights.constants["scale_factor"])
+
+    @property
+    def unet(self) -> UNet:
+        """The UNet as a module with its weights: (z_t, t, context, label) -> prediction."""
+        return self.network.unet
+
+    @property
+    def network(self) -> nnx.Module:
+        """eps_theta with tau_theta as a module with its weights: (z_t, t, y) -> prediction."""
+        return self.objective.model(self._diffusion_params())
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The first stage as a module with its weights."""
+        if self.first.bottleneck == "none":
+            raise UserError("this model works on pixels: it has no autoencoder")
+        return self.first.objective.autoencoder(self.weights.constants["autoencoder"])
+
+    @property
+    def settings(self) -> SamplingSettings:
+        """How it is sampled unless told otherwise."""
+        settings = self.config.sampling
+        return settings if self.guidable else replace(settings, guidance=1.0)
+
+    def geometry(self, settings: SamplingSettings | None = None) -> Geometry:
+        """The size of the images that these settings give. UserError for one that cannot be."""
+        return (settings or self.settings).geometry(
+            self.config.data.size,
+            self.first.f,
+            self.config.diffusion.unet.factor,
+            self.first.latent_channels,
+        )
+
+    def sized(self, settings: SamplingSettings, conditions: Batch | None) -> SamplingSettings:
+        """The settings with the size of conditions that are images, which decide it."""
+        for name, factor in (("semantic", 1), ("masked", 1), ("low_res", self.first.f)):
+            if conditions is not None and name in conditions:
+                h, w = conditions[name].shape[1:3]
+                return replace(settings, height=factor * h, width=factor * w)
+        return settings
+
+    def with_weights(self, weights: Weights, mesh: Mesh | None = None) -> LatentDiffusion:
+        """The same model, sharing its compiled programs, with other weights.
+
+        Args:
+          mesh: the devices that hold the weights already; None: they are placed when needed.
+        """
+        other = copy.copy(self)
+        other.placement = Placement(weights, self.config.mesh.tensor, mesh)
+        return other
+
+    def __repr__(self) -> str:
+        h, w, c = self.geometry().shape
+        size, kind = self.config.data.size, self.info.condition
+        lines = [f"LatentDiffusion {self.name}".rstrip()]
+        first = f"{self.first.bottleneck}, f = {self.first.f}, latents {h}x{w}x{c}"
+        first = "none, works on pixels" if self.first.bottleneck == "none" else first
+        lines += [f"  images       {size}x{size}x{self.info.channels}, condition: {kind}"]
+        lines += [f"  first stage  {first}"]
+        if self.placement is not None:
+            counts = [f"{name} {count_parameters(p):,}" for name, p in self.parameters.items()]
+            lines += [f"  parameters   {', '.join(counts)}"]
+        s = self.settings
+        lines += [f"  sampling     {s.sampler}, {s.steps} steps, guidance {s.guidance:g}"]
+        return "\n".join(lines)
+
+    # With its own weights
+
+    def sample(
+        self,
+        condition: Any = None,
+        *,
+        num_images: int = 1,
+        settings: SamplingSettings | None = None,
+        trajectory: bool = False,
+        progress: str | None = None,
+        **changes: Any,
+    ) -> np.ndarray:
+        """Samples images: uint8 `[n, H, W, C]`, `num_images` for each condition.
+
+            model.sample(["a red ball", "a blue cube"], steps=10, guidance=3.0, seed=0)
+
+        Args:
+          condition: what the model was trained on. Prompts, or names or numbers of classes (one or
+            several); a layout {"objects": [{"label": ..., "box": [left, top, right, bottom]}]}; a
+            semantic map `[H, W]`; a low-resolution image uint8 `[h, w, C]`; for in-painting
+            {"image": uint8 `[H, W, C]`, "mask": bool `[H, W]`}; or several of any. None: nothing,
+            where the model is unconditional or was trained without its condition, too.
+          settings: how to sample; None: `self.settings`. changes: fields of it to change.
+          trajectory: the estimates of z_0 at every step instead: uint8 `[n, S, H, W, C]`.
+          progress: title of a progress bar.
+
+        Raises:
+          UserError: a condition or settings that do not fit the model.
+        """
+        settings = replace(settings or self.settings, **changes)
+        conditions = self.parse(condition)
+        if condition is None and self.guidable:
+            settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
+        settings = self.sized(settings, conditions)
+        inputs = self.inputs(conditions, num_images)
+        images = np.concatenate(
+            list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
+        )
+        return images if trajectory else self.composite(conditions, images, num_images)
+
+    def parse(self, condition: Any) -> Batch | None:
+        """A condition as `sample` takes it -> arrays with a row for each; None if unconditional."""
+        if self.condition is None:
+            if condition is not None:
+                raise UserError("this model is unconditional: it takes no condition")
+            return None
+        if condition is not None:
+            return self.condition.parse(condition)
+        if not self.guidable:
+            raise UserError(f"this model needs its condition: {self.info.condition}")
+        return {"condition": self.condition.null[None]}
+
+    def inputs(self, conditions: Batch | None, num_images: int = 1) -> SamplingInputs:
+        """What the sampler takes: each condition `num_images` times, in all for none."""
+        if conditions is None:
+            return SamplingInputs(num_images)
+        y = np.repeat(self.encode_conditions(conditions), num_images, axis=0)
+        return SamplingInputs(len(y), y)
+
+    def composite(
+        self, conditions: Batch | None, images: np.ndarray, num_images: int = 1, first: int = 0
+    ) -> np.ndarray:
+        """Samples with the known part of the images put back, where there is such.
+
+        Args:
+          images: uint8 `[n, H, W, C]`, the images `first` to first + n - 1 of all.
+        """
+        if conditions is None:
+            return images
+        rows = (first + np.arange(len(images))) // num_images
+        return self.condition.composite({k: a[rows] for k, a in conditions.items()}, images)
+
+    def batches(
+        self,
+        inputs: SamplingInputs,
+        settings: SamplingSettings,
+        *,
+        trajectory: bool = False,
+        progress: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Samples a batch at a time: uint8 `[b, H, W, C]`; see `sampling.sample.Sampler`."""
+        self._diffusion_params()
+        weights, sharding = self.placed(inputs.n)
+        inputs = replace(inputs, guides=self.placement.guides(inputs.guides, inputs.n))
+        yield from self.sampler.batches(
+            weights.params,
+            weights.constants,
+            inputs,
+            settings,
+            self.geometry(settings),
+            trajectory=trajectory,
+            sharding=sharding,
+            progress=progress,
+        )
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images, uint8 or floats in [-1, 1] `[n, H, W, C]` -> scaled z_0 `[n, h, w, c]`.
+
+        The mean of q_E(z|x), without noise. Sides are multiples of f.
+        """
+        images = np.asarray(images)
+        images = images[None] if images.ndim == 3 else images
+        sides, f = images.shape[1:3], self.first.f
+        if images.ndim != 4 or images.shape[-1] != self.info.channels or any(s % f for s in sides):
+            raise UserError(
+                f"images are [n, H, W, {self.info.channels}] with sides that are multiples of {f}, "
+                f"not {list(images.shape)}"
+            )
+        if images.dtype != np.uint8:
+            images = images.astype(np.float32)
+        return self._map("encode_image", images)
+
+    def decode(self, z_0: np.ndarray) -> np.ndarray:
+        """Scaled latents z_0 `[n, h, w, c]` -> images uint8 `[n, H, W, C]`."""
+        z_0 = np.asarray(z_0, np.float32)
+        return self._map("decode_image", z_0[None] if z_0.ndim == 3 else z_0)
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """D(E(x)): images as for `encode` -> uint8 `[n, H, W, C]`."""
+        weights, sharding = self.placed(len(images))
+        autoencoder = weights.constants["autoencoder"]
+        return map_batches(self._jit["reconstruct"], (autoencoder,), (images,), sharding.mesh)
+
+    def predict(
+        self, z_t: Array, t: Array, condition: Any = None, guidance: float = 1.0
+    ) -> np.ndarray:
+        """What the network predicts (eps, z_0 or v) for z_t `[n, h, w, c]` at timesteps t `[n]`."""
+        conditions = self.parse(condition)
+        y = None if conditions is None else self.encode_conditions(conditions)
+        z_t = jnp.asarray(z_t)
+        if y is not None and len(y) != len(z_t):
+            y = np.broadcast_to(y, (len(z_t), *y.shape[1:]))
+        predict = self.sampler.predictor(
+            self._diffusion_params(), y, jnp.float32(guidance), is_guided=guidance != 1.0
+        )
+        return np.asarray(predict(z_t, jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])))
+
+    def embed(self, conditions: Batch) -> np.ndarray:
+        """tau_theta of conditions, between which there are others: float `[n, ...]`."""
+        y, params = self.encode_conditions(conditions), self._diffusion_params()
+        return fetch(jax.jit(lambda p, y: self.objective.model(p).embed(y))(params, y))
+
+    def invert(
+        self, z_0: np.ndarray, y: np.ndarray | None, settings: SamplingSettings
+    ) -> np.ndarray:
+        """The noise z_T from which DDIM (eta 0) leads to z_0, see `sampling.editing.invert`.
+
+        Args:
+          z_0: `[n, h, w, c]`. y: conditions as the model takes them, a row each.
+        """
+        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)
+        tiles, is_guided = self.geometry(settings).unet_tiles, settings.guidance != 1.0
+
+        @jax.jit
+        def up(params, y, z_0, guidance):
+            predict = self.sampler.predictor(
+                params, y, guidance, is_guided=is_guided, unet_tiles=tiles
+            )
+            return invert(predict, self.schedule, self.objective.prediction, grid, z_0)
+
+        params = self.placed(len(z_0))[0].params
+        return fetch(up(params, y, z_0, jnp.float32(settings.guidance)))
+
+    def attention(self, condition: Any, **changes: Any) -> dict[str, np.ndarray]:
+        """How much each position attends to each token of one condition (Sec. 3.3).
+
+        Returns:
+          {layer: float32 `[step, head, h, w, token]`}, summing to 1 over the tokens.
+        """
+        from ldm_jax.model.attention import attention_maps
+
+        return attention_maps(self, condition, replace(self.settings, **changes))
+
+    def grid(
+        self, images: np.ndarray, labels: list[str] | None = None, columns: int = 8
+    ) -> Image.Image:
+        """Images uint8 `[n, H, W, C]` as one, with labels under them; a notebook shows it."""
+        columns = min(columns, len(images))
+        if labels is None:
+            return Image.fromarray(plots.grid(images, columns))
+        return Image.fromarray(plots.labelled_grid(images, labels, columns))
+
+    # Pure functions, of the constants of a training state
+
+    def latents(self, constants: dict, batch: dict, key: Array) -> Array:
+        """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `encoded` or else `image`."""
+        if "encoded" in batch:
+            encoded = batch["encoded"]
+        else:
+            encoded = self.first.encode(constants["autoencoder"], batch["image"])
+        return constants["scale_factor"] * self.first.sample(encoded, key)
+
+    def encode_image(self, constants: dict, image: Array) -> Array:
+        """Images `[B, H, W, C]` -> their z_0 without noise, scaled as in `latents`."""
+        encoded = self.first.encode(constants["autoencoder"], image)
+        return constants["scale_factor"] * self.first.mean(encoded)
+
+    def decode_float(self, constants: dict, z_0: Array) -> Array:
+        """z_0 as the diffusion model sees it -> floats `[B, H, W, C]`, nominally in [-1, 1]."""
+        return self.first.decode_float(constants["autoencoder"], z_0 / constants["scale_factor"])
+
+    def decode_image(self, constants: dict, z_0: Array) -> Array:
+        """z_0 as the diffusion model sees it -> bytes `[B, H, W, C]`."""
+        return to_bytes(self.decode_float(constants, z_0))
+
+    def _dropped_condition(self, constants: dict, batch: dict, key: Array) -> Array:
+        y = self.condition.encode(constants, batch)
+        if not self.guidable:
+            return y
+        probability = self.config.diffusion.drop_probability
+        return drop_condition(key, y, jnp.asarray(self.condition.null), probability)
+
+    # Weights and devices
+
+    def encode_conditions(self, conditions: Batch) -> np.ndarray:
+        """y of conditions `[n, ...]`, a few at a time."""
+        n = len(next(iter(conditions.values())))
+        constants = self.placed(1)[0].constants
+        parts = [
+            self._jit["condition"](
+                constants, {k: a[start : start + CONDITIONS_AT_ONCE] for k, a in conditions.items()}
+            )
+            for start in range(0, n, CONDITIONS_AT_ONCE)
+        ]
+        return np.concatenate(fetch(parts))
+
+    def _map(self, name: str, rows: np.ndarray) -> np.ndarray:
+        weights, sharding = self.placed(len(rows))
+        return map_batches(self._jit[name], (weights.constants,), (rows,), sharding.mesh)
+
+    def placed(self, n: int) -> tuple[Weights, NamedSharding]:
+        """(the weights on the devices, how batches are split over these), for n images."""
+        assert self.weights  # or it has raised
+        return self.placement.of(n)
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights as they were given; a UserError where it has none."""
+        if self.placement is None:
+            raise UserError("this model has no weights yet: train it, or load a trained one")
+        return self.placement.weights
+
+    def _diffusion_params(self) -> dict:
+        if self.weights.params is None:
+            raise UserError("this model is a first stage: it encodes and decodes, but has no UNet")
+        return self.weights.params

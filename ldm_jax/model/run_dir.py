@@ -1,0 +1,177 @@
+"""A run directory, runs/NAME: what is in it, and whether it belongs to this configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.config_json import differences, from_json, to_json
+from ldm_jax.model.data_info import DataInfo
+from ldm_jax.paths import PART, check_writable, user_path, write_whole
+from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.metrics import MetricsLog
+from ldm_jax.training.processes import all_processes, on_first
+
+VERSION = 1
+FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
+
+
+class RunDir:
+    """Paths and files of one run, in a directory that all its processes see.
+
+    Process 0 alone writes, and reads what the run's course depends on. All processes call `check`,
+    `begin`, `load` and `summary`.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self.path = user_path(path)
+        self._started = time.perf_counter()
+
+    @property
+    def metrics(self) -> MetricsLog:
+        """metrics.jsonl."""
+        return MetricsLog(self.path / "metrics.jsonl")
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """The checkpoints of `autoencoder`, `diffusion` or `classifier`."""
+        return Checkpoints(self.path / "checkpoints" / stage)
+
+    def sample_file(self, name: str) -> epath.Path:
+        """samples/NAME.png; the folder is made."""
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        return self.path / "samples" / f"{name}.png"
+
+    def check(self, name: str, experiment: Experiment, but_for: str = "") -> None:
+        """Raises UserError, naming the fields, when the directory belongs to another experiment.
+
+        Also when it is some other folder, or cannot be written to. Changes nothing. What decides
+        speed and memory alone may differ: a run can go on with other devices.
+
+        Args:
+          but_for: a field of the experiment that may be another one.
+        """
+        on_first(lambda: self._check(name, experiment, but_for))
+
+    def _check(self, name: str, experiment: Experiment, but_for: str) -> None:
+        check_writable(self.path)
+        if not (self.path / "config.json").exists():
+            if self.path.exists() and any(p.suffix != PART for p in self.path.iterdir()):
+                raise UserError(f"{self.path} is not empty and holds no config.json of a run")
+            return
+        saved_name, saved, _ = self._parsed(self._saved())
+        if saved_name != name:
+            raise UserError(
+                f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
+                "choose another --run-dir"
+            )
+        if but_for:
+            saved = dataclasses.replace(saved, **{but_for: getattr(experiment, but_for)})
+        different = differences(to_json(saved), to_json(experiment))
+        if different := [row for row in different if not re.fullmatch(FREE, row[0])]:
+            raise UserError(
+                f"{self.path} belongs to another configuration: "
+                + "; ".join(f"--{option} is {a} there, {b} here" for option, a, b in different)
+                + "; choose another --run-dir"
+            )
+
+    def begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool = False) -> None:
+        """Writes config.json on the first start; later ones compare the info of the data.
+
+        `renew` writes it again, with the fields that `check` let differ.
+        """
+        on_first(lambda: self._begin(name, experiment, info, renew))
+        seen = all_processes((self.path / "config.json").exists())
+        if not all(seen):
+            raise UserError(
+                f"{self.path} is not one directory for all: process {seen.index(False)} does not "
+                "see what process 0 wrote; give a --run-dir that all hosts share, such as "
+                "gs://BUCKET/RUN"
+            )
+        self._started -= self.summary().get("wall_seconds", 0.0)
+
+    def _begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool) -> None:
+        begun = (self.path / "config.json").exists()
+        if begun:
+            saved_info = self._parsed(self._saved())[2]
+            if not saved_info.class_names:  # classes that nothing in the run has looked at
+                saved_info = dataclasses.replace(saved_info, class_names=info.class_names)
+            if different := differences(to_json(saved_info), to_json(info)):
+                raise UserError(
+                    f"the data of {self.path} has changed since the run began "
+                    f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
+                )
+        if renew or not begun:
+            data, config = to_json(info), to_json(experiment)
+            if tokenizer := data.pop("tokenizer"):  # megabytes, in a file of its own
+                self._write("tokenizer.json", tokenizer)
+            content = {"version": VERSION, "experiment": name, "config": config, "data": data}
+            self._write_json("config.json", content)
+
+    def load(self) -> tuple[str, Experiment, DataInfo]:
+        """(name, experiment, info of the data) of a run that has begun; UserError otherwise."""
+        return self._parsed(on_first(self._saved))
+
+    def _saved(self) -> dict[str, Any]:
+        saved = self._read("config.json")
+        if saved is None:
+            raise UserError(f"{self.path} is no run directory: it has no config.json")
+        if saved.get("version") != VERSION:
+            raise UserError(
+                f"{self.path}/config.json has version {saved.get('version')}, "
+                f"this program reads version {VERSION}"
+            )
+        if (tokenizer := self.path / "tokenizer.json").exists():
+            saved["tokenizer"] = tokenizer.read_text()
+        return saved
+
+    def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataInfo]:
+        try:
+            name, experiment = saved["experiment"], from_json(Experiment, saved["config"])
+            info = from_json(DataInfo, saved["data"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.path}/config.json is damaged: {error}") from error
+        if "tokenizer" in saved:
+            info = dataclasses.replace(info, tokenizer=saved["tokenizer"])
+        return name, experiment, info
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json, or {} before the first `record`."""
+        return on_first(self._summary)
+
+    def _summary(self) -> dict[str, Any]:
+        return self._read("summary.json") or {}
+
+    def record(self, **entries: Any) -> None:
+        """Puts entries into summary.json, and the time that all starts of this run took so far."""
+        if jax.process_index() == 0:
+            entries["wall_seconds"] = round(time.perf_counter() - self._started, 1)
+            self._write_json("summary.json", self._summary() | entries)
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        self._write(name, json.dumps(content, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        if jax.process_index() == 0:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / name, text)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(f"{file} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{file} is damaged: it holds no JSON object")
+        return content
