@@ -73,7 +73,7 @@ if __name__ == "__main__":
     for name, words in RUNS.items():
         out = folder / f"{name}.json"
         if not out.exists():
-            module = [sys.executable, "-m", "ldm_jax.experiments.estimate"]
+            module = [sys.executable, "-m", "ldm_jax.commands.estimate"]
             options = ["--precision", "bfloat16", "--out", str(out)]
             subprocess.run([*module, *words.split(), *options], check=False)
         if out.exists():

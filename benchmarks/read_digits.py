@@ -18,7 +18,7 @@ from flax import nnx
 from ldm_jax.data.source import in_memory
 from ldm_jax.data.tfds import TfdsSource
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights, placed
 
 BATCH, EPOCHS = 128, 2

@@ -62,7 +62,7 @@ def trained_task(folder: Path, task: str, perceptual_file: str) -> dict:
         borrowed = train(folder, first, [first, "--stage", "autoencoder"])
         options += ["--autoencoder.from-run", borrowed]
     if perceptual_file:
-        options += ["--sampling.perceptual-file", perceptual_file]
+        options += ["--evaluation.perceptual-file", perceptual_file]
     name = f"{experiment}-{task}" if task == "regression" else experiment
     return json.loads((train(folder, name, options) / "summary.json").read_text())
 

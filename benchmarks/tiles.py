@@ -20,7 +20,7 @@ from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.data.scenes import ScenesSource
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights
 from ldm_jax.sampling.tiling import Tiles, apply_in_tiles, tile_starts
 

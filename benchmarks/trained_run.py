@@ -8,7 +8,7 @@ import jax
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesSource
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights, placed
 
 

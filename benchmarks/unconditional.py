@@ -24,10 +24,10 @@ from ldm_jax.data.degradations import degrade
 from ldm_jax.data.masks import draw_mask, masked_image, mean_fill
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.scene_reports import validity
-from ldm_jax.experiments.judge import distances
+from ldm_jax.commands.train.judge import distances
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.sampling.editing import add_noise, composite, first_step, known_cells
-from ldm_jax.sampling.guides import Guide, downsample, of_image
+from ldm_jax.sampling.guides import Guide, downsample, image_log_p
 from ldm_jax.sampling.sample import image_keys
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -78,7 +78,7 @@ def changed(model: Model, strength: float) -> np.ndarray:
 
 def followed(model: Model, low: np.ndarray, scale: float) -> np.ndarray:
     """Images guided by small ones, which they should come to when they are reduced."""
-    log_p = of_image(model.second.image, transform=partial(downsample, n=FACTOR))
+    log_p = image_log_p(model.second.image, transform=partial(downsample, n=FACTOR))
     guide = Guide(log_p, (model.weights[1], ()), np.asarray(to_model_range(low)), scale)
     return model.draw(guides=[guide], eta=1.0, progress=f"guided, scale {scale:g}")
 

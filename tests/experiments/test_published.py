@@ -13,7 +13,7 @@ from flax import nnx
 from ldm_jax.autoencoder.discriminator import Discriminator
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED, UNPUBLISHED, command
-from ldm_jax.experiments.check import check
+from ldm_jax.model.check import check
 from ldm_jax.experiments.config import (
     AutoencoderStage,
     DiffusionStage,
@@ -22,7 +22,7 @@ from ldm_jax.experiments.config import (
     TfdsData,
 )
 from ldm_jax.experiments.mechanism import build_model
-from ldm_jax.experiments.run_dir import DataInfo, from_json, to_json
+from ldm_jax.model.data_info import DataInfo, from_json, to_json
 
 OURS = FIRST_STAGES | PUBLISHED | UNPUBLISHED
 

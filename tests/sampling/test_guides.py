@@ -13,7 +13,7 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.generate import Generator
-from ldm_jax.sampling.guides import Guide, downsample, half_squared_error, of_class, of_image
+from ldm_jax.sampling.guides import Guide, downsample, half_squared_error, class_log_p, image_log_p
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
 CONSTANTS = {"contrast": jnp.float32(0.5)}
@@ -50,7 +50,7 @@ def classifier(weights):
     return logits
 
 
-BY_CLASS, BY_IMAGE = of_class(classifier), of_image(image, transform=partial(downsample, n=4))
+BY_CLASS, BY_IMAGE = class_log_p(classifier), image_log_p(image, transform=partial(downsample, n=4))
 SHARP = {"sharpness": jnp.float32(3.0)}
 AIM = np.random.default_rng(0).uniform(-1, 1, (N, 2, 2, 3)).astype(np.float32)
 
@@ -165,7 +165,7 @@ def test_what_a_classifier_says_is_the_log_of_its_softmax():
 def test_what_an_image_says_is_half_the_squared_distance():
     """Eq. (17), with the mean of blocks for T."""
     z_0 = np.random.default_rng(1).normal(size=(N, 4, 4, 3)).astype(np.float32)
-    log_p = of_image(image, transform=partial(downsample, n=4, how="mean"))
+    log_p = image_log_p(image, transform=partial(downsample, n=4, how="mean"))
     x = 0.5 * z_0.reshape(N, 2, 2, 2, 2, 3).mean(axis=(2, 4))  # D repeats each latent 2 x 2 times
     expected = -0.5 * ((AIM - x) ** 2).sum(axis=(1, 2, 3))
     log_ps = log_p((CONSTANTS, ()), AIM, None, None, z_0)
@@ -182,7 +182,7 @@ def test_lpips_can_stand_in_the_place_of_the_squared_error():
     def distance(weights, y, x):
         return lpips(weights, "squeezenet", y, x)
 
-    log_p = of_image(lambda _, z_0: z_0, distance)
+    log_p = image_log_p(lambda _, z_0: z_0, distance)
     x = rng.uniform(-1, 1, (2, 18, 18, 3)).astype(np.float32)
     y = x + np.array([0.0, 0.3], np.float32)[:, None, None, None]
 

@@ -11,7 +11,7 @@ import pytest
 from ldm_jax.errors import UserError
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.state import TrainState
+from ldm_jax.training.step import TrainState
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.training.compile import prepare
+from ldm_jax.training.step import prepare
 from ldm_jax.training.sharding import make_mesh, put_batch
 
 

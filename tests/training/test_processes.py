@@ -14,7 +14,7 @@ from ldm_jax.training.processes import gathered, largest, on_first, together
 from ldm_jax.training.sharding import (
     batch_sharding,
     fetch,
-    in_batches,
+    map_batches,
     make_mesh,
     process_rows,
     put,
@@ -57,7 +57,7 @@ def test_one_process_holds_all_rows():
 
 
 @pytest.mark.parametrize("n", [1, 64, 70])
-def test_any_number_of_rows_in_batches(n):
+def test_any_number_of_rows_map_batches(n):
     x = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
-    y = in_batches(jax.jit(lambda w, x: w * x), (np.float32(2),), (x,), make_mesh(4, 1, 2))
+    y = map_batches(jax.jit(lambda w, x: w * x), (np.float32(2),), (x,), make_mesh(4, 1, 2))
     np.testing.assert_array_equal(y, 2 * x)

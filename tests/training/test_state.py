@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ldm_jax.training.state import Stage, TrainState, init_state, train_step, update_ema
+from ldm_jax.training.step import Stage, TrainState, init_state, train_step, update_ema
 
 # Computed with the reference implementation (LitEma of CompVis/latent-diffusion, decay 0.9999):
 # the weights start at W0, and before update i, counted from 0, they grow by 0.1 (i + 1).

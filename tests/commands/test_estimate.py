@@ -12,8 +12,8 @@ import pytest
 
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.command import estimate_main
-from ldm_jax.experiments.estimate import report
-from ldm_jax.experiments.estimate.step import abstract_step
+from ldm_jax.commands.estimate import report
+from ldm_jax.commands.estimate.step import abstract_step
 from ldm_jax.training import sharding
 from ldm_jax.training.cost import Collectives
 from ldm_jax.training.topology import CHIPS
@@ -27,7 +27,7 @@ HEAD = {"autoencoder": "image 8x8x8x3", "diffusion": "encoded 16x8x8x4, conditio
 
 @pytest.fixture(scope="module")
 def estimate(command):
-    """`estimate('smoke', ...)` is `python -m ldm_jax.experiments.estimate smoke ...`."""
+    """`estimate('smoke', ...)` is `python -m ldm_jax.commands.estimate smoke ...`."""
     return lambda *words: command(estimate_main, words)
 
 
@@ -88,7 +88,7 @@ def test_the_step_is_the_one_that_training_compiles(stage, smoke, tmp_path):
 
 def alone(words):
     """The command as a process of its own, which sees one device."""
-    command = [sys.executable, "-m", "ldm_jax.experiments.estimate", *words]
+    command = [sys.executable, "-m", "ldm_jax.commands.estimate", *words]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 0, ended

@@ -9,8 +9,8 @@ from PIL import Image
 from ldm_jax.data.source import ArraySource
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
-from ldm_jax.experiments.data import open_data
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.data import open_data
+from ldm_jax.model.run_dir import RunDir
 
 
 def checked(ended, path, condition):
@@ -37,13 +37,13 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     out = tmp_path / "a.png"
     drawn = sample(run, "--num-images", 3, "--out", out)
     assert drawn.code == 0 and drawn.out == f"3 images in {out}\n", drawn.err
-    for words in (["--caption", "a square"], ["--class-label", "red"]):
+    for words in (["--prompt", "a square"], ["--class-label", "red"]):
         assert "this run is unconditional" in sample(run, *words).error
     assert "nothing to guide by" in sample(run, "--guidance", 2).error
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sample, tmp_path):
+def test_a_folder_with_a_folder_a_class_trains_a_model_class_log_pes(trained, sample, tmp_path):
     """Centre crops and mirror images: the latents of both are computed once."""
     ended, run = trained("classes")
     facts = checked(ended, run, "class")
@@ -59,7 +59,7 @@ def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sampl
     for wrong in ("green", 2, -1, "²"):
         error = sample(run, "--class-label", wrong).error
         assert f"unknown class '{wrong}'; this run knows 0 to 1: blue, red" in error
-    assert "trained on classes: use --class-label" in sample(run, "--caption", "a square").error
+    assert "trained on classes: use --class-label" in sample(run, "--prompt", "a square").error
     assert "--class-label NAME or --from-file" in sample(run).error
 
 
@@ -70,7 +70,7 @@ def test_a_folder_with_captions_trains_a_model_of_texts(trained, sample, tmp_pat
     facts = checked(ended, run, "text")
     assert facts.vocabulary == ("a", "blue", "red", "square") and facts.caption_length == 3
     assert "encoding images" in ended.err
-    drawn = sample(run, "--caption", "A red square!", "--out", tmp_path / "a.png")
+    drawn = sample(run, "--prompt", "A red square!", "--out", tmp_path / "a.png")
     assert drawn.out == f"4 images in {tmp_path / 'a.png'}\n", drawn.err
 
 
@@ -121,7 +121,7 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     facts = checked(ended, run, "text")
     assert facts.vocabulary == ("a", "blue", "red", "square")
     assert "encoding images" not in ended.err
-    drawn = sample(run, "--caption", "a blue square", "--out", tmp_path / "a.png")
+    drawn = sample(run, "--prompt", "a blue square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
 
 

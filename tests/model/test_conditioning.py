@@ -18,7 +18,7 @@ from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Condition
 from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import DataInfo
+from ldm_jax.model.data_info import DataInfo
 
 C = 2  # channels of the latents of smoke; they are 16x16, of images of 32x32
 Z_T = jax.ShapeDtypeStruct((2, 16, 16, C), jnp.float32)

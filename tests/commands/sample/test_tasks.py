@@ -23,7 +23,7 @@ def trained_task(train_tiny, tmp_path_factory):
         if kind not in runs:
             path = root / kind
             words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
-            words += ["--sampling.oracle-images", 16, "--run-dir", path]
+            words += ["--evaluation.judged-images", 16, "--run-dir", path]
             words += ["--autoencoder.network.channel-mult", 1, 2]
             if kind != "none":
                 words += ["--autoencoder.from-run", run("none")[1]]
@@ -147,7 +147,7 @@ def test_the_condition_decides(trained_task, files, sample, tmp_path):
         ("layout", ["--layout", "nowhere"], "--layout nowhere cannot be read"),
         ("layout", ["--layout", "text"], "the layout is not JSON"),
         ("layout", ["--low-res", "image"], "--low-res is not what this run was trained on"),
-        ("layout", ["--caption", "a"], "give --layout FILE.json"),
+        ("layout", ["--prompt", "a"], "give --layout FILE.json"),
         ("none", ["--layout", "x"], "--layout is not what this run was trained on"),
         ("semantic", ["--semantic-map", "text"], "cannot be read as a map"),
         ("semantic", ["--semantic-map", "image"], "cannot be read as a map"),

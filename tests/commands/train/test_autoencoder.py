@@ -13,7 +13,7 @@ from ldm_jax.autoencoder.perceptual import abstract_params
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments import train as train_module
 from ldm_jax.experiments.first_stage import check_unchanged, load_autoencoder_from
-from ldm_jax.experiments.run_dir import DataInfo, RunDir
+from ldm_jax.model.data_info import DataInfo, RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow
@@ -123,9 +123,9 @@ def test_revival_moves_the_codes_that_nothing_uses(vq):
 
 def test_a_model_that_never_lost_its_condition_cannot_be_guided(vq, sample, tmp_path):
     """Its previews and final images were drawn without guidance."""
-    drawn = sample(vq[1], "--caption", "a red square", "--out", tmp_path / "a.png")
+    drawn = sample(vq[1], "--prompt", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
-    error = sample(vq[1], "--caption", "a red square", "--guidance", 2).error
+    error = sample(vq[1], "--prompt", "a red square", "--guidance", 2).error
     assert "never trained without its condition" in error and "guidance is 1" in error
 
 
@@ -252,7 +252,7 @@ def test_the_autoencoder_of_another_run_is_used_bit_for_bit(
     assert ours["from_run"] == str(vq[1]) and "steps" not in ours
     for score in ("psnr", "codebook_usage", "codebook_perplexity"):
         assert ours[score] == theirs[score]
-    drawn = sample(run, "--caption", "a red square", "--out", tmp_path / "a.png")
+    drawn = sample(run, "--prompt", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     # and a borrower may lend in turn
     weights, _ = load_autoencoder_from(borrower(run))

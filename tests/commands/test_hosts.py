@@ -17,8 +17,8 @@ from PIL import Image
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import train as train_module
 from ldm_jax.experiments.command import train_main
-from ldm_jax.experiments.hosts import Hosts
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.commands.hosts import Hosts
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
 from ldm_jax.training.sharding import make_mesh
 from tests.experiments.conftest import REPOSITORY, TINY, Ended, called
@@ -33,7 +33,7 @@ WORDS = f"""
     --autoencoder.progress.save-every 500 --autoencoder.progress.preview-every 500
     --diffusion.steps 20 --diffusion.progress.log-every {LOG_EVERY}
     --diffusion.progress.save-every 500 --diffusion.progress.preview-every 500
-    --sampling.num-images 4
+    --evaluation.num-images 4
 """.split()
 CAPTION = "a red ball on a plain floor by day"
 PROCESS_1 = 0o077  # its umask: no one else may read what it writes, which tells its files apart
@@ -183,7 +183,7 @@ def test_process_0_alone_writes_and_speaks(finished):
 
 
 def test_two_processes_draw_what_one_draws(finished, pair, sample, tmp_path):
-    words = [finished[1], "--caption", CAPTION, "--num-images", 3]
+    words = [finished[1], "--prompt", CAPTION, "--num-images", 3]
     both = ended(pair("sample.py", *words, "--out", tmp_path / "two"))
     assert [process.code for process in both] == [0, 0], both
     assert both[0].out == f"3 images in {tmp_path / 'two'}\n" and not both[1].out

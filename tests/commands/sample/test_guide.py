@@ -13,7 +13,7 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.experiments.edit import Request
 from ldm_jax.experiments.guide import GuideOptions, prepare_guides
 from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.sizes import SizeOptions
 from ldm_jax.experiments.trained import load_weights, placed
 from ldm_jax.sampling.guides import downsample
@@ -24,7 +24,7 @@ CUBE = ["--class-label", "red cube"]
 
 
 @pytest.fixture(scope="module")
-def of_classes(trained, train_tiny, photographs, tmp_path_factory):
+def class_log_pes(trained, train_tiny, photographs, tmp_path_factory):
     """A run on classes with a classifier."""
     run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
     words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
@@ -80,9 +80,9 @@ def test_an_unconditional_run_draws_classes_by_its_classifier(unconditional, dra
     assert "no classes but those to guide towards, with --classifier-scale" in error
 
 
-def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
+def test_a_run_on_classes_is_led_to_the_class_it_draws(class_log_pes, drawn):
     (plain, text), (guided, more) = (
-        drawn(of_classes, "--class-label", "red", *words)
+        drawn(class_log_pes, "--class-label", "red", *words)
         for words in ([], ["--classifier-scale", 20])
     )
     assert "classifier_scale" not in text and more["classifier_scale"] == "20.0"
@@ -92,7 +92,7 @@ def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
 
 def test_a_run_on_captions_has_classes_beside_captions_or_in_their_place(classified, drawn):
     run, scale = classified[1], ["--classifier-scale", 9]
-    captions = ["--caption", "a red cube", "a blue ball"]
+    captions = ["--prompt", "a red cube", "a blue ball"]
     _, text = drawn(run, *captions, *CUBE, *scale)
     asked = ["a red cube, towards red cube", "a blue ball, towards red cube"]
     assert text["conditions"].split("\n")[::2] == asked and text["guidance"] == "3.0"
@@ -161,7 +161,7 @@ def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn
     image = ["--guide-image", scene, "--guide-factor", 4]
     for run, words in (
         (classified[1], [*CUBE, "--classifier-scale", 5]),
-        (classified[1], ["--caption", "a red cube", "--image", scene]),
+        (classified[1], ["--prompt", "a red cube", "--image", scene]),
         (unconditional, []),
     ):
         (one, text), (other, _) = (
@@ -180,7 +180,7 @@ def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn
         (["--class-label", "puce cube", "--classifier-scale", 5], ["unknown class 'puce cube'"]),
         (
             [
-                "--caption",
+                "--prompt",
                 "a cube",
                 "a ball",
                 "a cone",
@@ -193,8 +193,8 @@ def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn
         ),
         ([*CUBE, "--classifier-scale", "nan"], ["scale of a guide is nan; it is a finite number"]),
         (["--guide-image", "nowhere.png"], ["--guide-image nowhere.png cannot be read"]),
-        (["--caption", "a cube", "--guide-scale", 2], ["--guide-scale needs --guide-image"]),
-        (["--caption", "a cube", "--guide-factor", 2], ["--guide-factor needs --guide-image"]),
+        (["--prompt", "a cube", "--guide-scale", 2], ["--guide-scale needs --guide-image"]),
+        (["--prompt", "a cube", "--guide-factor", 2], ["--guide-factor needs --guide-image"]),
         (
             ["--guide-image", "SCENE", "--guide-factor", 5],
             ["--guide-factor is 5; it divides the 32"],

@@ -11,13 +11,13 @@ from ldm_jax import plots
 from ldm_jax.data.images import fit, to_image
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights
 
 pytestmark = pytest.mark.slow
 
 RED, BLUE, CUBE = "a red square", "a blue square", "a red cube"
-ASKED = {"captions": ["--caption", RED], "classes": ["--class-label", "red"], "flat": []}
+ASKED = {"captions": ["--prompt", RED], "classes": ["--class-label", "red"], "flat": []}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_strength_1_is_drawing_without_the_image(layout, trained, edited, plain,
 
 
 def test_there_is_a_row_for_each_caption_and_the_image_matters(trained, edited, plain):
-    words = [trained("captions")[1], "--caption", RED, BLUE, "--num-images", 2]
+    words = [trained("captions")[1], "--prompt", RED, BLUE, "--num-images", 2]
     words += ["--sampler", "ddpm", "--steps", 10, "--image"]
     grid, text, _ = edited(*words, "image.png")
     assert text["strength"] == "0.6" and text["conditions"] == "\n".join([RED, RED, BLUE, BLUE])
@@ -120,7 +120,7 @@ def test_there_is_a_row_for_each_caption_and_the_image_matters(trained, edited, 
 
 
 def test_little_strength_leaves_what_the_autoencoder_makes_of_the_image(smoke, edited, files):
-    words = ["--caption", CUBE, "--steps", 1000, "--strength", 0.0001, "--num-images", 1]
+    words = ["--prompt", CUBE, "--steps", 1000, "--strength", 0.0001, "--num-images", 1]
     grid, *_ = edited(smoke[1], "--image", "image.png", "--guidance", 1, *words)
     run = RunDir(smoke[1])
     _, experiment, facts = run.load()
@@ -150,7 +150,7 @@ def test_in_painting_keeps_every_known_pixel(layout, sampler, trained, edited, f
 
 
 def test_in_painting_may_start_from_what_is_under_the_mask(smoke, edited, files):
-    words = ["--caption", CUBE, "--image", "image.png", "--mask", "mask.png", "--num-images", 1]
+    words = ["--prompt", CUBE, "--image", "image.png", "--mask", "mask.png", "--num-images", 1]
     image, errors = view(files / "image.png", 32), []
     fill = view(files / "mask.png", 32)[..., 0] >= 128
     for strength in (0.2, 1.0):
@@ -166,7 +166,7 @@ def test_in_painting_may_start_from_what_is_under_the_mask(smoke, edited, files)
     [((4,), 40, 40, 4, 4), ((0, 16), 32, 64, 0, 16), ((5, 0, 3, 8), 40, 40, 5, 8)],
 )
 def test_out_painting_adds_a_border(border, height, width, top, left, smoke, edited, files):
-    words = ["--caption", CUBE, "--image", "image.png", "--num-images", 2]
+    words = ["--prompt", CUBE, "--image", "image.png", "--num-images", 2]
     grid, text, _ = edited(smoke[1], *words, "--outpaint", *border)
     assert text["outpaint"] == str(border)
     shown, *images = tiles(grid, 1, 3)[0, :, ::3, ::3]
@@ -263,14 +263,14 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
         (["--image", "image.png", "--outpaint", 8, "--strength", 0.5], ["takes no --strength"]),
         (["--interpolate", 1, "--to-seed", 8], ["--interpolate is 1; it is 2 at least"]),
         (["--interpolate", 4], ["--interpolate has two ends", "this names 1"]),
-        (["--interpolate", 4, "--caption", CUBE, CUBE], ["two ends", "this names 3"]),
-        (["--interpolate", 4, "--caption", CUBE, "--to-seed", 8], ["names 2 with --to-seed"]),
+        (["--interpolate", 4, "--prompt", CUBE, CUBE], ["two ends", "this names 3"]),
+        (["--interpolate", 4, "--prompt", CUBE, "--to-seed", 8], ["names 2 with --to-seed"]),
         (["--interpolate", 4, "--to-seed", 0], ["--seed and --to-seed are both 0"]),
         (["--interpolate", 4, "--to-seed", -1], ["--to-seed is -1"]),
         (["--interpolate", 4, "--along", "x", "--to-seed", 1], ["'sphere'", "'line'"]),
         (["--invert", "image.png", "--sampler", "ddpm"], ["--invert goes a way without chance"]),
         (["--invert", "image.png", "--eta", 0.5], ["--invert goes a way without chance"]),
-        (["--invert", "image.png", "--caption", CUBE], ["--invert takes one", "there are 2"]),
+        (["--invert", "image.png", "--prompt", CUBE], ["--invert takes one", "there are 2"]),
         (["--invert", "nowhere.png"], ["--invert", "nowhere.png cannot be read"]),
         (["--invert", "image.png", "--steps", 0], ["steps is 0"]),
     ],
@@ -278,7 +278,7 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
 )
 def test_nonsense_is_one_line_and_nothing_is_written(words, said, smoke, sample, files, tmp_path):
     words = [files / w if str(w).endswith(".png") else w for w in words]
-    refused = sample(smoke[1], "--caption", CUBE, *words, "--out", tmp_path / "out.png").error
+    refused = sample(smoke[1], "--prompt", CUBE, *words, "--out", tmp_path / "out.png").error
     assert all(part in refused for part in said), refused
     assert list(tmp_path.iterdir()) == []
 
@@ -291,6 +291,6 @@ def test_an_unconditional_run_goes_from_seed_to_seed_alone(trained, sample):
 def test_grey_images_are_read_for_what_the_run_draws(smoke, edited, files):
     grey = np.asarray(Image.open(files / "image.png").convert("L"))
     to_image(grey[..., None]).save(files / "grey.png")
-    grid, *_ = edited(smoke[1], "--caption", CUBE, "--image", "grey.png", "--num-images", 1)
+    grid, *_ = edited(smoke[1], "--prompt", CUBE, "--image", "grey.png", "--num-images", 1)
     shown = tiles(grid, 1, 2)[0, 0]
     assert (shown[..., 0] == shown[..., 1]).all()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.command import sample_main, train_main
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.commands.sample.run import main as sample_main
+from ldm_jax.commands.train.run import main as train_main
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.sharding import make_mesh
 
 REPOSITORY = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ TINY = """
     --classifier.optimiser.warmup-steps 0 --classifier.optimiser.schedule constant
     --classifier.batch-size 4 --classifier.steps 4
     --classifier.progress.log-every 2 --classifier.progress.save-every 2
-    --sampling.steps 2 --sampling.num-images 16
+    --sampling.steps 2 --evaluation.num-images 16
 """
 
 
@@ -116,20 +116,18 @@ def one_device():
 
 
 @pytest.fixture(scope="session")
-def train_tiny(one_device):
+def train_tiny():
     """`train_tiny('folder', '--data.path', p)` trains the smallest networks, on one device."""
 
     def run(experiment, *words):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_module, "make_mesh", lambda *_: one_device)
-            return called(train_main, [experiment, *TINY.split(), *words])
+        return called(train_main, [experiment, "--mesh.data", "1", *TINY.split(), *words])
 
     return run
 
 
 @pytest.fixture(scope="session")
 def sample():
-    """`sample(run, '--caption', 'a cube')` is `python sample.py run --caption 'a cube'`."""
+    """`sample(run, '--prompt', 'a cube')` is `python sample.py run --prompt 'a cube'`."""
     return lambda *words: called(sample_main, words)
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow

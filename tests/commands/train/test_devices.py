@@ -10,12 +10,12 @@ import pytest
 
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.run_dir import DataInfo
+from ldm_jax.model.data_info import DataInfo
 from ldm_jax.training import sharding
-from ldm_jax.training.compile import prepare
+from ldm_jax.training.step import prepare
 from ldm_jax.training.cost import collectives
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.state import Stage
+from ldm_jax.training.step import Stage
 
 STEPS = 10
 MESHES = ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2})

@@ -20,8 +20,8 @@ from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
 from ldm_jax.experiments.command import weights_main
 from ldm_jax.experiments.config import FolderData
-from ldm_jax.experiments.run_dir import RunDir
-from ldm_jax.experiments.weights import parts, published_facts
+from ldm_jax.model.run_dir import RunDir
+from ldm_jax.model.published import parts, published_facts
 from ldm_jax.pretrained.convert import write_compvis
 from ldm_jax.pretrained.files import read_state_dict, write_safetensors
 from ldm_jax.pretrained.match import averaged
@@ -201,7 +201,7 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
     for i, caption in enumerate(["red cube", "cube"]):
         file_out = tmp_path / f"{i}.png"
         words = ["--num-images", "1", "--steps", "2", "--guidance", "30", "--out", file_out]
-        assert sample(run, "--caption", caption, *words).code == 0
+        assert sample(run, "--prompt", caption, *words).code == 0
         images.append(np.asarray(Image.open(file_out))[:140])
     assert not np.array_equal(*images)
 

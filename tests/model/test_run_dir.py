@@ -7,7 +7,7 @@ import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.run_dir import DataInfo, RunDir
+from ldm_jax.model.data_info import DataInfo, RunDir
 
 FACTS = DataInfo(3, "text", vocabulary=("ball", "red"), caption_length=2)
 
@@ -64,7 +64,7 @@ def test_other_data_is_refused(begun):
 def test_another_folder_is_refused_and_left_alone(train, sample, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     assert "is not empty and holds no config.json" in train("smoke", "--run-dir", tmp_path).error
-    assert "is no run directory" in sample(tmp_path, "--caption", "a cube").error
+    assert "is no run directory" in sample(tmp_path, "--prompt", "a cube").error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_configuration_is_one_line_for_both_commands(begun, damage, sa
     file = begun / "config.json"
     file.write_text(damage(file.read_text()))
     before = file.read_text()
-    for refused in (train("smoke", "--run-dir", begun), sample(begun, "--caption", "a ball")):
+    for refused in (train("smoke", "--run-dir", begun), sample(begun, "--prompt", "a ball")):
         assert said in refused.error
     assert file.read_text() == before
 

@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image
 
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.outputs import ImageFolder, kind_of, pack
+from ldm_jax.commands.sample.outputs import ImageFolder, kind_of, pack
 from ldm_jax.sampling.generate import Generator
 
 slow = pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_stopped_command_goes_on_and_ends_in_the_same_images(
     trained, sample, tmp_path, monkeypatch
 ):
     _, run = trained("captions")
-    words = [run, "--caption", RED, BLUE, "--num-images", 5, "--batch-size", 2, "--steps", 2]
+    words = [run, "--prompt", RED, BLUE, "--num-images", 5, "--batch-size", 2, "--steps", 2]
     assert sample(*words, "--out", tmp_path / "whole").code == 0
     drawn = []
     batches = Generator.batches
@@ -115,11 +115,11 @@ def test_a_stopped_command_goes_on_and_ends_in_the_same_images(
 @slow
 def test_more_images_of_one_condition_begin_with_those_there_are(trained, sample, tmp_path):
     _, run = trained("captions")
-    words = [run, "--caption", RED, "--steps", 2, "--out", tmp_path / "f", "--num-images"]
+    words = [run, "--prompt", RED, "--steps", 2, "--out", tmp_path / "f", "--num-images"]
     assert sample(*words, 2).code == 0
     more = sample(*words, 3)
     assert more.code == 0 and "2 of 3 images are there already" in more.err
-    other = sample(run, "--caption", BLUE, "--steps", 2, "--out", tmp_path / "f").error
+    other = sample(run, "--prompt", BLUE, "--steps", 2, "--out", tmp_path / "f").error
     assert "conditions was a red square, and is a blue square now" in other
 
 

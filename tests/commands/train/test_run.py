@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
 pytestmark = pytest.mark.slow

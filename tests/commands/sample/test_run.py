@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments.run_dir import RunDir
+from ldm_jax.model.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def drawn(sample, run, tmp_path):
     """`drawn('--seed', 1)`: the bytes of the PNG that `sample.py RUN --seed 1` writes."""
 
     def draw(*words):
-        words = words if {"--caption", "--from-file"} & {*words} else ["--caption", RED, *words]
+        words = words if {"--prompt", "--from-file"} & {*words} else ["--prompt", RED, *words]
         out = tmp_path / "out.png"
         ended = sample(run, "--num-images", 3, *words, "--out", out)
         assert ended.code == 0, ended.err
@@ -37,7 +37,7 @@ RED, BLUE = "a red square", "a blue square"
 
 def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
     out = tmp_path / "new" / "cubes.png"
-    words = ["--caption", "a red cube", "--num-images", 2, "--out", out]
+    words = ["--prompt", "a red cube", "--num-images", 2, "--out", out]
     finished = ended(process("sample.py", smoke[1], *words))
     assert finished.code == 0 and finished.out == f"2 images in {out}\n", finished.err
     assert "sampling: 100%" in finished.err and "Traceback" not in finished.err
@@ -58,10 +58,10 @@ def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
 
 def test_captions_may_follow_one_option_or_several_or_lie_in_a_file(drawn, tmp_path):
     (tmp_path / "captions.txt").write_text(f"{RED}\n\n  {BLUE}\n")
-    one = drawn("--caption", RED, BLUE)
-    assert one == drawn("--caption", RED, "--caption", BLUE)
+    one = drawn("--prompt", RED, BLUE)
+    assert one == drawn("--prompt", RED, "--prompt", BLUE)
     assert one == drawn("--from-file", tmp_path / "captions.txt")
-    assert one != drawn("--caption", BLUE, RED)
+    assert one != drawn("--prompt", BLUE, RED)
 
 
 def test_the_same_seed_gives_the_same_bytes_at_any_batch_size(drawn):
@@ -88,22 +88,22 @@ def test_the_settings_are_written_down_and_change_the_images(drawn, tmp_path):
     "words, said",
     [
         ([], ['this run draws captions: give --caption "..." or --from-file FILE']),
-        (["--caption"], ["give --caption"]),
-        (["--caption", "a puce square"], ["unknown words: puce", "a blue red square"]),
-        (["--caption", "a a a a"], ["4 words; this run takes 3"]),
+        (["--prompt"], ["give --caption"]),
+        (["--prompt", "a puce square"], ["unknown words: puce", "a blue red square"]),
+        (["--prompt", "a a a a"], ["4 words; this run takes 3"]),
         (["--class-label", "red"], ["trained on captions: use --caption"]),
-        (["--caption", RED, "--steps", 0], ["steps is 0; this model takes 1 to 1000"]),
-        (["--caption", RED, "--steps", 1001], ["steps is 1001; this model takes 1 to 1000"]),
-        (["--caption", RED, "--eta", 2], ["eta is 2.0; it lies between 0"]),
-        (["--caption", RED, "--seed", -1], ["seed is -1"]),
-        (["--caption", RED, "--sampler", "rk4"], ["'rk4'", "'ddim'", "'dpmpp-2m'"]),
-        (["--caption", RED, "--spacing", "cubic"], ["'cubic'", "'log-snr'"]),
-        (["--caption", RED, "--sampler", "plms", "--eta", 1], ["eta is 1.0", "sampler plms"]),
-        (["--caption", RED, "--steps", 300, "--spacing", "compvis"], ["work: 250 or 334"]),
-        (["--caption", RED, "--num-images", 0], ["--num-images", "at least 1"]),
-        (["--caption", RED, "--batch-size", 0], ["--batch-size", "at least 1"]),
-        (["--caption", RED, "--out", "x.jpg"], ["--out is 'x.jpg'", ".png"]),
-        (["--caption", RED, "--out", "file/x.png"], ["file is not a folder"]),
+        (["--prompt", RED, "--steps", 0], ["steps is 0; this model takes 1 to 1000"]),
+        (["--prompt", RED, "--steps", 1001], ["steps is 1001; this model takes 1 to 1000"]),
+        (["--prompt", RED, "--eta", 2], ["eta is 2.0; it lies between 0"]),
+        (["--prompt", RED, "--seed", -1], ["seed is -1"]),
+        (["--prompt", RED, "--sampler", "rk4"], ["'rk4'", "'ddim'", "'dpmpp-2m'"]),
+        (["--prompt", RED, "--spacing", "cubic"], ["'cubic'", "'log-snr'"]),
+        (["--prompt", RED, "--sampler", "plms", "--eta", 1], ["eta is 1.0", "sampler plms"]),
+        (["--prompt", RED, "--steps", 300, "--spacing", "compvis"], ["work: 250 or 334"]),
+        (["--prompt", RED, "--num-images", 0], ["--num-images", "at least 1"]),
+        (["--prompt", RED, "--batch-size", 0], ["--batch-size", "at least 1"]),
+        (["--prompt", RED, "--out", "x.jpg"], ["--out is 'x.jpg'", ".png"]),
+        (["--prompt", RED, "--out", "file/x.png"], ["file is not a folder"]),
         (["--from-file", "nowhere.txt"], ["--from-file nowhere.txt cannot be read"]),
         (["--from-file", "file"], ["--from-file file has no line"]),
         (["--zebra"], ["--zebra", "sample.py --help"]),
@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_and_draws_nothing(words, said, run, sample, tmp_p
 @pytest.mark.parametrize("place", ["nowhere", "file"])
 def test_what_is_no_run_is_refused(place, sample, tmp_path):
     (tmp_path / "file").write_text("mine")
-    assert "is no run directory" in sample(tmp_path / place, "--caption", RED).error
+    assert "is no run directory" in sample(tmp_path / place, "--prompt", RED).error
     assert "RUN" in sample().error
 
 
@@ -129,14 +129,14 @@ def test_a_run_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "diffusion")
     (copy / "summary.json").write_text(json.dumps({"wall_seconds": 1.0}))
-    error = sample(copy, "--caption", RED).error
+    error = sample(copy, "--prompt", RED).error
     assert "has no checkpoint of its diffusion model yet" in error
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(run, sample, damage, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     damage(copy, "diffusion", 4)
-    drawn = sample(copy, "--caption", RED, "--out", tmp_path / "a.png")
+    drawn = sample(copy, "--prompt", RED, "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     assert f"Checkpoint {copy}/checkpoints/diffusion/4 is damaged" in drawn.err
 
@@ -145,7 +145,7 @@ def test_only_damaged_checkpoints_are_an_error(run, sample, damage, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     for step in RunDir(copy).checkpoints("diffusion").steps():
         damage(copy, "diffusion", step)
-    refused = sample(copy, "--caption", RED)
+    refused = sample(copy, "--prompt", RED)
     assert refused.code == 2 and "Traceback" not in refused.err
     last = refused.err.splitlines()[-1]
     assert last.startswith("error: Every checkpoint in") and "Remove the folder" in last

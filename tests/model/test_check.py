@@ -11,11 +11,11 @@ import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.check import check
+from ldm_jax.model.check import check
 from ldm_jax.experiments.command import TrainCommand
 from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
 from ldm_jax.experiments.draw import DrawCommand
-from ldm_jax.experiments.run_dir import from_json, to_json
+from ldm_jax.model.run_dir import from_json, to_json
 
 
 def nested(kind):

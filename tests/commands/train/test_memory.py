@@ -18,12 +18,12 @@ from ldm_jax.diffusion.transformer import TransformerBlock
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.experiments.run_dir import DataInfo
+from ldm_jax.model.data_info import DataInfo
 from ldm_jax.layers import ResBlock, SpatialSelfAttention
 from ldm_jax.parameters import shapes_of
 from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import SMALLEST_SHARDED, make_mesh, tree_sharding
-from ldm_jax.training.state import Stage, init_state, train_step
+from ldm_jax.training.step import Stage, init_state, train_step
 
 STAGES = ("autoencoder", "diffusion", "classifier")
 TEXT = DataInfo(3, "text", ("a", "b", "c"), tuple("abcdefgh"), 5)

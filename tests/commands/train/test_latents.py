@@ -10,8 +10,8 @@ import pytest
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import FolderData
-from ldm_jax.experiments.data import open_data
-from ldm_jax.experiments.latents import latent_loader, one_view
+from ldm_jax.model.data import open_data
+from ldm_jax.commands.train.latents import latent_loader, one_view
 from ldm_jax.experiments.models import FirstStage, SecondStage
 
 
