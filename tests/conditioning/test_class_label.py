@@ -28,7 +28,7 @@ def test_an_unknown_class_is_named_with_those_there_are(wanted):
         LABELS.encode(["cat", wanted])
 
 
-def test_a_long_list_class_log_pes_is_cut():
+def test_a_long_list_of_classes_is_cut():
     with pytest.raises(UserError) as error:
         ClassLabels(tuple(f"class_{i}" for i in range(1000))).encode(["1000"])
     assert "0 to 999" in str(error.value) and str(error.value).endswith("class_39, ...")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ldm_jax.data.boxes import MOST_BOXES, image_log_p, read_boxes, rows
+from ldm_jax.data.boxes import MOST_BOXES, of_image, read_boxes, rows
 from ldm_jax.errors import UserError
 
 COCO = {
@@ -133,8 +133,8 @@ def test_an_example_has_the_largest_boxes_that_its_crop_shows():
     width = np.linspace(0.1, 0.4, 40)[np.random.default_rng(0).permutation(40)]
     corners = np.stack([np.zeros(40), np.zeros(40), width, np.ones(40)], 1)
     outside = [[0.6, 0, 1, 1], [0.5, 0, 0.6, 1]]  # the second touches the crop and is not in it
-    image = image_log_p([*outside, *corners], range(42))
-    out = rows([image, image_log_p([], []), image], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)])
+    image = of_image([*outside, *corners], range(42))
+    out = rows([image, of_image([], []), image], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)])
     kept = np.sort(np.argsort(-width)[:MOST_BOXES])  # in the order of the annotations
     assert out["box_labels"][0].tolist() == (kept + 2).tolist()
     np.testing.assert_array_equal(out["boxes"][0], corners[kept].astype(np.float32))

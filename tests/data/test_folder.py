@@ -431,7 +431,7 @@ def test_the_map_of_a_turned_image_is_upright_as_the_image_is_shown(tmp_path):
     np.testing.assert_array_equal(batch["image"][0, ..., 0], batch["semantic"][0] * 200)
 
 
-def test_maps_and_boxes_may_lie_in_the_folder_image_log_ps(truth):
+def test_maps_and_boxes_may_lie_in_the_folder_of_images(truth):
     inside = truth["path"] / "maps"
     truth["maps"].rename(inside)
     for stem in "ab":

@@ -43,7 +43,7 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_folder_a_class_trains_a_model_class_log_pes(trained, sample, tmp_path):
+def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sample, tmp_path):
     """Centre crops and mirror images: the latents of both are computed once."""
     ended, run = trained("classes")
     facts = checked(ended, run, "class")

@@ -123,7 +123,7 @@ def test_an_image_depends_on_seed_and_number_alone():
     assert not np.allclose(other, together)
 
 
-def test_the_noise_image_log_ps_and_steps_is_independent():
+def test_the_noise_of_images_and_steps_is_independent():
     def keep(schedule, denoise, z_t, t, s, noise, eta):
         return noise, z_t  # so the trajectory is z_T, then the noise of each step
 

@@ -112,7 +112,7 @@ def test_guidance_1_is_the_conditional_model(draw):
     np.testing.assert_allclose(plain.astype(int), guided.astype(int), atol=1)
 
 
-def test_an_unconditional_model_draws_a_number_image_log_ps():
+def test_an_unconditional_model_draws_a_number_of_images():
     generator = make(null=None)
     images = generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, batch_size=2)
     assert images.shape == (3, 4, 4, 3)

@@ -24,7 +24,7 @@ CUBE = ["--class-label", "red cube"]
 
 
 @pytest.fixture(scope="module")
-def class_log_pes(trained, train_tiny, photographs, tmp_path_factory):
+def of_classes(trained, train_tiny, photographs, tmp_path_factory):
     """A run on classes with a classifier."""
     run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
     words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
@@ -80,9 +80,9 @@ def test_an_unconditional_run_draws_classes_by_its_classifier(unconditional, dra
     assert "no classes but those to guide towards, with --classifier-scale" in error
 
 
-def test_a_run_on_classes_is_led_to_the_class_it_draws(class_log_pes, drawn):
+def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
     (plain, text), (guided, more) = (
-        drawn(class_log_pes, "--class-label", "red", *words)
+        drawn(of_classes, "--class-label", "red", *words)
         for words in ([], ["--classifier-scale", 20])
     )
     assert "classifier_scale" not in text and more["classifier_scale"] == "20.0"
