@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
+from ldm_jax.experiments.models import SecondStage
 
 from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.clip_text import ClipTextTransformer
@@ -16,8 +18,6 @@ from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Condition
-from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
-from ldm_jax.experiments.models import SecondStage
 from ldm_jax.model.data_info import DataInfo
 
 C = 2  # channels of the latents of smoke; they are 16x16, of images of 32x32

@@ -10,6 +10,7 @@ from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.loader import mirror
 from ldm_jax.data.resize import resize, to_uint8
 from ldm_jax.data.scenes import CLASS_NAMES, SEMANTIC_NAMES, ScenesSource
+from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.conditions import (
     Class,
     Layout,
@@ -19,7 +20,6 @@ from ldm_jax.model.conditions import (
     Text,
     condition_of,
 )
-from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
 
 N, F = 4, 4
