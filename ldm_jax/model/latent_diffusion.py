@@ -27,7 +27,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.attention import attention_maps
 from ldm_jax.model.conditioning import build_model, conditioning_spec
-from ldm_jax.model.conditions import make_condition
+from ldm_jax.model.conditions import make_condition, with_size_of
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.weights import Placement, Weights
@@ -137,14 +137,6 @@ class LatentDiffusion:
             self.first.latent_channels,
         )
 
-    def sized(self, settings: SamplingSettings, conditions: Batch | None) -> SamplingSettings:
-        """The settings with the size of conditions that are images, which decide it."""
-        for name, factor in (("semantic", 1), ("masked", 1), ("low_res", self.first.f)):
-            if conditions is not None and name in conditions:
-                h, w = conditions[name].shape[1:3]
-                return replace(settings, height=factor * h, width=factor * w)
-        return settings
-
     def with_weights(self, weights: Weights, mesh: Mesh | None = None) -> LatentDiffusion:
         """The same model, sharing its compiled programs, with other weights.
 
@@ -203,7 +195,7 @@ class LatentDiffusion:
         conditions = self.parse(condition)
         if condition is None and self.guidable:
             settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
-        settings = self.sized(settings, conditions)
+        settings = with_size_of(conditions, settings, self.first.f)
         inputs = self.inputs(conditions, num_images)
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))

@@ -280,7 +280,7 @@ class Sampler:
         settings: SamplingSettings,
         geometry: Geometry,
     ) -> Array:
-        """The noise z_T from which DDIM (eta 0) leads to z_0 `[n, h, w, c]`; see `editing.invert`."""
+        """The noise z_T from which DDIM (eta 0) leads to z_0 `[n, h, w, c]`, see `editing`."""
         grid = timestep_grid(settings.spacing, settings.steps, self.schedule)
         is_guided = settings.guidance != 1.0
 

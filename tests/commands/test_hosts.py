@@ -19,7 +19,7 @@ from ldm_jax.commands.train.run import main as train_main
 from ldm_jax.errors import UserError
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
-from tests.commands.conftest import REPOSITORY, TINY, Ended, called
+from tests.runs import REPOSITORY, TINY, Ended, called
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import REPOSITORY, TINY
+from tests.runs import REPOSITORY, TINY
 
 pytestmark = pytest.mark.slow
 
