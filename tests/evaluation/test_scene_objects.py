@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.evaluation import scene_objects
 from ldm_jax.evaluation.scene_objects import components, objects, objects_of
 from ldm_jax.evaluation.scene_reader import Reading
@@ -159,7 +159,8 @@ def test_small_specks_are_no_objects_at_either_size():
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_objects_of_fresh_renders_are_found(size):
-    source = ScenesSource(size, "full", 40, seed=77, split="validation")
+    config = ScenesConfig(size, "full", validation_count=40)
+    source = ScenesSource(config, "validation", 77)
     truths = [source.truth(i) for i in range(40)]
     found = objects(np.stack([truth.image for truth in truths]))
     right = [
