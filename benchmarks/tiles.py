@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax.autoencoder.step import to_bytes
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.models import SecondStage
 from ldm_jax.experiments.run_dir import RunDir
@@ -39,7 +39,8 @@ def main():
     second = SecondStage(experiment, facts)
     f, level = experiment.autoencoder.network.f, experiment.data.level
     _, constants = load_weights(run, experiment)
-    source = ScenesSource(size, level, options.images, experiment.seed, "validation")
+    config = ScenesConfig(size, level, validation_count=options.images)
+    source = ScenesSource(config, "validation", experiment.seed)
     images = source.read(range(options.images))["image"]
     z_0 = jax.jit(second.encode)(constants, images)
     whole = np.asarray(jax.jit(second.image)(constants, z_0))

@@ -1,6 +1,7 @@
 """A trained run of scenes, ready to draw: what the benchmarks here begin with."""
 
 import argparse
+import dataclasses
 from functools import partial
 
 import jax
@@ -40,6 +41,6 @@ class TrainedRun:
 
     def held_out(self) -> Batch:
         """n scenes of the run's kind that it was not trained on."""
-        data = self.experiment.data
-        source = ScenesSource(data.size, data.level, self.n, self.experiment.seed, "validation")
+        data = dataclasses.replace(self.experiment.data, validation_count=self.n)
+        source = ScenesSource(data, "validation", self.experiment.seed)
         return source.read(range(self.n))

@@ -1,4 +1,4 @@
-"""What a caption asks for: its objects and how they stand to each other, read from the words."""
+"""Parses captions of scenes into objects and relations, and checks them against detections."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ldm_jax.evaluation.scene_objects import SeenObject
 
 
 class AskedObject(NamedTuple):
-    """An object as a caption names it; None is what the caption does not say."""
+    """An object that a caption names; None for attributes that it does not mention."""
 
     label: int  # index in CLASS_NAMES
     size: str | None
@@ -18,7 +18,7 @@ class AskedObject(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """Two of a caption's objects, by their places in it, and how the first stands to the second."""
+    """A relation between two objects of a caption, given by their index in it."""
 
     name: str  # one of RELATIONS
     first: int
@@ -26,7 +26,7 @@ class Relation(NamedTuple):
 
 
 class AskedScene(NamedTuple):
-    """All that a caption says about objects."""
+    """The objects of a caption and their relations."""
 
     objects: tuple[AskedObject, ...]
     relations: tuple[Relation, ...]
@@ -40,8 +40,8 @@ _OBJECT = re.compile(
     rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?\b({_ANY(COLOURS)}) ({_ANY(SHAPES)})\b"
 )
 
-# 'Next to' in the image, in which it holds for most pairs of which captions say so: a gap of this
-# many times the boxes' mean width, and lower edges this far apart in sides of the image.
+# Limits of 'next to' in the image, which most pairs satisfy whose captions say so: the gap, in mean
+# widths of the boxes, and the distance between their lower edges, in sides of the image.
 _NEAR = 0.9
 _LEVEL = 0.16
 
@@ -50,7 +50,7 @@ def parse_caption(text: str) -> AskedScene:
     """Objects and relations of 'a large shiny red cone in front of a small blue cube on a ...'.
 
     Reads every caption of `data/scenes/captions.py`, and 'right of' and 'behind' besides. Objects
-    joined by 'and' stand in no relation.
+    joined by 'and' have no relation.
 
     Raises:
       UserError: if no object is named by colour and shape.
@@ -81,7 +81,7 @@ def parse_caption(text: str) -> AskedScene:
 def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
     """Whether the relation `name` holds between two objects of an image, judged by their boxes.
 
-    Left is the middle of the box, in front the lower edge: all stand on one floor.
+    Left is the middle of the box, in front the lower edge, as all stand on one floor.
     """
     (left, _, right, bottom), (left2, _, right2, bottom2) = one.box, two.box
     if name == "left of":
@@ -96,7 +96,7 @@ def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
 
 
 def holds(relation: Relation, asked: Sequence[AskedObject], found: Sequence[SeenObject]) -> bool:
-    """Whether two different objects of the asked classes were found and stand as asked."""
+    """Whether two different objects of the asked classes were found that have the relation."""
     first, second = asked[relation.first].label, asked[relation.second].label
     return any(
         one is not two

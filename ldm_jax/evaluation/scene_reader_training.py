@@ -1,8 +1,8 @@
 """Trains the scene reader: `python -m ldm_jax.evaluation.scene_reader_training`.
 
-It learns from true renders only, of the levels single and full, at 32x32 and 64x64, a little
-spoiled as generated images are. Half an hour on two cores. The weights that are shipped had less
-than that: of the second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
+It learns from true renders only, of the levels single and full, at 32x32 and 64x64, slightly
+degraded as generated images are. Half an hour on two cores. The shipped weights were trained for
+less: 1,791 steps of the second cycle, then 400 in which the learning rate fell to 0.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesSource
+from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesConfig, ScenesSource
 from ldm_jax.data.scenes.captions import class_label
 from ldm_jax.data.scenes.geometry import pixel_truth
 from ldm_jax.data.scenes.render import render
@@ -35,8 +35,8 @@ from ldm_jax.evaluation.scene_reader import (
 SEED = 1_000_033  # far from the seeds people choose: these renders are the reader's own
 
 
-def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
-    """All scenes of `sources` at both sizes, with what the network learns.
+def render_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
+    """Renders all scenes of `sources` at both sizes, with the truth that the network learns.
 
     Returns:
       'image64' and 'image32' uint8 [n, S, S, 3]; 'instance64', 'instance32' int32 [n, S, S]: 0 sky,
@@ -50,7 +50,7 @@ def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
     for size in (SIZE, SMALL):
         data[f"image{size}"] = np.empty((n, size, size, 3), np.uint8)
         data[f"instance{size}"] = np.empty((n, size, size), np.int32)
-    bar = tqdm(scenes, desc="drawing scenes", disable=not progress)
+    bar = tqdm(scenes, desc="rendering scenes", disable=not progress)
     for k, (source, i) in enumerate(bar):
         scene = source.scene(i)
         for size in (SMALL, SIZE):
@@ -70,7 +70,7 @@ def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
 
 
 def targets(data, instance) -> dict[str, jax.Array]:
-    """From things to pixels: what is right at each pixel, by the names of `OUTPUTS`."""
+    """The targets of each pixel from those of its object, by the names of `OUTPUTS`."""
     b, side = instance.shape[:2]
     pick = jax.vmap(lambda table, which: table[which])
     right = {name: pick(data[name], instance) for name in OUTPUTS if name != "way"}
@@ -80,9 +80,9 @@ def targets(data, instance) -> dict[str, jax.Array]:
 
 
 def augment(key, x, right, noisiness=1.0):
-    """Images x [B, S, S, 3] a little moved, soft, brighter or darker, tinted and noisy.
+    """Images x [B, S, S, 3] slightly shifted, blurred, brighter or darker, tinted and noisy.
 
-    It is what separates a generated image from a render. What is right moves with the image.
+    These are the differences between generated images and renders. Targets move with the image.
     `noisiness` scales the noise alone.
     """
     keys = iter(jax.random.split(key, 10))
@@ -93,7 +93,7 @@ def augment(key, x, right, noisiness=1.0):
     corner = jax.random.randint(next(keys), (b, 2), 0, 2 * reach + 1)
 
     def move(a):
-        whole = (0,) * (a.ndim - 3)  # what there is beyond rows and columns stays as it is
+        whole = (0,) * (a.ndim - 3)  # axes after rows and columns stay as they are
         a = jnp.where(mirrored.reshape(b, 1, 1, *(1 for _ in whole)), a[:, :, ::-1], a)
         margins = ((0, 0), (reach, reach), (reach, reach), *((0, 0) for _ in whole))
         cut = jax.vmap(lambda wide, at: lax.dynamic_slice(wide, (*at, *whole), a.shape[1:]))
@@ -120,7 +120,7 @@ def augment(key, x, right, noisiness=1.0):
 
 
 def loss_of(params, x, right):
-    """Cross-entropy per pixel: what it is everywhere, the rest where objects are."""
+    """Cross-entropy per pixel: of the class everywhere, of the rest where objects are."""
     seen = see(params, x)
     error = optax.softmax_cross_entropy_with_integer_labels
     on_object = (right["semantic"] >= 2).astype(jnp.float32)
@@ -146,7 +146,7 @@ class Cycle(NamedTuple):
     noisiness: float
 
 
-# The second cycle ends nearer to what will be read: images with little noise.
+# The second cycle has less noise, like the images that will be read.
 CYCLES = (Cycle(2_000, 24, 4e-3, 1.0), Cycle(3_000, 16, 2.5e-3, 0.5))
 
 
@@ -157,10 +157,10 @@ def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool 
       Its parameters, float32: a pure function of the arguments.
     """
     sources = [
-        ScenesSource(SIZE, level, count, seed=SEED)
+        ScenesSource(ScenesConfig(SIZE, level, count), "train", SEED)
         for level, count in (("full", full), ("single", single))
     ]
-    data = draw_truth(sources, progress)
+    data = render_truth(sources, progress)
     params = init(jax.random.key(0))
     for number, cycle in enumerate(cycles):
         params = train_cycle(params, data, cycle, number, progress)
@@ -212,9 +212,8 @@ def main() -> None:
     weights.cache_clear()
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1024:.0f} KiB")
     for size in (SMALL, SIZE):
-        held_out = ScenesSource(
-            size, "full", 500, seed=SEED, split="validation", extras=("semantic",)
-        )
+        config = ScenesConfig(size, "full", validation_count=500)
+        held_out = ScenesSource(config, "validation", SEED, extras=("semantic",))
         data = held_out.read(range(500))
         right = (semantic(data["image"]) == data["semantic"]).mean()
         print(f"held-out renders at {size}: {right:.2%} of the pixels are read right")

@@ -1,8 +1,7 @@
-"""Do images of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
+"""Agreement of samples with their conditions: semantic maps, layouts, captions; plausible scenes.
 
-Every report stands between two numbers that give it a meaning: its ceiling, the same measure on
-held-out true renders, and its floor, which is what a model deaf to its condition reaches (the
-samples against each other's conditions).
+Every report has a ceiling, the same measure on held-out true renders, and a floor, which a model
+reaches that ignores its condition (the samples against each other's conditions).
 
 All images are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
 """
@@ -21,12 +20,12 @@ from ldm_jax.evaluation.scene_reader import Reading, read, semantic
 
 Report = dict[str, dict[str, float]]
 
-# What a proper scene obeys. Each alone lets nearly every true render pass; of 500 held-out ones of
-# the level full 93 in 100 keep to all (small objects are read with doubt), of 50:50 blends of two
-# 30 to 35, of those with noise of standard deviation 40 at most 3, of shuffled ones at most 4.
+# Limits of a plausible scene. Nearly every true render passes each. All are passed by 93 % of 500
+# held-out renders of the level full (small objects are uncertain), 30 to 35 % of 50:50 blends of
+# two, at most 3 % of renders with noise of standard deviation 40, at most 4 % of shuffled ones.
 _LEAST_CERTAIN = 0.35  # certainty of an object
-_MOST_ASTRAY = {32: 0.017, 64: 0.010}  # share of the background across the horizon, by side read
-_MOST_CRUMBS = 0.05  # share of object pixels that belong to no object
+_MOST_ASTRAY = {32: 0.017, 64: 0.010}  # of background pixels beyond the horizon, by image side
+_MOST_CRUMBS = 0.05  # of object pixels that belong to no object
 
 
 def mean_iou(predicted, truth, classes: int) -> float:
@@ -55,14 +54,15 @@ def mean_iou(predicted, truth, classes: int) -> float:
 
 
 def semantic_report(images, truth_maps, truth_images) -> Report:
-    """How well samples follow the semantic maps that they were asked to.
+    """How well samples follow their semantic maps.
 
     Args:
       images: samples, one per map.
       truth_maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
       truth_images: the true renders of these maps.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the share read as asked.
+      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the fraction of
+      correct pixels.
     """
     truth_maps = np.asarray(truth_maps)
 
@@ -128,7 +128,7 @@ def box_iou(one, two) -> float:
 
 
 def caption_report(images, captions, truth_images, truth_captions) -> Report:
-    """How much of what captions say the samples show.
+    """How well samples follow their captions.
 
     Args:
       images, captions: samples, and one caption of the scenes' vocabulary for each.
@@ -167,10 +167,10 @@ def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene
 
 
 def validity(images) -> np.ndarray:
-    """1.0 for each image that reads as a proper scene, 0.0 for any other: float32 [n].
+    """1.0 for each image that is a plausible scene, 0.0 for any other: float32 [n].
 
-    A proper scene has sky above floor with a level horizon between them, one to four objects, each
-    of which the reader is certain, and nothing else.
+    A plausible scene has sky above floor with a level horizon between them, one to four objects,
+    each of which the reader is certain, and nothing else.
     """
     seen = read(images)
     side = seen.semantic.shape[1]
@@ -181,7 +181,7 @@ def validity(images) -> np.ndarray:
 
 
 def plausibility(seen: Reading):
-    """What `validity` judges by, each [n].
+    """The quantities that decide `validity`, each [n].
 
     Returns:
       the share of sky and floor pixels on the wrong side of the horizon that fits best (1 without
@@ -204,7 +204,7 @@ def plausibility(seen: Reading):
 
 
 def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> Report:
-    """Samples, ceiling and floor of one `score(seen, asked)`; each image is looked at once."""
+    """Samples, ceiling and floor of one `score(seen, asked)`; each image is read once."""
     for name, shown, conditions in (
         ("images", images, asked),
         ("true renders", truth_images, truth_asked),
@@ -224,7 +224,7 @@ def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> 
 
 
 def others(n: int) -> np.ndarray:
-    """For each of n conditions another one, always the same: one random cycle through them all."""
+    """A fixed permutation of n conditions that leaves none in place: one random cycle."""
     order = np.random.default_rng(0).permutation(n)
     other = np.empty(n, int)
     other[order] = np.roll(order, 1)

@@ -10,8 +10,9 @@ import numpy as np
 from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.subwords import KINDS
 from ldm_jax.data.loader import Batch
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import DiffusionStage, Experiment, ScenesData
+from ldm_jax.experiments.config import DiffusionStage, Experiment
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.mechanism import TEXT_LENGTH
 from ldm_jax.experiments.run_dir import DataInfo
@@ -49,7 +50,7 @@ def stand_in(experiment: Experiment) -> tuple[DataInfo, Batch]:
       UserError: where the data itself would decide what the model is conditioned on.
     """
     stage, data = experiment.diffusion, experiment.data
-    if isinstance(data, ScenesData):
+    if isinstance(data, ScenesConfig):
         few = dataclasses.replace(data, count=min(data.count, SCENES), validation_count=1)
         opened = open_data(dataclasses.replace(experiment, data=few))
         return opened.facts, opened.train.read([0])

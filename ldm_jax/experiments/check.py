@@ -10,10 +10,11 @@ import jax
 
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import AutoencoderStage, Experiment, ScenesData, StageConfig
+from ldm_jax.experiments.config import AutoencoderStage, Experiment, StageConfig
 from ldm_jax.sampling.solvers import check_eta
 from ldm_jax.sampling.timesteps import check_steps
 from ldm_jax.training.sharding import check_batch_size
@@ -62,7 +63,7 @@ def _ranges(experiment: Experiment) -> Iterator[str]:
             yield f"--{_option(path)} is {value}; it must be at least {least}"
         elif field in FRACTIONS and value >= 1:
             yield f"--{_option(path)} is {value}; it must be less than 1"
-    if not isinstance(experiment.data, ScenesData) and experiment.data.validation == 0:
+    if not isinstance(experiment.data, ScenesConfig) and experiment.data.validation == 0:
         yield "--data.validation is 0; both stages are judged by held-out images"
     if experiment.seed >= 2**32:
         yield f"--seed is {experiment.seed}; it must be less than {2**32}"

@@ -12,7 +12,7 @@ import numpy as np
 from ldm_jax import plots
 from ldm_jax.autoencoder import vq
 from ldm_jax.autoencoder.perceptual import lpips
-from ldm_jax.data.loader import Batch, Loader, flip, random_squares
+from ldm_jax.data.loader import Batch, Loader, flip, random_crops
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import Experiment
@@ -121,7 +121,7 @@ def train_autoencoder(
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = {"image": batch["image"]}
         if config.crop_size:
-            batch = random_squares(batch, config.crop_size, rngs)
+            batch = random_crops(batch, config.crop_size, rngs)
         return flip(batch, rngs) if experiment.data.flip else batch
 
     def preview(state: TrainState, step: int) -> None:

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from ldm_jax.experiments.config import Experiment, FolderData, SamplingDefaults, TfdsData
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.tfds import TfdsConfig
+from ldm_jax.experiments.config import Experiment, SamplingDefaults
 from ldm_jax.experiments.scenes import scenes
 
 
@@ -11,7 +13,7 @@ def tfds() -> Experiment:
     laptop = scenes()
     return replace(
         laptop,
-        data=TfdsData(name="mnist", size=32, fit="pad"),
+        data=TfdsConfig(name="mnist", size=32, fit="pad"),
         sampling=SamplingDefaults(steps=25, guidance=2.0),
     )
 
@@ -21,6 +23,6 @@ def folder() -> Experiment:
     laptop = scenes()
     return replace(
         laptop,
-        data=FolderData(),
+        data=FolderConfig(),
         sampling=SamplingDefaults(steps=50, guidance=2.0),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.data.scenes.captions import class_label, true_relations
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_captions import (
@@ -56,7 +56,7 @@ def test_relations_people_write(text, relations):
 
 
 def test_every_caption_of_the_scenes_is_read_as_it_was_meant():
-    source = ScenesSource(8, "full", 300, seed=5)
+    source = ScenesSource(ScenesConfig(8, "full", 300), "train", 5)
     names = set()
     for i in range(300):
         world = source.scene(i)

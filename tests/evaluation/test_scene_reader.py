@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesSource
+from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import scene_reader
 
@@ -14,7 +14,8 @@ COUNT = 40
 
 @pytest.fixture(scope="module", params=[32, 64])
 def truths(request):
-    source = ScenesSource(request.param, "full", COUNT, seed=77, split="validation")
+    config = ScenesConfig(request.param, "full", validation_count=COUNT)
+    source = ScenesSource(config, "validation", 77)
     return [source.truth(i) for i in range(COUNT)]
 
 
@@ -62,14 +63,13 @@ def test_slightly_soft_and_noisy_images_are_read_right(truths):
 
 
 def test_single_objects_are_read_too():
-    data = ScenesSource(32, "single", 30, seed=77, split="validation", extras=("semantic",)).read(
-        range(30)
-    )
+    config = ScenesConfig(32, "single", validation_count=30)
+    data = ScenesSource(config, "validation", 77, ("semantic",)).read(range(30))
     assert (scene_reader.semantic(data["image"]) == data["semantic"]).mean() >= 0.97
 
 
 def test_larger_images_are_averaged_down_and_their_map_is_as_large_as_they_are():
-    small = ScenesSource(64, "full", 3, seed=77).read(range(3))["image"]
+    small = ScenesSource(ScenesConfig(64, "full", 3), "train", 77).read(range(3))["image"]
     large = small.repeat(2, axis=1).repeat(2, axis=2)
     seen = scene_reader.semantic(large)
     assert seen.shape == (3, 128, 128)

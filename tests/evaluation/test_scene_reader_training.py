@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.evaluation import scene_reader
 from ldm_jax.evaluation import scene_reader_training as training
 
 
 def test_what_is_right_moves_with_the_image():
-    source = ScenesSource(32, "full", 6, seed=3)
-    data = training.draw_truth([source], progress=False)
+    source = ScenesSource(ScenesConfig(32, "full", 6), "train", 3)
+    data = training.render_truth([source], progress=False)
     tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
     right = training.targets(tables, data["instance32"])
     assert np.array_equal(right["semantic"], np.stack([source.truth(i).semantic for i in range(6)]))
@@ -42,8 +42,8 @@ def quick_compilation():
 
 def test_training_learns(quick_compilation):
     cycles = (training.Cycle(10, 4, 4e-3, 1.0),)
-    source = ScenesSource(64, "full", 8, seed=training.SEED)
-    data = training.draw_truth([source], progress=False)
+    source = ScenesSource(ScenesConfig(64, "full", 8), "train", training.SEED)
+    data = training.render_truth([source], progress=False)
     tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
     right = training.targets(tables, data["instance32"])
     x = data["image32"].astype(np.float32) / 127.5 - 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import scene_reports
 from ldm_jax.evaluation.scene_captions import parse_caption
@@ -25,7 +25,8 @@ COUNT = 64
 def data(request):
     size, level = request.param
     extras = ("semantic", "boxes")
-    source = ScenesSource(size, level, COUNT, seed=77, split="validation", extras=extras)
+    config = ScenesConfig(size, level, validation_count=COUNT)
+    source = ScenesSource(config, "validation", 77, extras)
     return source.read(range(COUNT))
 
 

@@ -9,7 +9,7 @@ from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.loader import mirror
 from ldm_jax.data.resize import resize, to_uint8
-from ldm_jax.data.scenes import CLASS_NAMES, SEMANTIC_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, SEMANTIC_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.experiments.conditions import (
     Class,
     Layout,
@@ -28,7 +28,7 @@ N, F = 4, 4
 @pytest.fixture(scope="module")
 def batch():
     """Four scenes of 32x32 with all that is known of them."""
-    full = ScenesSource(32, "full", N, extras=("boxes", "semantic")).read(range(N))
+    full = ScenesSource(ScenesConfig(32, "full", N), extras=("boxes", "semantic")).read(range(N))
     return full | {"class_label": np.arange(N)}
 
 

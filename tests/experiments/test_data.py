@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.data.source import ArraySource
+from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.run_dir import RunDir
 
@@ -135,7 +138,7 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     ],
 )
 def test_a_tfds_set_is_what_its_features_are(options, condition, fixed, tfds_dir):
-    data = TfdsData(name="squares", dir=str(tfds_dir), size=8, **options)
+    data = TfdsConfig(name="squares", dir=str(tfds_dir), size=8, **options)
     opened = open_data(Experiment(data=data))
     assert opened.facts.condition == condition and opened.fixed_views == fixed
     assert len(opened.train) == 9 and len(opened.validation) == 1
@@ -151,14 +154,16 @@ def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):
 
 
 def test_scenes_have_captions_and_at_level_single_classes():
-    data = open_data(Experiment(data=ScenesData(size=16, count=64, validation_count=8)))
+    data = open_data(Experiment(data=ScenesConfig(size=16, count=64, validation_count=8)))
     assert isinstance(data.train, ArraySource) and data.facts.condition == "text"
     assert (len(data.train), len(data.validation), data.facts.channels) == (64, 8, 3)
     assert {"red", "cube"} <= set(data.facts.vocabulary) and data.fixed_views
 
 
 def test_no_image_is_both_trained_on_and_held_out(photographs):
-    experiment = Experiment(data=FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
+    experiment = Experiment(
+        data=FolderConfig(path=str(photographs / "flat"), size=16, crop="centre")
+    )
     data = open_data(experiment)
     train, held_out = (
         {image.tobytes() for image in source.read(range(len(source)))["image"]}

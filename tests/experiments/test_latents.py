@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import FolderData
 from ldm_jax.experiments.data import open_data
 from ldm_jax.experiments.latents import latent_loader, one_view
 from ldm_jax.experiments.models import FirstStage, SecondStage
@@ -37,7 +37,7 @@ def problem(photographs):
     unet = UNetConfig(8, (1,), 1, attention_factors=(), head_channels=4, groups=4)
     experiment = dataclasses.replace(
         smoke,
-        data=FolderData(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
+        data=FolderConfig(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
         diffusion=dataclasses.replace(smoke.diffusion, unet=unet, batch_size=4),
     )
     data = open_data(experiment)
@@ -57,7 +57,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
             experiment, second.first, autoencoder, views, second.condition, one_device
         )
         batch = loader.batch(3)
-        assert ("image" in batch) == views.train.drawn
+        assert ("image" in batch) == views.train.is_random
         constants = {"autoencoder": autoencoder, "scale_factor": scale}
         loss, t = jax.jit(second.problem.loss)(params, constants, batch, jax.random.key(2))
         losses.append((loss, t, batch["condition"], scale))

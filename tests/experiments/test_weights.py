@@ -16,10 +16,10 @@ from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
 from ldm_jax.experiments.command import weights_main
-from ldm_jax.experiments.config import FolderData
 from ldm_jax.experiments.run_dir import RunDir
 from ldm_jax.experiments.weights import parts, published_facts
 from ldm_jax.pretrained.convert import write_compvis
@@ -38,7 +38,7 @@ def tiny(**diffusion):
     stage = smoke.diffusion
     return replace(
         smoke,
-        data=FolderData(size=16),
+        data=FolderConfig(size=16),
         autoencoder=replace(
             smoke.autoencoder,
             network=AutoencoderConfig(

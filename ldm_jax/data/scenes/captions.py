@@ -1,6 +1,6 @@
-"""What is said about a scene: class names, captions, and reading a caption back.
+"""The words about a scene: class names, captions, and parsing a caption.
 
-A caption uses lower-case words of a small closed vocabulary, and only what it says is true.
+A caption uses lower-case words of a small closed vocabulary, and everything it says is true.
 """
 
 from itertools import permutations
@@ -17,7 +17,7 @@ from ldm_jax.data.scenes.world import (
 from ldm_jax.errors import UserError
 
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
-IN_FRONT = 1.2  # units of depth between two objects before one is called in front of the other
+IN_FRONT = 1.2  # least difference in depth for the relation 'in front of'
 
 _SKY_PHRASES = {
     "day": "by day",
@@ -62,7 +62,7 @@ def caption(scene: Scene) -> str:
 
 
 def _describe(scene, thing) -> str:
-    # The material is mentioned half of the time: a caption leaves things out, as people do.
+    # The material is mentioned half of the time, as real captions are incomplete.
     mention = scene.wording >> scene.objects.index(thing) & 1
     words = (thing.size, *([thing.material] if mention else []), thing.colour, thing.shape)
     return " ".join(("a", *words))
