@@ -61,7 +61,7 @@ class FolderConfig:
 
 
 class FolderSource:
-    """The readable images in a folder, and what the folder says about them.
+    """The readable images in a folder, with their classes, captions, boxes and maps.
 
     Classes: the sub-folders, in order of their names, unless there is a list of captions.
     Captions: the file `captions` (see `annotations.read_captions`), otherwise `captions.jsonl` in

@@ -162,7 +162,7 @@ def resize_map(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE)
 
 
 class ImageConfig(Protocol):
-    """The fields of a data configuration that say how images become square."""
+    """The fields of a data configuration that define the preprocessing."""
 
     size: int
     fit: Fit
@@ -173,7 +173,7 @@ class ImageConfig(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Makes images of any size uint8 [size, size, channels], and crops their maps alike.
+    """Makes images of any size uint8 [size, size, channels], and crops their maps in the same way.
 
     min_crop, max_crop: the side of a random crop is uniform between them, as fractions of the
     image's short side. channels: 1 or 3; 0 means "as in the data" and must be replaced before the
@@ -228,7 +228,7 @@ class Preprocessor:
     ) -> Preprocessed:
         """Preprocesses an 'L' or 'RGB' image, and its map in the same way.
 
-        rng: where random crops are drawn from; None takes the central crop.
+        rng: for random crops; None takes the central crop.
         semantic: class indices [H, W] of the whole image, at any resolution; resized with nearest
         neighbours, so that no new class appears. With 'pad' the square is larger than the image:
         its `crop` reaches below 0 and above 1, and the border of the map is class 0.

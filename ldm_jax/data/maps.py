@@ -46,7 +46,7 @@ def check_class_names(highest: int, names: Collection[str], what: str) -> None:
     if highest >= len(names):
         raise UserError(
             f"{what} has class {highest}, but there are only {len(names)} class names; each index "
-            "needs one, the one that stands for 'unknown' too"
+            "needs one, also the index for 'unknown'"
         )
 
 

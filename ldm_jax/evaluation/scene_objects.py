@@ -24,7 +24,7 @@ _NEIGHBOURS = np.zeros((3, 3, 3), bool)
 _NEIGHBOURS[1] = ndimage.generate_binary_structure(2, 1)
 
 
-class SeenObject(NamedTuple):
+class DetectedObject(NamedTuple):
     """One object that the reader detects."""
 
     label: int  # index in CLASS_NAMES
@@ -39,7 +39,7 @@ class SeenObject(NamedTuple):
         return CLASS_NAMES[self.label]
 
 
-def objects(images) -> list[list[SeenObject]]:
+def detect_objects(images) -> list[list[DetectedObject]]:
     """The objects in each image, the largest first.
 
     Args:
@@ -47,24 +47,24 @@ def objects(images) -> list[list[SeenObject]]:
     Raises:
       UserError: for any other dtype or size.
     """
-    return objects_of(read(images))
+    return objects_in(read(images))
 
 
-def objects_of(seen: Reading) -> list[list[SeenObject]]:
+def objects_in(seen: Reading) -> list[list[DetectedObject]]:
     """The objects of images that the reader has read already."""
-    least = least_pixels(seen.semantic.shape[1])
+    least = min_pixels(seen.semantic.shape[1])
     colours = np.where(seen.semantic >= 2, seen.colour.astype(np.int32), -1)
     groups = [[] for _ in seen.semantic]
-    for image, (rows, columns) in _pieces(colours, least):
-        for part in _parted(seen.middle[image, rows, columns], least):
+    for image, (rows, columns) in _components(colours, least):
+        for part in _separate(seen.centre[image, rows, columns], least):
             groups[image].append((rows[part], columns[part]))
     return [
-        [_summary(seen, image, *group) for group in _gathered(seen.middle[image], things)]
-        for image, things in enumerate(groups)
+        [_summary(seen, image, *group) for group in _merge(seen.centre[image], found)]
+        for image, found in enumerate(groups)
     ]
 
 
-def _gathered(middles, groups):
+def _merge(centres, groups):
     """(rows, columns) of each object, the largest first; small components are merged into theirs.
 
     A highlight may look white, and a shadow may divide an object: the pixels of both still predict
@@ -72,18 +72,18 @@ def _gathered(middles, groups):
     """
     whole = []
     for rows, columns in sorted(groups, key=lambda group: -len(group[0])):
-        middle = middles[rows, columns].mean(axis=0)
+        centre = centres[rows, columns].mean(axis=0)
         for k, (main, main_rows, main_columns) in enumerate(whole):
-            if np.linalg.norm(main - middle) < _SAME and 2 * len(rows) < len(main_rows):
+            if np.linalg.norm(main - centre) < _SAME and 2 * len(rows) < len(main_rows):
                 joined = (main_rows, rows), (main_columns, columns)
                 whole[k] = main, *(np.concatenate(parts) for parts in joined)
                 break
         else:
-            whole.append((middle, rows, columns))
+            whole.append((centre, rows, columns))
     return [group for _, *group in sorted(whole, key=lambda group: -len(group[1]))]
 
 
-def least_pixels(side: int) -> int:
+def min_pixels(side: int) -> int:
     """The least pixels of an object: scenes show more of each (`MIN_VISIBLE`)."""
     return round(MIN_VISIBLE * (side / SIZE) ** 2)
 
@@ -106,7 +106,7 @@ def components(classes) -> np.ndarray:
     return numbers
 
 
-def _pieces(classes, least):
+def _components(classes, least):
     """(image, (rows, columns)) of each component of at least `least` pixels, by its first pixel."""
     numbers = components(classes).ravel()
     order = np.argsort(numbers, kind="stable")
@@ -120,47 +120,47 @@ def _pieces(classes, least):
             yield int(image[0]), (rows, columns)
 
 
-def _parted(middles, least) -> list[np.ndarray]:
+def _separate(centres, least) -> list[np.ndarray]:
     """Separates a component into objects: the indices of the pixels of each.
 
     Args:
-      middles: [m, 2], the centre of its object that each pixel predicts.
+      centres: [m, 2], the centre of its object that each pixel predicts.
       least: pixels that an object must have.
     """
-    if np.ptp(middles, axis=0).max() < _APART / 2:  # most components: one object
-        return [np.arange(len(middles))]
-    second = _halves(middles)
+    if np.ptp(centres, axis=0).max() < _APART / 2:  # most components: one object
+        return [np.arange(len(centres))]
+    second = _two_means(centres)
     parts = np.nonzero(~second)[0], np.nonzero(second)[0]
     if min(len(part) for part in parts) >= least:
-        one, two = (middles[part].mean(axis=0) for part in parts)
+        one, two = (centres[part].mean(axis=0) for part in parts)
         own = np.where(second[:, None], two, one)
-        spread = np.linalg.norm(middles - own, axis=-1).mean()
+        spread = np.linalg.norm(centres - own, axis=-1).mean()
         if np.linalg.norm(two - one) >= max(_APART, _CLEARLY * spread):
-            return [part[inner] for part in parts for inner in _parted(middles[part], least)]
-    return [np.arange(len(middles))]
+            return [part[inner] for part in parts for inner in _separate(centres[part], least)]
+    return [np.arange(len(centres))]
 
 
-def _halves(middles) -> np.ndarray:
+def _two_means(centres) -> np.ndarray:
     """k-means with k = 2: whether each point [m, 2] belongs to the second cluster, boolean [m]."""
-    axis = np.argmax(np.ptp(middles, axis=0))
-    order = np.argsort(middles[:, axis], kind="stable")
-    centres = middles[order[[len(order) // 20, -1 - len(order) // 20]]]  # robust to outliers
+    axis = np.argmax(np.ptp(centres, axis=0))
+    order = np.argsort(centres[:, axis], kind="stable")
+    means = centres[order[[len(order) // 20, -1 - len(order) // 20]]]  # robust to outliers
     for _ in range(10):
-        distance = np.linalg.norm(middles[:, None] - centres[None], axis=-1)
+        distance = np.linalg.norm(centres[:, None] - means[None], axis=-1)
         second = distance[:, 1] < distance[:, 0]
         if second.all() or not second.any():
             break
-        centres = np.stack([middles[~second].mean(axis=0), middles[second].mean(axis=0)])
+        means = np.stack([centres[~second].mean(axis=0), centres[second].mean(axis=0)])
     return second
 
 
-def _summary(seen, image, rows, columns) -> SeenObject:
+def _summary(seen, image, rows, columns) -> DetectedObject:
     side = seen.semantic.shape[1]
     at = image, rows, columns
     shapes = seen.shapes[at].mean(axis=0)
     shape = int(np.argmax(shapes))
     box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    return SeenObject(
+    return DetectedObject(
         label=shape * len(COLOURS) + int(np.bincount(seen.colour[at]).argmax()),
         box=tuple(float(edge) / side for edge in box),
         pixels=len(rows),

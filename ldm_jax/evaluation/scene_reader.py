@@ -30,7 +30,7 @@ OUTPUTS = {
     "colour": len(COLOURS),
     "size": len(SIZES),
     "material": len(MATERIALS),
-    "way": 2,  # offset to the centre of the object's box: right and down, in sides of the image
+    "offset": 2,  # to the centre of the object's box: right and down, in sides of the image
 }
 OBJECT_WEIGHT = 3.0  # of object pixels in the loss, as they fill only a tenth of an image
 _EDGES = np.cumsum(list(OUTPUTS.values()))[:-1].tolist()
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     colour: np.ndarray  # uint8 [n, H, H]: index in COLOURS
     large: np.ndarray  # float32 [n, H, H]: probability that the object is large
     shiny: np.ndarray  # float32 [n, H, H]: probability that it is shiny
-    middle: np.ndarray  # float32 [n, H, H, 2]: (x, y) of the centre of its box, in [0, 1]
+    centre: np.ndarray  # float32 [n, H, H, 2]: (x, y) of the centre of its box, in [0, 1]
 
 
 def init(key) -> dict[str, jax.Array]:
@@ -121,7 +121,7 @@ def upsample2x(x):
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def see(params, x) -> dict[str, jax.Array]:
+def predict(params, x) -> dict[str, jax.Array]:
     """Outputs by name, each [B, H, H, n], for images x [B, H, H, 3] in [-1, 1], H 32 or 64.
 
     A small image is enlarged, and the outputs of each four pixels are averaged.
@@ -142,7 +142,7 @@ def weights() -> dict[str, jax.Array]:
 
 @jax.jit
 def _read(params, x) -> Reading:
-    seen = see(params, x)
+    seen = predict(params, x)
     # Undoes the larger weight of object pixels in the loss.
     rarity = jnp.where(jnp.arange(OUTPUTS["semantic"]) >= 2, -jnp.log(OBJECT_WEIGHT), 0.0)
     semantic = jax.nn.softmax(seen["semantic"] + rarity[None, None, None])
@@ -163,7 +163,7 @@ def _read(params, x) -> Reading:
         jnp.argmax(colour, axis=-1).astype(jnp.uint8),
         jax.nn.softmax(seen["size"])[..., SIZES.index("large")],
         jax.nn.softmax(seen["material"])[..., MATERIALS.index("shiny")],
-        place + seen["way"],
+        place + seen["offset"],
     )
 
 

@@ -26,7 +26,7 @@ from ldm_jax.evaluation.scene_reader import (
     SMALL,
     WEIGHTS,
     init,
-    see,
+    predict,
     semantic,
     upsample2x,
     weights,
@@ -41,12 +41,12 @@ def render_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
     Returns:
       'image64' and 'image32' uint8 [n, S, S, 3]; 'instance64', 'instance32' int32 [n, S, S]: 0 sky,
       1 floor, then the objects; and, for each object [n, 6] (the first two stand for sky and
-      floor): 'semantic', 'colour', 'size', 'material' int32, 'middle' float32 [n, 6, 2].
+      floor): 'semantic', 'colour', 'size', 'material' int32, 'centre' float32 [n, 6, 2].
     """
     scenes = [(source, i) for source in sources for i in range(len(source))]
-    n, things = len(scenes), 2 + MAX_OBJECTS
-    data = {name: np.zeros((n, things), np.int32) for name in OUTPUTS if name != "way"}
-    data["middle"] = np.zeros((n, things, 2), np.float32)
+    n, slots = len(scenes), 2 + MAX_OBJECTS
+    data = {name: np.zeros((n, slots), np.int32) for name in OUTPUTS if name != "offset"}
+    data["centre"] = np.zeros((n, slots, 2), np.float32)
     for size in (SIZE, SMALL):
         data[f"image{size}"] = np.empty((n, size, size, 3), np.uint8)
         data[f"instance{size}"] = np.empty((n, size, size), np.int32)
@@ -57,15 +57,15 @@ def render_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
             data[f"image{size}"][k] = render(scene, size)
             data[f"instance{size}"][k] = pixel_truth(scene, size)[1] + 2
         data["semantic"][k, 1] = 1
-        for j, thing in enumerate(scene.objects, start=2):
-            shape, data["colour"][k, j] = divmod(class_label(thing), len(COLOURS))
+        for j, solid in enumerate(scene.objects, start=2):
+            shape, data["colour"][k, j] = divmod(class_label(solid), len(COLOURS))
             data["semantic"][k, j] = 2 + shape
-            data["size"][k, j] = SIZES.index(thing.size)
-            data["material"][k, j] = MATERIALS.index(thing.material)
+            data["size"][k, j] = SIZES.index(solid.size)
+            data["material"][k, j] = MATERIALS.index(solid.material)
             rows, columns = np.nonzero(data[f"instance{SIZE}"][k] == j)
             if len(rows):
-                middle = columns.min() + columns.max() + 1, rows.min() + rows.max() + 1
-                data["middle"][k, j] = np.array(middle) / (2 * SIZE)
+                centre = columns.min() + columns.max() + 1, rows.min() + rows.max() + 1
+                data["centre"][k, j] = np.array(centre) / (2 * SIZE)
     return data
 
 
@@ -73,10 +73,10 @@ def targets(data, instance) -> dict[str, jax.Array]:
     """The targets of each pixel from those of its object, by the names of `OUTPUTS`."""
     b, side = instance.shape[:2]
     pick = jax.vmap(lambda table, which: table[which])
-    right = {name: pick(data[name], instance) for name in OUTPUTS if name != "way"}
+    right = {name: pick(data[name], instance) for name in OUTPUTS if name != "offset"}
     ticks = (jnp.arange(side) + 0.5) / side
     place = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)[None]
-    return right | {"way": pick(data["middle"], instance) - place}
+    return right | {"offset": pick(data["centre"], instance) - place}
 
 
 def augment(key, x, right, noisiness=1.0):
@@ -101,7 +101,7 @@ def augment(key, x, right, noisiness=1.0):
 
     x, right = move(x), {name: move(a) for name, a in right.items()}
     turned = jnp.stack([jnp.where(mirrored, -1.0, 1.0), jnp.ones(b)], axis=-1)
-    right["way"] = right["way"] * turned[:, None, None]
+    right["offset"] = right["offset"] * turned[:, None, None]
 
     def soften(x):
         wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
@@ -121,7 +121,7 @@ def augment(key, x, right, noisiness=1.0):
 
 def loss_of(params, x, right):
     """Cross-entropy per pixel: of the class everywhere, of the rest where objects are."""
-    seen = see(params, x)
+    seen = predict(params, x)
     error = optax.softmax_cross_entropy_with_integer_labels
     on_object = (right["semantic"] >= 2).astype(jnp.float32)
 
@@ -130,8 +130,8 @@ def loss_of(params, x, right):
 
     what = error(seen["semantic"], right["semantic"])
     total = (what * jnp.where(on_object > 0, OBJECT_WEIGHT, 1.0)).mean()
-    way = jnp.abs(seen["way"] - right["way"]).sum(axis=-1)
-    total += 0.3 * on_objects(error(seen["colour"], right["colour"])) + on_objects(way)
+    offset = jnp.abs(seen["offset"] - right["offset"]).sum(axis=-1)
+    total += 0.3 * on_objects(error(seen["colour"], right["colour"])) + on_objects(offset)
     for name in ("size", "material"):
         total += 0.1 * on_objects(error(seen[name], right[name]))
     return total
@@ -169,7 +169,7 @@ def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool 
 
 def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
     """The parameters after one more cycle; `number` decides what it draws at random."""
-    tables = ("semantic", "colour", "size", "material", "middle")
+    tables = ("semantic", "colour", "size", "material", "centre")
     rate = optax.cosine_onecycle_schedule(cycle.steps, cycle.rate)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
 
@@ -190,7 +190,7 @@ def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
     key = jax.random.key(number)
     state = optimiser.init(params)
     rng = np.random.default_rng(number)
-    n = len(data["middle"])
+    n = len(data["centre"])
     bar = tqdm(range(cycle.steps), desc="training the scene reader", disable=not progress)
     for k in bar:
         parts = []

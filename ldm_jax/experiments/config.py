@@ -12,7 +12,7 @@ from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.data.degradations import Degradation
-from ldm_jax.data.masks import Masks
+from ldm_jax.data.masks import MaskKind
 from ldm_jax.data.open import DataConfig
 from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.loss import Norm
@@ -112,7 +112,7 @@ class DiffusionStage:
     """Places along a side that the corner of a box can have."""
     degradation: Degradation = "bicubic"
     """How low-resolution images are made, for super-resolution: f times smaller."""
-    masks: Masks = "mixed"
+    masks: MaskKind = "mixed"
     """Shape of the holes, for in-painting: LaMa's (wide, narrow, ...), or a third of each."""
     drop_probability: float = 0.1
     """Probability with which a training example loses its condition; 0 rules out guidance."""

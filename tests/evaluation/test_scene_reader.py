@@ -32,25 +32,25 @@ def test_fresh_renders_are_read_right(truths, seen):
 
 
 def test_colour_size_material_and_place_of_objects_are_read(truths, seen):
-    right = {"colour": [], "large": [], "shiny": [], "middle": []}
+    right = {"colour": [], "large": [], "shiny": [], "centre": []}
     for k, truth in enumerate(truths):
         side = truth.image.shape[0]
         for number, thing in enumerate(truth.objects):
             here = truth.instance == number
             left, top, right_edge, bottom = (edge / side for edge in thing.box)
-            middle = (left + right_edge) / 2, (top + bottom) / 2
+            centre = (left + right_edge) / 2, (top + bottom) / 2
             right["colour"] += (COLOURS[i] == thing.colour for i in seen.colour[k][here])
             right["large"].append((seen.large[k][here].mean() > 0.5) == (thing.size == SIZES[1]))
             right["shiny"].append(
                 (seen.shiny[k][here].mean() > 0.5) == (thing.material == MATERIALS[1])
             )
-            way = np.abs(seen.middle[k][here] - middle).max(axis=-1)
-            right["middle"] += (way < 0.06).tolist()
+            offset = np.abs(seen.centre[k][here] - centre).max(axis=-1)
+            right["centre"] += (offset < 0.06).tolist()
     score = {name: np.mean(values) for name, values in right.items()}
     assert score["colour"] >= 0.93
     assert score["large"] >= 0.85
     assert score["shiny"] >= 0.7
-    assert score["middle"] >= 0.8
+    assert score["centre"] >= 0.8
 
 
 def test_slightly_soft_and_noisy_images_are_read_right(truths):

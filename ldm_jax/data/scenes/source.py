@@ -179,21 +179,21 @@ class ScenesSource:
 def _semantic_and_objects(scene, size):
     depth, instance = geometry.pixel_truth(scene, size)
     # sky, floor, then each object's shape: -2, -1, 0, 1, ... shifted to start at 0.
-    lookup = [0, 1, *(2 + SHAPES.index(thing.shape) for thing in scene.objects)]
+    lookup = [0, 1, *(2 + SHAPES.index(solid.shape) for solid in scene.objects)]
     semantic = np.array(lookup, np.uint8)[instance + 2]
     objects = []
-    for number, thing in enumerate(scene.objects):
+    for number, solid in enumerate(scene.objects):
         rows, columns = np.nonzero(instance == number)
         box = (0, 0, 0, 0)
         if len(rows):
             box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         objects.append(
             ObjectTruth(
-                shape=thing.shape,
-                colour=thing.colour,
-                size=thing.size,
-                material=thing.material,
-                class_label=captions.class_label(thing),
+                shape=solid.shape,
+                colour=solid.colour,
+                size=solid.size,
+                material=solid.material,
+                class_label=captions.class_label(solid),
                 box=tuple(int(edge) for edge in box),
                 pixels=len(rows),
             )
