@@ -1,7 +1,7 @@
 """A folder of images: flat, with captions, boxes, maps, or one sub-folder per class."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import IO, TypeVar, get_args
 
@@ -126,17 +126,9 @@ class FolderSource:
             names = [names[i] for i in order]
             taken = slice(0, count) if split == "validation" else slice(count, len(names))
         self._cache: list[Preprocessed] | None = None
-        map_bytes = np.dtype(index_dtype(self._maps.names)).itemsize if self._maps else 0
-        cached_bytes = self._preprocessor.cached_bytes
-        if sum(cached_bytes(w, h, map_bytes) for w, h, _ in headers.values()) <= memory_bytes:
-            # In either split, validation is the first readable images of the order: a damaged one
-            # moves no image from one split to the other.
-            cache = self._read_files(self._to_cache, names[: taken.stop], progress)
-            for name in names[taken.stop :]:
-                if len(cache) == taken.stop:
-                    break
-                cache |= self._read_files(self._to_cache, [name])
-            names, self._cache = list(cache), list(cache.values())[taken]
+        if self._bytes_to_cache(headers.values()) <= memory_bytes:
+            names, cache = self._fill_cache(names, taken, progress)
+            self._cache = cache[taken]
         self._names = names[taken]
         if self.unreadable:
             bad, n = len(self.unreadable), len(contents.names)
@@ -176,6 +168,25 @@ class FolderSource:
         if not (good := [name for name in with_map if name in maps.files]):
             raise UserError(f"none of the images in {self._root} has a map in {maps.folder}")
         return good
+
+    def _bytes_to_cache(self, headers: Iterable[tuple[int, int, int]]) -> int:
+        map_bytes = np.dtype(index_dtype(self._maps.names)).itemsize if self._maps else 0
+        return sum(self._preprocessor.cached_bytes(w, h, map_bytes) for w, h, _ in headers)
+
+    def _fill_cache(
+        self, names: list[str], taken: slice, progress: bool
+    ) -> tuple[list[str], list[Preprocessed]]:
+        """The first `taken.stop` readable images: their names and what to keep in memory of them.
+
+        In either split, validation is the first readable images of the order: a damaged one moves
+        no image from one split to the other.
+        """
+        cache = self._read_files(self._to_cache, names[: taken.stop], progress)
+        for name in names[taken.stop :]:
+            if len(cache) == taken.stop:
+                break
+            cache |= self._read_files(self._to_cache, [name])
+        return list(cache), list(cache.values())
 
     def _count_missing(self, missing: int, what: str) -> None:
         if missing:
