@@ -15,10 +15,10 @@ from ldm_jax.experiments.latents import latent_loader, one_view
 from ldm_jax.experiments.models import FirstStage, SecondStage
 
 
-class Drawn:
+class Random:
     """A source that says its views are random, though they are not: it is not cached."""
 
-    drawn = True
+    is_random = True
 
     def __init__(self, source):
         self.source, self.channels, self.class_names = source, source.channels, source.class_names
@@ -51,7 +51,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     # A UNet starts out predicting zero: perturbed, it looks at its input.
     params = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
     losses = []
-    for source in (data.train, Drawn(data.train)):
+    for source in (data.train, Random(data.train)):
         views = dataclasses.replace(data, train=source)
         loader, scale = latent_loader(
             experiment, second.first, autoencoder, views, second.condition, one_device
