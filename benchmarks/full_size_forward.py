@@ -13,11 +13,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ldm_jax.experiments.mechanism import build_model
 
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.parameters import fresh, graph_of
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-
-from ldm_jax.data.source import in_memory
-from ldm_jax.data.tfds import TfdsSource
 from ldm_jax.experiments.models import SecondStage
-from ldm_jax.model.run_dir import RunDir
 from ldm_jax.experiments.trained import load_weights, placed
+
+from ldm_jax.data.source import read_all
+from ldm_jax.data.tfds import TfdsConfig, TfdsSource
+from ldm_jax.model.run_dir import RunDir
 
 BATCH, EPOCHS = 128, 2
 
@@ -75,10 +75,9 @@ def main() -> None:
 
     run = RunDir(options.run)
     _, experiment, facts = run.load()
+    config = TfdsConfig("mnist", options.data_dir, 32, fit="pad")
     train, test = (
-        in_memory(TfdsSource("mnist", split, options.data_dir, 32, fit="pad"), split).read(
-            np.arange(n)
-        )
+        read_all(TfdsSource(config, split), progress=True).read(np.arange(n))
         for split, n in (("train", 60_000), ("test", 10_000))
     )
     read = train_reader(train["image"], train["class_label"])

@@ -14,14 +14,14 @@ import argparse
 
 import jax
 import numpy as np
+from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.trained import load_weights
 from PIL import Image
 
 from ldm_jax.autoencoder.step import to_bytes
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.experiments.models import SecondStage
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.experiments.trained import load_weights
 from ldm_jax.sampling.tiling import Tiles, apply_in_tiles, tile_starts
 
 TILES, OVERLAPS = (32, 48, 64), (0.0, 0.25, 0.375, 0.5)
@@ -39,7 +39,8 @@ def main():
     second = SecondStage(experiment, facts)
     f, level = experiment.autoencoder.network.f, experiment.data.level
     _, constants = load_weights(run, experiment)
-    source = ScenesSource(size, level, options.images, experiment.seed, "validation")
+    config = ScenesConfig(size, level, validation_count=options.images)
+    source = ScenesSource(config, "validation", experiment.seed)
     images = source.read(range(options.images))["image"]
     z_0 = jax.jit(second.encode)(constants, images)
     whole = np.asarray(jax.jit(second.image)(constants, z_0))

@@ -30,10 +30,9 @@ import numpy as np
 import side_by_side as sbs
 from train_step_tasks import AutoencoderTask, UNetTask
 
-from ldm_jax.training.step import prepare
 from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.step import Stage, init_state, train_step
+from ldm_jax.training.step import Stage, init_state, prepare, train_step
 
 MODELS = {"unet": (UNetTask, sbs.UNETS), "autoencoder": (AutoencoderTask, sbs.AUTOENCODERS)}
 WAYS = ("ours", "ours-1-device", "torch", "torch-compile")

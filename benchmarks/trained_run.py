@@ -1,15 +1,16 @@
 """A trained run of scenes, ready to draw: what the benchmarks here begin with."""
 
 import argparse
+import dataclasses
 from functools import partial
 
 import jax
+from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.trained import load_weights, placed
 
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesSource
-from ldm_jax.experiments.models import SecondStage
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.experiments.trained import load_weights, placed
 
 
 def options_of(description: str, images: int = 256) -> argparse.ArgumentParser:
@@ -40,6 +41,6 @@ class TrainedRun:
 
     def held_out(self) -> Batch:
         """n scenes of the run's kind that it was not trained on."""
-        data = self.experiment.data
-        source = ScenesSource(data.size, data.level, self.n, self.experiment.seed, "validation")
+        data = dataclasses.replace(self.experiment.data, validation_count=self.n)
+        source = ScenesSource(data, "validation", self.experiment.seed)
         return source.read(range(self.n))

@@ -20,11 +20,11 @@ from trained_run import TrainedRun, options_of
 
 from ldm_jax import plots
 from ldm_jax.autoencoder.step import to_bytes, to_model_range
+from ldm_jax.commands.train.judge import distances
 from ldm_jax.data.degradations import degrade
-from ldm_jax.data.masks import draw_mask, masked_image, mean_fill
+from ldm_jax.data.masks import masked_image, mean_fill, random_mask
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.scene_reports import validity
-from ldm_jax.commands.train.judge import distances
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.sampling.editing import add_noise, composite, first_step, known_cells
 from ldm_jax.sampling.guides import Guide, downsample, image_log_p
@@ -57,7 +57,7 @@ class Model(TrainedRun):
 def blended(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """(images with a hole that is filled, the holes)."""
     n, side = len(model.images), model.images.shape[1]
-    masks = np.stack([draw_mask("mixed", side, side, np.random.default_rng(i)) for i in range(n)])
+    masks = np.stack([random_mask("mixed", side, side, np.random.default_rng(i)) for i in range(n)])
     f = model.experiment.autoencoder.network.f
     # Of the image with a black hole: what stands behind it must not leak into the known latents.
     z_0 = model.encoded(masked_image(model.images, masks))

@@ -13,16 +13,23 @@ from typing import Annotated, Any
 class Bounds:
     """low <= value <= high, or value < high where that is `open`; every number is finite.
 
-    Of a tuple each number keeps to it; `empty` says whether there may be none.
+    Of a tuple each number keeps to it; `empty` says whether there may be none. low < value where
+    `above`; `why` gives a reason for the message.
     """
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
     empty: bool = True
+    above: bool = False
+    why: str = ""
 
     def violation(self, value: Any) -> str | None:
         """What `value` must be and is not; None where nothing is wrong."""
+        wrong = self._violation(value)
+        return f"{wrong}: {self.why}" if wrong and self.why else wrong
+
+    def _violation(self, value: Any) -> str | None:
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers and not self.empty:
             return "takes one or more numbers"
@@ -30,6 +37,8 @@ class Bounds:
             return f"is {value}; it must be a finite number"
         if not all(n >= self.low for n in numbers):
             return f"is {value}; it must be at least {self.low:g}"
+        if self.above and not all(n > self.low for n in numbers):
+            return f"is {value}; it must be more than {self.low:g}"
         if self.open and not all(n < self.high for n in numbers):
             return f"is {value}; it must be less than {self.high:.15g}"
         if not all(n <= self.high for n in numbers):
@@ -45,6 +54,8 @@ Fraction = Annotated[float, Bounds(0, 1, open=True)]
 """0 <= value < 1."""
 UnitFloat = Annotated[float, Bounds(0, 1)]
 """0 <= value <= 1."""
+PositiveFraction = Annotated[float, Bounds(0, 1, above=True)]
+"""0 < value <= 1."""
 NonNegative = Annotated[float, Bounds(0)]
 Finite = Annotated[float, Bounds()]
 Factors = Annotated[tuple[int, ...], Bounds(1)]

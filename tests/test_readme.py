@@ -47,8 +47,8 @@ def test_images_and_linked_files_exist():
 
 
 def test_commands_use_fields_that_exist():
-    from ldm_jax.experiments import EXPERIMENTS
     from ldm_jax.commands.hosts import Hosts
+    from ldm_jax.experiments import EXPERIMENTS
 
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
     commands = re.findall(r"python train\.py([^#\n]*)", blocks)

@@ -1,4 +1,4 @@
-"""What files beside the images say about them: whose words they are, and captions."""
+"""Files of annotations: which image each entry belongs to, and captions."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def read_text(path: epath.Path) -> str:
 
 
 def read_json(path: epath.Path):
-    """The content of a JSON file. UserError where it is none."""
+    """The content of a JSON file. UserError for malformed JSON."""
     try:
         return json.loads(read_text(path))
     except ValueError as error:
@@ -45,13 +45,13 @@ def stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def match(names: Collection[str], keys: Collection[str], path) -> dict[str, str]:
-    """Which of the keys stands for each name, for those that have one.
+def match_names(names: Collection[str], keys: Collection[str], path) -> dict[str, str]:
+    """Matches the names of images with the keys of a file of annotations: {name: key}.
 
-    Names are relative to the folder of images; what a file calls them may lack their folder, or
-    have more of it. A key stands for the name that equals it, or else for one of which it is the
-    end ('a.jpg' for 'train/a.jpg') or that is its end ('val2017/a.jpg' for 'a.jpg').
-    path: what the keys are from, for the UserError when none fits, or one fits two names.
+    Names are relative to the folder of images; a key may have fewer or more parent folders. A key
+    matches the name that equals it, or else a name that ends with it ('a.jpg' and 'train/a.jpg')
+    or that it ends with ('val2017/a.jpg' and 'a.jpg'). Names without a key are missing.
+    path: where the keys are from, for the UserError when none matches, or one matches two names.
     """
     found = {name: name for name in names if name in keys}
     free = {key for key in keys if key not in found}
@@ -78,16 +78,16 @@ def match(names: Collection[str], keys: Collection[str], path) -> dict[str, str]
 
 
 def _ends(path: str) -> list[str]:
-    """'a/b/c' -> ['b/c', 'c']."""
+    """The path without its first folders: 'a/b/c' -> ['b/c', 'c']."""
     parts = path.split("/")
     return ["/".join(parts[i:]) for i in range(1, len(parts))]
 
 
 def read_captions(path: epath.Path) -> dict[str, list[str]]:
-    """The captions by image, as the file calls it.
+    """The captions in a file, by the names that it gives to the images.
 
     A .jsonl has lines `{"file": "a/b.jpg", "caption": "..."}` ("file_name" and "text" are
-    understood too; several lines for one image are several captions). A JSON file is COCO's,
+    accepted too; several lines for one image are several captions). A JSON file is COCO's,
     `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}`, or
     `{"a/b.jpg": "a caption" or ["one", "another"]}`. UserError for anything else.
     """
@@ -105,7 +105,7 @@ def read_captions(path: epath.Path) -> dict[str, list[str]]:
         captions: dict[str, list[str]] = {}
         for name, texts in pairs:
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                raise TypeError(f"{reprlib.repr(texts)} is no caption")
+                raise TypeError(f"{reprlib.repr(texts)} is not a caption")
             clean = [" ".join(text.split()) for text in texts]
             captions.setdefault(posixpath.normpath(name), []).extend(clean)
     except (KeyError, TypeError) as error:
@@ -149,9 +149,11 @@ def listed_captions(root: epath.Path, top: str, files: set[str]) -> dict[str, li
     return captions
 
 
-def captions_beside(root: epath.Path, names: list[str], files: set[str]) -> dict[str, list[str]]:
-    """Captions by image from the text files of the same name: all words, on one line."""
-    beside = {name: f"{stem(name)}.txt" for name in names}
-    with_text = [name for name in names if beside[name] in files]
-    texts = in_threads(lambda name: read_text(root / beside[name]), with_text)
+def captions_in_text_files(
+    root: epath.Path, names: list[str], files: set[str]
+) -> dict[str, list[str]]:
+    """Captions by image from text files of the same name; line breaks become spaces."""
+    text_file = {name: f"{stem(name)}.txt" for name in names}
+    with_text = [name for name in names if text_file[name] in files]
+    texts = in_threads(lambda name: read_text(root / text_file[name]), with_text)
     return {name: [" ".join(text.split())] for name, text in zip(with_text, texts, strict=True)}

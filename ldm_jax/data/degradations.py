@@ -1,9 +1,9 @@
-"""The low-resolution image of super-resolution: how a good image becomes a poor small one.
+"""Degradations that make the low-resolution images of super-resolution.
 
 `bicubic` is that of the paper's main experiments (App. E.3.4). `bsrgan` applies blur, reductions,
 noise and JPEG in random order (Zhang et al. 2021, "Designing a Practical Degradation Model for Deep
 Blind Image Super-Resolution"); its light form has the softer parameters of LDM-BSR (App. D.6.1).
-What happens to one image is first planned, with every parameter (`plan`), then done.
+`plan` samples the steps for one image with all their parameters; then they are applied.
 """
 
 import io
@@ -24,8 +24,8 @@ Size = tuple[int, int]  # (height, width)
 OPENCV: tuple[Method, ...] = ("linear", "cubic", "area")
 
 
-def _checked(image: np.ndarray, factor: int) -> Size:
-    """The height and width; UserError where the image or the factor means nothing."""
+def _check_image(image: np.ndarray, factor: int) -> Size:
+    """The height and width; UserError for an invalid image or factor."""
     if factor < 2:
         raise UserError(f"the factor of super-resolution must be at least 2, got {factor}")
     if image.dtype != np.uint8 or image.ndim < 3:
@@ -36,9 +36,9 @@ def _checked(image: np.ndarray, factor: int) -> Size:
     return image.shape[-3:-1]
 
 
-def _reduced(image: np.ndarray, factor: int) -> Size:
-    """The size after reduction; UserError where it is not whole."""
-    height, width = _checked(image, factor)
+def _reduced_size(image: np.ndarray, factor: int) -> Size:
+    """The size after reduction; UserError where a side is not a multiple of the factor."""
+    height, width = _check_image(image, factor)
     if height % factor or width % factor or not (height and width):
         raise UserError(
             f"the sides of an image must be multiples of the factor {factor}, "
@@ -53,7 +53,7 @@ def bicubic(image: np.ndarray, factor: int) -> np.ndarray:
     uint8 [..., H, W, C] -> uint8 [..., H / factor, W / factor, C]. `resize.resize` gives the same
     in floating point. UserError where a side is not a multiple of `factor`.
     """
-    return to_uint8(resize(image, _reduced(image, factor)))
+    return to_uint8(resize(image, _reduced_size(image, factor)))
 
 
 def upscale(image: np.ndarray, factor: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def upscale(image: np.ndarray, factor: int) -> np.ndarray:
 
     uint8 [..., H, W, C] -> uint8 [..., factor * H, factor * W, C].
     """
-    height, width = _checked(image, factor)
+    height, width = _check_image(image, factor)
     return to_uint8(resize(image, (factor * height, factor * width)))
 
 
@@ -102,7 +102,7 @@ class Blur:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         cosine, sine = np.cos(self.theta), np.sin(self.theta)
         axes = np.array([[cosine, -sine], [sine, cosine]])
-        variances = np.maximum(self.variances, 1e-6)  # a width drawn as 0 still has an inverse
+        variances = np.maximum(self.variances, 1e-6)  # a width of 0 still has an inverse
         return convolve(x, gaussian(self.size, axes * variances @ axes.T))
 
 
@@ -121,7 +121,7 @@ class Resize:
 class Decimate:
     """A 25-tap Gaussian blur, then one pixel of each factor x factor.
 
-    The kernel is shifted (linearly interpolated) to the centre of the pixels that one stands for.
+    The kernel is shifted (linearly interpolated) to the centre of each block of factor x factor.
     """
 
     factor: int
@@ -138,7 +138,7 @@ class Decimate:
 class Noise:
     """Gaussian noise, independent between pixels. covariance: 3x3, between channels, of 0..255.
 
-    A grey image gets what the first channel would, so that all kinds are grey noise there.
+    A grey image gets the noise of the first channel.
     """
 
     kind: Literal["colour", "grey", "correlated"]
@@ -170,17 +170,17 @@ Step = Blur | Resize | Decimate | Noise | Jpeg
 
 @dataclass(frozen=True)
 class Strength:
-    """What differs between the two forms of the degradation; every range is drawn uniformly."""
+    """The parameters of bsrgan that its light form changes; ranges are sampled uniformly."""
 
     blurs: int
     """How many times the image is blurred."""
     width: float
-    """What the widths of the blurs are multiplied by."""
-    oval_sizes: Sequence[int]
+    """Factor on the widths of the blurs."""
+    anisotropic_sizes: Sequence[int]
     """The kernel sizes of an anisotropic blur, in pixels."""
-    round_sizes: Sequence[int]
+    isotropic_sizes: Sequence[int]
     """The kernel sizes of an isotropic blur, in pixels."""
-    any_scale: float
+    random_size: float
     """The probability that the first reduction is an interpolation to a random size."""
     noise: Sequence[int]
     """Standard deviations, of 0..255."""
@@ -192,33 +192,33 @@ FULL = Strength(2, 1.0, range(7, 26, 2), range(7, 26, 2), 0.75, range(2, 26), ra
 LIGHT = Strength(1, 0.25, range(5, 15), range(5, 8), 0.8, range(1, 3), range(80, 96))
 
 
-def _one(rng, options):
+def _choice(rng, options):
     return options[int(rng.integers(len(options)))]
 
 
 def _blur(rng, factor, strength) -> Blur:
     if rng.random() < 0.5:
-        size, theta = _one(rng, strength.oval_sizes), np.pi * rng.random()
+        size, theta = _choice(rng, strength.anisotropic_sizes), np.pi * rng.random()
         one, two = strength.width * (4 + factor) * rng.random(2)
         return Blur(size, (float(one), float(two)), float(theta))
     sigma = strength.width * (2 + 0.2 * factor) * float(rng.random())
-    return Blur(_one(rng, strength.round_sizes), (sigma**2, sigma**2))
+    return Blur(_choice(rng, strength.isotropic_sizes), (sigma**2, sigma**2))
 
 
 def _first_reduction(rng, size, factor, strength) -> Resize | Decimate:
-    if rng.random() < strength.any_scale:
+    if rng.random() < strength.random_size:
         scale = rng.uniform(1, 2 * factor)
-        return Resize(tuple(max(1, int(side / scale)) for side in size), _one(rng, OPENCV))
+        return Resize(tuple(max(1, int(side / scale)) for side in size), _choice(rng, OPENCV))
     return Decimate(factor, float(rng.uniform(0.1, 0.6 * factor)))
 
 
 def _noise(rng, strength) -> Noise:
-    variance, kind = _one(rng, strength.noise) ** 2, rng.random()
+    variance, kind = _choice(rng, strength.noise) ** 2, rng.random()
     if kind > 0.6:
         name, covariance = "colour", variance * np.eye(3)
     elif kind < 0.4:
         name, covariance = "grey", variance * np.ones((3, 3))
-    else:  # always of the greatest level; the absolute value keeps channels from opposing
+    else:  # always of the highest level; the absolute value makes channels positively correlated
         turn = np.linalg.svd(rng.random((3, 3)))[0]
         share = np.abs(turn.T @ np.diag(rng.random(3)) @ turn)
         name, covariance = "correlated", strength.noise[-1] ** 2 * share
@@ -226,17 +226,17 @@ def _noise(rng, strength) -> Noise:
 
 
 def plan(size: Size, factor: int, rng: np.random.Generator, light: bool = False) -> list[Step]:
-    """Draws the steps that degrade an image of `size` to size / factor, in order.
+    """Samples the steps that degrade an image of `size` to size / factor, in order.
 
     light: the softened parameters of the paper: less blur, hardly any noise, better JPEG.
 
     Blur (twice; light: once), two reductions, noise and JPEG come in random order. The first
-    reduction is to a random size or by decimation, the second brings the target size, so it may
+    reduction is to a random size or by decimation, the second one to the target size, so it may
     enlarge. With factor 4, a quarter of the images is halved first, then treated as with 2.
     JPEG is left out with probability 0.1, and one more JPEG always ends it.
 
-    Probabilities and ranges are those of the original code of latent diffusion. Where they leave
-    something open, it is as in Zhang et al.: mirrored borders, clipping after each step, random
+    Probabilities and ranges are those of the original code of latent diffusion. The rest follows
+    Zhang et al.: mirrored borders, clipping after each step, random
     sizes rounded down, kernels of even size (light) half a pixel off, the reductions' OpenCV
     interpolations, the covariance of correlated noise taken as its absolute value.
     """
@@ -245,7 +245,7 @@ def plan(size: Size, factor: int, rng: np.random.Generator, light: bool = False)
     steps: list[Step] = []
     if factor == 4 and rng.random() < 0.25:
         size, factor = (size[0] // 2, size[1] // 2), 2
-        steps.append(Resize(size, _one(rng, OPENCV) if rng.random() < 0.5 else "bicubic"))
+        steps.append(Resize(size, _choice(rng, OPENCV) if rng.random() < 0.5 else "bicubic"))
     names = ["blur"] * strength.blurs + ["reduce", "reduce", "noise", "jpeg"]
     reduced = False
     for name in rng.permutation(names):
@@ -255,24 +255,24 @@ def plan(size: Size, factor: int, rng: np.random.Generator, light: bool = False)
             steps.append(_noise(rng, strength))
         elif name == "reduce":
             if reduced:
-                steps.append(Resize(target, _one(rng, OPENCV)))
+                steps.append(Resize(target, _choice(rng, OPENCV)))
             else:
                 steps.append(_first_reduction(rng, size, factor, strength))
             reduced = True
         elif rng.random() < 0.9:
-            steps.append(Jpeg(_one(rng, strength.quality)))
-    return [*steps, Jpeg(_one(rng, strength.quality))]
+            steps.append(Jpeg(_choice(rng, strength.quality)))
+    return [*steps, Jpeg(_choice(rng, strength.quality))]
 
 
 def bsrgan(
     image: np.ndarray, factor: int, rng: np.random.Generator, light: bool = False
 ) -> np.ndarray:
-    """A random degradation (Zhang et al. 2021; light: App. D.6.1): `plan` says what it may do.
+    """A random degradation (Zhang et al. 2021; light: App. D.6.1), with the steps of `plan`.
 
     uint8 [H, W, C] -> uint8 [H / factor, W / factor, C] with C 1 or 3. Values are clipped to 0..255
     after each step. UserError where a side is not a multiple of `factor`.
     """
-    _reduced(image, factor)
+    _reduced_size(image, factor)
     if image.ndim != 3 or image.shape[-1] not in (1, 3):
         raise UserError(
             f"bsrgan degrades one image [height, width, 1 or 3], got the shape {image.shape}"
@@ -286,9 +286,9 @@ def bsrgan(
 def degrade(
     kind: Degradation, image: np.ndarray, factor: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """The low-resolution image of a kind: uint8 [H, W, C] -> uint8 [H / factor, W / factor, C].
+    """Degrades an image: uint8 [H, W, C] -> uint8 [H / factor, W / factor, C].
 
-    'bicubic' draws nothing and takes batches [..., H, W, C] too; the others depend on `rng`.
+    'bicubic' is deterministic and takes batches [..., H, W, C] too; the others depend on `rng`.
     UserError for an unknown kind and as `bicubic` and `bsrgan` raise it.
     """
     if kind not in get_args(Degradation):

@@ -1,127 +1,142 @@
 """A folder of images: flat, with captions, boxes, maps, or one sub-folder per class."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
-from typing import IO, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import IO, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
 
+from ldm_jax.bounds import PositiveFraction, PositiveInt
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.folder_index import given_path, index_folder
+from ldm_jax.data.folder_index import index_folder, user_path
 from ldm_jax.data.images import (
     Crop,
     Fit,
-    Shown,
-    View,
+    Preprocessed,
+    Preprocessor,
     in_threads,
     natural_channels,
-    nearest,
+    resize_map,
     to_image,
     upright_size,
 )
-from ldm_jax.data.maps import Maps, check_size, index_type, open_maps
-from ldm_jax.data.source import Rngs, held_out, one_text
+from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
+from ldm_jax.data.source import HeldOutFraction, Rngs, Split, choose_caption, split_order
 from ldm_jax.errors import UserError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class FolderConfig:
+    """A folder of images: flat, one sub-folder a class, or with captions."""
+
+    path: str = ""
+    """The folder."""
+    size: PositiveInt = 64
+    """Side of the images in pixels."""
+    fit: Fit = "crop"
+    """How an image becomes a square: central crop, border, or distortion."""
+    crop: Crop = "random"
+    """Random crops while training; the encoder then runs in every step of stage 2."""
+    min_crop: PositiveFraction = 0.8
+    """Smallest side of a random crop, as a fraction of the image's short side."""
+    max_crop: PositiveFraction = 1.0
+    """Largest side of a random crop, likewise; at least min_crop."""
+    flip: bool = True
+    """Mirror images at random."""
+    validation: HeldOutFraction = 0.05
+    """Fraction of the images to hold out; above 0, as both stages are judged by held-out images."""
+    captions: str = ""
+    """Their captions, if not in the folder itself: a .jsonl, COCO's captions_*.json, or a .json
+    {file: caption}."""
+    boxes: str = ""
+    """Their boxes: COCO's instances_*.json, or a folder of YOLO's .txt files."""
+    maps: str = ""
+    """Their semantic maps: a folder of .png files whose pixels are class numbers, names.txt beside
+    them."""
+
+
 class FolderSource:
-    """The readable images in a folder, and what the folder says about them.
+    """The readable images in a folder, with their classes, captions, boxes and maps.
 
     Classes: the sub-folders, in order of their names, unless there is a list of captions.
     Captions: the file `captions` (see `annotations.read_captions`), otherwise `captions.jsonl` in
     the folder, or a `.txt` beside each image. An image without one gets ''.
-    Boxes: the file or folder `boxes` (see `boxes.read_boxes`), in the frame of the upright image.
+    Boxes: the file or folder `boxes` (see `boxes.read_boxes`), relative to the upright image.
     Maps: the folder `maps` (see `maps.open_maps`). An image without one is left out.
     Validation: folders `train` and `validation` (or `val`, `test`) at the top are the split where
-    there are such; otherwise a seeded part of the images is held out.
+    they exist; otherwise a seeded part of the images is held out.
 
-    Images that fit into `memory_bytes`, once reduced to the size that is needed, are all decoded
-    here, so that a damaged one is known, reported and left out at once. In a larger set the headers
-    are checked, and an image that turns out damaged is reported and replaced by the next when read.
-    `unreadable` says which and why.
+    If all images, reduced to the size that is needed, fit into `memory_bytes`, they are decoded
+    when the source is opened: damaged ones are reported and left out. In a larger set only the
+    headers are checked, and an image that turns out damaged when read is reported and replaced by
+    the next. `unreadable` holds the reason for each damaged image.
     """
 
     def __init__(
         self,
-        path,
-        size: int,
-        split: str = "train",
-        validation: float = 0.05,
+        config: FolderConfig,
+        split: Split = "train",
         seed: int = 0,
-        channels: int = 0,
-        fit: Fit = "crop",
-        crop: Crop = "centre",
-        min_crop: float = 0.8,
-        max_crop: float = 1.0,
         memory_bytes: float = 2e9,
-        progress: str | None = "reading images",
-        captions: str = "",
-        boxes: str = "",
-        maps: str = "",
+        progress: bool = True,
     ) -> None:
-        """split: 'train' or 'validation'. validation: the fraction held out, 0 for none.
+        """seed: decides which images are held out.
 
-        size, channels, fit, crop, min_crop, max_crop: see `images.View`; channels 0 is 1 where
-        every image is grey, otherwise 3. progress: the title of a tqdm bar for long reading, None
-        shows none.
-        captions, boxes, maps: paths of what belongs to the images, see above; '' for none.
-        UserError for a folder without a readable image, and for captions, boxes or maps that make
-        no sense or belong to other images.
+        Images have one channel where every one is grey, otherwise 3. progress: whether to show
+        progress bars.
+        UserError for a folder without a readable image, and for captions, boxes or maps that are
+        malformed or belong to other images.
         """
-        if split not in ("train", "validation"):
+        if split not in get_args(Split):
             raise UserError(f"the split of a folder is 'train' or 'validation', got {split!r}")
-        self._view = View(size, channels, fit, crop, min_crop, max_crop)
-        self._root = given_path(path)
+        if not config.path:
+            raise UserError("the folder of images is missing: --data.path FOLDER")
+        self._preprocessor = Preprocessor.of(config)
+        self._root = user_path(config.path)
         self.unreadable: dict[str, str] = {}
-        contents = index_folder(self._root, split, captions, boxes, maps)
+        contents = index_folder(self._root, split, config.captions, config.boxes, config.maps)
         names = contents.names
         truth, self.box_names = {}, None
-        if boxes:
-            truth, self.box_names = box_files.read_boxes(given_path(boxes), contents.images)
+        if config.boxes:
+            truth, self.box_names = box_files.read_boxes(user_path(config.boxes), contents.images)
         self._maps: Maps | None = None
-        if maps:
-            self._maps = open_maps(given_path(maps), contents.images, progress and "reading maps")
+        if config.maps:
+            self._maps = open_maps(user_path(config.maps), contents.images, progress)
             names = self._with_map(self._maps, names)
         self.semantic_names = self._maps and self._maps.names
 
-        headers = self._read_all(_header, names)
+        headers = self._read_files(_header, names)
         names = list(headers)
         if not names:
             name, reason = next(iter(self.unreadable.items()))
             raise UserError(f"no image in {self._root} can be read; {name}: {reason}")
         if self._maps:
             for name, (w, h, _) in headers.items():
-                check_size(self._maps.sizes[name], (w, h), f"the map {self._maps.files[name]}")
-        self.channels = channels or max(channels for _, _, channels in headers.values())
-        self._view = replace(self._view, channels=self.channels)
+                check_map_size(self._maps.sizes[name], (w, h), f"the map {self._maps.files[name]}")
+        self.channels = max(channels for _, _, channels in headers.values())
+        self._preprocessor = replace(self._preprocessor, channels=self.channels)
         taken = slice(0, len(names))
-        if not contents.divided:
-            order, held = held_out(len(names), validation, seed)
+        if not contents.has_splits:
+            order, count = split_order(len(names), config.validation, seed)
             names = [names[i] for i in order]
-            taken = slice(0, held) if split == "validation" else slice(held, len(names))
-        self._kept: list[Shown] | None = None
-        map_bytes = np.dtype(index_type(self._maps.names)).itemsize if self._maps else 0
-        needed = sum(self._view.kept_bytes(w, h, map_bytes) for w, h, _ in headers.values())
-        if needed <= memory_bytes:
-            # Validation is the first readable images of the order, for whichever split this is:
-            # a damaged one moves no image from one split to the other.
-            kept = self._read_all(self._keep, names[: taken.stop], progress)
-            for name in names[taken.stop :]:
-                if len(kept) == taken.stop:
-                    break
-                kept |= self._read_all(self._keep, [name])
-            names, self._kept = list(kept), list(kept.values())[taken]
+            taken = slice(0, count) if split == "validation" else slice(count, len(names))
+        self._cache: list[Preprocessed] | None = None
+        if self._bytes_to_cache(headers.values()) <= memory_bytes:
+            names, cache = self._fill_cache(names, taken, progress)
+            self._cache = cache[taken]
         self._names = names[taken]
         if self.unreadable:
-            bad, of = len(self.unreadable), len(contents.names)
-            log.warning("%d of %d images in %s left out: they cannot be read", bad, of, self._root)
+            bad, n = len(self.unreadable), len(contents.names)
+            log.warning("%d of %d images in %s left out: they cannot be read", bad, n, self._root)
         if not self._names:
-            raise UserError(f"no image for {split} in {self._root} (held out: {validation} of all)")
+            raise UserError(
+                f"no image for {split} in {self._root} (fraction held out: {config.validation})"
+            )
 
         self.class_names = contents.classes or None
         self._labels = self._captions = self._boxes = None
@@ -131,11 +146,12 @@ class FolderSource:
         if contents.captions:
             self._captions = [contents.captions.get(name, []) for name in self._names]
             self._count_missing(self._captions.count([]), "caption")
-        if boxes:
-            empty = box_files.of_image([], [])
+        if config.boxes:
+            empty = box_files.clipped_boxes([], [])
             self._boxes = [truth.get(name, empty) for name in self._names]
             self._count_missing(sum(not len(one.labels) for one in self._boxes), "box")
-        self.drawn = self._view.drawn or any(len(texts) > 1 for texts in self._captions or ())
+        several = any(len(texts) > 1 for texts in self._captions or ())
+        self.is_random = self._preprocessor.is_random or several
 
     def _with_map(self, maps: Maps, names: list[str]) -> list[str]:
         """The images that have a readable map."""
@@ -143,15 +159,34 @@ class FolderSource:
             if reason := maps.unreadable.get(name):
                 self.unreadable[name] = reason
                 log.warning("cannot read the image %s: %s", self._root / name, reason)
-        there = [name for name in names if name in maps.files or name in maps.unreadable]
-        if missing := len(names) - len(there):
+        with_map = [name for name in names if name in maps.files or name in maps.unreadable]
+        if missing := len(names) - len(with_map):
             log.warning(
                 "%d of %d images in %s left out: no map in %s",
                 *(missing, len(names), self._root, maps.folder),
             )
-        if not (good := [name for name in there if name in maps.files]):
+        if not (good := [name for name in with_map if name in maps.files]):
             raise UserError(f"none of the images in {self._root} has a map in {maps.folder}")
         return good
+
+    def _bytes_to_cache(self, headers: Iterable[tuple[int, int, int]]) -> int:
+        map_bytes = np.dtype(index_dtype(self._maps.names)).itemsize if self._maps else 0
+        return sum(self._preprocessor.cached_bytes(w, h, map_bytes) for w, h, _ in headers)
+
+    def _fill_cache(
+        self, names: list[str], taken: slice, progress: bool
+    ) -> tuple[list[str], list[Preprocessed]]:
+        """The first `taken.stop` readable images: their names and what to keep in memory of them.
+
+        In either split, validation is the first readable images of the order: a damaged one moves
+        no image from one split to the other.
+        """
+        cache = self._read_files(self._to_cache, names[: taken.stop], progress)
+        for name in names[taken.stop :]:
+            if len(cache) == taken.stop:
+                break
+            cache |= self._read_files(self._to_cache, [name])
+        return list(cache), list(cache.values())
 
     def _count_missing(self, missing: int, what: str) -> None:
         if missing:
@@ -164,62 +199,66 @@ class FolderSource:
         """The examples at `indices`: see `source.Source`."""
         indices = [int(i) for i in indices]
         rngs = rngs if rngs is not None else [None] * len(indices)
-        if self._kept is None:
-            shown, indices = zip(*in_threads(self._from_file, indices, rngs), strict=True)
+        if self._cache is None:
+            examples, indices = zip(*in_threads(self._from_file, indices, rngs), strict=True)
         else:
-            shown = [self._kept[i] for i in indices]
-            if self._view.drawn:
-                shown = in_threads(self._from_memory, shown, rngs)
-        batch = {"image": np.stack([one.image for one in shown])}
+            examples = [self._cache[i] for i in indices]
+            if self._preprocessor.is_random:
+                examples = in_threads(self._from_cache, examples, rngs)
+        batch = {"image": np.stack([example.image for example in examples])}
         if self._maps:
-            dtype = index_type(self._maps.names)
-            batch["semantic"] = np.stack([one.semantic for one in shown]).astype(dtype, copy=False)
+            semantic = np.stack([example.semantic for example in examples])
+            batch["semantic"] = semantic.astype(index_dtype(self._maps.names), copy=False)
         if self._boxes is not None:
-            truth = [self._boxes[i] for i in indices]
-            batch |= box_files.rows(truth, [one.crop for one in shown])
+            boxes = [self._boxes[i] for i in indices]
+            batch |= box_files.to_batch(boxes, [example.crop for example in examples])
         if self._labels is not None:
             batch["class_label"] = self._labels[list(indices)]
         if self._captions is not None:
-            texts = [one_text(self._captions[i], rng) for i, rng in zip(indices, rngs, strict=True)]
-            batch["caption"] = np.array(texts, object)
+            captions = [self._captions[i] for i in indices]
+            batch["caption"] = np.array(list(map(choose_caption, captions, rngs)), object)
         return batch
 
-    def _from_file(self, index: int, rng: np.random.Generator | None) -> tuple[Shown, int]:
-        """The view of image `index`, or of the next that can be read, and its index."""
+    def _from_file(self, index: int, rng: np.random.Generator | None) -> tuple[Preprocessed, int]:
+        """Reads image `index`, or the next one that can be read; returns its index too."""
         for i in (*range(index, len(self)), *range(index)):
             name = self._names[i]
             if name not in self.unreadable:
-                shown = self._try(lambda n, f: self._view.read(f, rng, self._map(n)), name)
-                if shown is not None:
-                    return shown, i
+                example = self._try(
+                    lambda n, f: self._preprocessor.read(f, rng, self._read_map(n)), name
+                )
+                if example is not None:
+                    return example, i
         raise UserError(f"none of the images in {self._root} can be read any more")
 
-    def _from_memory(self, kept: Shown, rng: np.random.Generator | None) -> Shown:
-        return self._view.show(to_image(kept.image), rng, kept.semantic)
+    def _from_cache(self, cached: Preprocessed, rng: np.random.Generator | None) -> Preprocessed:
+        return self._preprocessor(to_image(cached.image), rng, cached.semantic)
 
-    def _keep(self, name: str, file: IO) -> Shown:
-        """What to hold in memory of an image and its map: their view, or both for random crops."""
-        semantic = self._map(name)
+    def _to_cache(self, name: str, file: IO) -> Preprocessed:
+        """An image and its map to keep in memory: preprocessed, or whole for random crops."""
+        semantic = self._read_map(name)
         if semantic is not None:
-            semantic = semantic.astype(index_type(self._maps.names), copy=False)
-        if not self._view.drawn:
-            return self._view.read(file, semantic=semantic)
-        image = self._view.keep(file)
+            semantic = semantic.astype(index_dtype(self._maps.names), copy=False)
+        if not self._preprocessor.is_random:
+            return self._preprocessor.read(file, semantic=semantic)
+        image = self._preprocessor.to_cache(file)
         if semantic is not None:
-            semantic = nearest(semantic, image.shape[1], image.shape[0])
-        return Shown(image, semantic=semantic)
+            semantic = resize_map(semantic, image.shape[1], image.shape[0])
+        return Preprocessed(image, semantic=semantic)
 
-    def _map(self, name: str) -> np.ndarray | None:
+    def _read_map(self, name: str) -> np.ndarray | None:
         return self._maps.read(name) if self._maps else None
 
-    def _read_all(
-        self, read: Callable[[str, IO], T], names: list[str], progress: str | None = None
+    def _read_files(
+        self, read: Callable[[str, IO], T], names: list[str], progress: bool = False
     ) -> dict[str, T]:
-        """What `read` makes of each name and its file, where it can make something of them."""
-        results = in_threads(lambda name: self._try(read, name), names, progress=progress)
+        """`read(name, file)` of each image, by its name; images that cannot be read are missing."""
+        title = "reading images" if progress else None
+        results = in_threads(lambda name: self._try(read, name), names, progress=title)
         return {n: x for n, x in zip(names, results, strict=True) if x is not None}
 
     def _try(self, read: Callable[[str, IO], T], name: str) -> T | None:
+        """`read(name, file)`; None, and a warning, for an image that cannot be read."""
         try:
             with (self._root / name).open("rb") as file:
                 return read(name, file)

@@ -1,14 +1,15 @@
-"""From an image file to a uint8 array: colour modes, orientation, square views, also of its map."""
+"""From an image file to a square uint8 array: colour modes, orientation, crops, semantic maps."""
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Literal, NamedTuple, get_args
+from functools import cache
+from typing import IO, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from ldm_jax.errors import UserError
@@ -16,26 +17,15 @@ from ldm_jax.errors import UserError
 Fit = Literal["crop", "pad", "stretch"]
 Crop = Literal["centre", "random"]
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom as shares of an image's width and height."""
+"""Left, top, right, bottom as fractions of an image's width and height."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
-# EXIF's orientation tag 0x0112 and the turn that undoes each of its values.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
-
-class Shown(NamedTuple):
-    """A view of an image, and of its map of classes if it has one."""
+class Preprocessed(NamedTuple):
+    """A square image, which part of the original it shows, and its semantic map if it has one."""
 
     image: np.ndarray  # uint8 [H, W, C]
-    crop: Box = WHOLE  # the part of the image that it shows; beyond 0 and 1 where it is padded
+    crop: Box = WHOLE  # the part of the original; below 0 and above 1 where it is padded
     semantic: np.ndarray | None = None  # [H, W], class index of each pixel
 
 
@@ -48,7 +38,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once the EXIF orientation is applied, without decoding the image."""
     # Asked for the EXIF data of a PNG that has none in its header, Pillow decodes all of it.
     known = image.format != "PNG" or "exif" in image.info
-    turned = known and image.getexif().get(0x0112, 1) >= 5
+    turned = known and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return image.size[::-1] if turned else image.size
 
 
@@ -58,9 +48,8 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     Transparency is laid over white, EXIF orientation applied, 16-bit grey scaled to 8 bits.
     ValueError for floating-point images, which carry no scale.
     """
-    turn = _UPRIGHT.get(image.getexif().get(0x0112))
-    if turn is not None:
-        image = image.transpose(turn)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise Pillow only copies
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point images have no defined range; save it with 8 bits")
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255, not scale them
@@ -72,15 +61,15 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def decode(file: IO[bytes], channels: int, short: int) -> Image.Image:
-    """The image in an encoded file, as `to_mode` gives it.
+def decode(file: IO[bytes], channels: int, short_side: int) -> Image.Image:
+    """Decodes an image file to grey or colour, as `to_mode` does.
 
-    short: the least short side in pixels that will be used. A JPEG at least four times as large is
-    decoded at 1/2, 1/4 or 1/8 of its size (never below twice `short`), which is several times
+    short_side: the short side in pixels that is needed. A JPEG at least four times as large is
+    decoded at 1/2, 1/4 or 1/8 of its size (never below twice `short_side`), which is several times
     faster. Raises whatever Pillow raises for a damaged file.
     """
     image = Image.open(file)
-    image.draft(None, (2 * short, 2 * short))
+    image.draft(None, (2 * short_side, 2 * short_side))
     image.load()
     return to_mode(image, channels)
 
@@ -101,32 +90,32 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _square(image: Image.Image, left: int, top: int, side: int, size: int) -> np.ndarray:
+def _crop(image: Image.Image, left: int, top: int, side: int, size: int) -> np.ndarray:
     # Cut first: resize(box=...) would blend in pixels from around the box.
     return to_array(_resize(image.crop((left, top, left + side, top + side)), (size, size)))
 
 
-def shrink(image: Image.Image, short: int) -> Image.Image:
-    """The image with its short side reduced to `short` pixels; a smaller one is left alone."""
-    scale = short / min(image.size)
+def shrink(image: Image.Image, short_side: int) -> Image.Image:
+    """Reduces an image to a short side of `short_side` pixels; smaller images stay as they are."""
+    scale = short_side / min(image.size)
     if scale >= 1:
         return image
-    return _resize(image, tuple(max(short, round(side * scale)) for side in image.size))
+    return _resize(image, tuple(max(short_side, round(side * scale)) for side in image.size))
 
 
 def fit(image: Image.Image, size: int, how: Fit = "crop") -> np.ndarray:
-    """A square view of an 'L' or 'RGB' image without chance: uint8 [size, size, C].
+    """Makes an 'L' or 'RGB' image square, without randomness: uint8 [size, size, C].
 
-    'crop': the centred square, resized (antialiased bicubic): the reference's LSUN preprocessing.
-    'stretch': all of it, resized in both directions.
-    'pad': all of it in the centre, reduced if larger than `size` but never enlarged; the border
-    gets the least value found along the image's edge, per channel (MNIST, 28 -> 32: 0).
+    'crop': the central square, resized (antialiased bicubic): the reference's LSUN preprocessing.
+    'stretch': the whole image, resized in both directions.
+    'pad': the whole image in the centre, reduced if larger than `size` but never enlarged; the
+    border gets the lowest value along the image's edge, per channel (MNIST, 28 -> 32: 0).
     """
     if how == "crop":
-        return _square(image, *_centred(*image.size), size)
+        return _crop(image, *_central_square(*image.size), size)
     if how == "stretch":
         return to_array(_resize(image, (size, size)))
-    left, top, w, h = _padded(*image.size, size)
+    left, top, w, h = _padded_place(*image.size, size)
     x = to_array(_resize(image, (w, h)))
     edge = np.concatenate([x[0], x[-1], x[:, 0], x[:, -1]])
     canvas = np.empty((size, size, x.shape[-1]), np.uint8)
@@ -135,27 +124,13 @@ def fit(image: Image.Image, size: int, how: Fit = "crop") -> np.ndarray:
     return canvas
 
 
-def random_crop(
-    rng: np.random.Generator,
-    image: Image.Image,
-    size: int,
-    min_crop: float = 0.8,
-    max_crop: float = 1.0,
-) -> np.ndarray:
-    """A square at a random place, resized: uint8 [size, size, C].
-
-    Its side is uniform in [min_crop, max_crop] of the image's short side.
-    """
-    return _square(image, *_drawn(rng, *image.size, min_crop, max_crop), size)
-
-
-def _centred(w: int, h: int) -> tuple[int, int, int]:
-    """Left, top and side in pixels of the largest square in the middle of w x h."""
+def _central_square(w: int, h: int) -> tuple[int, int, int]:
+    """Left, top and side in pixels of the largest central square of w x h pixels."""
     side = min(w, h)
     return (w - side) // 2, (h - side) // 2, side
 
 
-def _drawn(
+def _random_square(
     rng: np.random.Generator, w: int, h: int, min_crop: float, max_crop: float
 ) -> tuple[int, int, int]:
     """Left, top and side in pixels of a random square."""
@@ -163,35 +138,46 @@ def _drawn(
     return int(rng.integers(w - side + 1)), int(rng.integers(h - side + 1)), side
 
 
-def _padded(w: int, h: int, size: int) -> tuple[int, int, int, int]:
+def _padded_place(w: int, h: int, size: int) -> tuple[int, int, int, int]:
     """Left, top, width and height of a padded image on its canvas of size x size pixels."""
     scale = min(1, size / max(w, h))
     w, h = max(1, round(w * scale)), max(1, round(h * scale))
     return (size - w) // 2, (size - h) // 2, w, h
 
 
-def nearest(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE) -> np.ndarray:
-    """A part of a map [H, W] at height x width pixels, each the one of the map under its centre.
+def resize_map(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE) -> np.ndarray:
+    """Crops and resizes a map [H, W] to [height, width] with nearest neighbours.
 
-    Where the part reaches beyond the map there is class 0.
+    part: the crop; where it reaches beyond the map, the result is class 0.
     """
 
-    def places(low: float, high: float, n: int, length: int) -> np.ndarray:
+    def positions(low: float, high: float, n: int, length: int) -> np.ndarray:
         return np.floor((low + (np.arange(n) + 0.5) / n * (high - low)) * length).astype(int)
 
     left, top, right, bottom = part
-    x = places(left, right, width, semantic.shape[1])[None, :]
-    y = places(top, bottom, height, semantic.shape[0])[:, None]
+    x = positions(left, right, width, semantic.shape[1])[None, :]
+    y = positions(top, bottom, height, semantic.shape[0])[:, None]
     inside = (x >= 0) & (x < semantic.shape[1]) & (y >= 0) & (y < semantic.shape[0])
     return np.where(inside, semantic[y * inside, x * inside], 0).astype(semantic.dtype)
 
 
-@dataclass(frozen=True)
-class View:
-    """How an image of any size becomes uint8 [size, size, channels].
+class ImageConfig(Protocol):
+    """The fields of a data configuration that define the preprocessing."""
 
-    UserError for values that mean nothing. channels 0 stands for "as in the data" and is replaced
-    before the first call.
+    size: int
+    fit: Fit
+    crop: Crop
+    min_crop: float
+    max_crop: float
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Makes images of any size uint8 [size, size, channels], and crops their maps in the same way.
+
+    min_crop, max_crop: the side of a random crop is uniform between them, as fractions of the
+    image's short side. channels: 1 or 3; 0 means "as in the data" and must be replaced before the
+    first image. UserError for invalid values.
     """
 
     size: int
@@ -200,6 +186,11 @@ class View:
     crop: Crop = "centre"
     min_crop: float = 0.8
     max_crop: float = 1.0
+
+    @classmethod
+    def of(cls, config: ImageConfig, channels: int = 0) -> "Preprocessor":
+        """The preprocessor that a data configuration describes."""
+        return cls(config.size, channels, config.fit, config.crop, config.min_crop, config.max_crop)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -213,87 +204,90 @@ class View:
                     f"got {getattr(self, name)!r}"
                 )
         if not 0 < self.min_crop <= 1:
-            raise UserError(f"min_crop must be in (0, 1], got {self.min_crop}")
+            raise UserError(f"min_crop must be above 0 and at most 1, got {self.min_crop}")
         if not self.min_crop <= self.max_crop <= 1:
             raise UserError(f"max_crop must be from min_crop to 1, got {self.max_crop}")
-        if self.drawn and self.fit != "crop":
+        if self.is_random and self.fit != "crop":
             raise UserError(f"crop 'random' needs fit 'crop', got fit {self.fit!r}")
 
     @property
-    def drawn(self) -> bool:
-        """Whether the view depends on the generator."""
+    def is_random(self) -> bool:
+        """Whether the result depends on the generator."""
         return self.crop == "random"
 
     @property
-    def short(self) -> int:
-        """The short side in pixels at which no view has to be enlarged."""
-        return math.ceil(self.size / self.min_crop) if self.drawn else self.size
+    def short_side(self) -> int:
+        """The short side in pixels from which no crop has to be enlarged."""
+        return math.ceil(self.size / self.min_crop) if self.is_random else self.size
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
-        """The view of an 'L' or 'RGB' image: uint8 [size, size, C]."""
-        return self.show(image, rng).image
-
-    def show(
+    def __call__(
         self,
         image: Image.Image,
         rng: np.random.Generator | None = None,
         semantic: np.ndarray | None = None,
-    ) -> Shown:
-        """The view of an 'L' or 'RGB' image, where it lies, and the same view of its map.
+    ) -> Preprocessed:
+        """Preprocesses an 'L' or 'RGB' image, and its map in the same way.
 
-        semantic: class indices [H, W] of the whole image, at any resolution; nearest pixels are
-        taken, so that no class appears that is not there. 'pad' shows a square larger than the
-        image: its `crop` reaches beyond 0 and 1, and the border of the map is class 0.
+        rng: for random crops; None takes the central crop.
+        semantic: class indices [H, W] of the whole image, at any resolution; resized with nearest
+        neighbours, so that no new class appears. With 'pad' the square is larger than the image:
+        its `crop` reaches below 0 and above 1, and the border of the map is class 0.
         """
         w, h = image.size
         if self.fit == "crop":
-            if self.drawn and rng is not None:
-                left, top, side = _drawn(rng, w, h, self.min_crop, self.max_crop)
+            if self.is_random and rng is not None:
+                left, top, side = _random_square(rng, w, h, self.min_crop, self.max_crop)
             else:
-                left, top, side = _centred(w, h)
-            pixels = _square(image, left, top, side, self.size)
+                left, top, side = _central_square(w, h)
+            pixels = _crop(image, left, top, side, self.size)
             crop = (left / w, top / h, (left + side) / w, (top + side) / h)
         else:
             pixels, crop = fit(image, self.size, self.fit), WHOLE
         if self.fit == "pad":
-            left, top, w, h = _padded(w, h, self.size)
+            left, top, w, h = _padded_place(w, h, self.size)
             crop = (-left / w, -top / h, (self.size - left) / w, (self.size - top) / h)
         if semantic is not None:
-            semantic = nearest(semantic, self.size, self.size, crop)
-        return Shown(pixels, crop, semantic)
+            semantic = resize_map(semantic, self.size, self.size, crop)
+        return Preprocessed(pixels, crop, semantic)
 
     def read(
         self,
         file: IO[bytes],
         rng: np.random.Generator | None = None,
         semantic: np.ndarray | None = None,
-    ) -> Shown:
-        """The view of an encoded image, and of its map, as in `show`."""
-        return self.show(decode(file, self.channels, self.short), rng, semantic)
+    ) -> Preprocessed:
+        """Decodes an image file and preprocesses it, as `__call__` does."""
+        return self(decode(file, self.channels, self.short_side), rng, semantic)
 
-    def keep(self, file: IO[bytes]) -> np.ndarray:
-        """What to hold in memory of an encoded image so that views of it need no file.
+    def to_cache(self, file: IO[bytes]) -> np.ndarray:
+        """The pixels to keep in memory of an image file, uint8 [H, W, C].
 
-        The view itself, or for random crops all of it, reduced to the short side that they need.
+        The preprocessed image, or for random crops the whole image, reduced to `short_side`.
         """
-        if not self.drawn:
+        if not self.is_random:
             return self.read(file).image
-        return to_array(shrink(decode(file, self.channels, self.short), self.short))
+        return to_array(shrink(decode(file, self.channels, self.short_side), self.short_side))
 
-    def kept_bytes(self, width: int, height: int, map_bytes: int = 0) -> int:
-        """About how much memory an image of width x height pixels takes when it is kept.
+    def cached_bytes(self, width: int, height: int, map_bytes: int = 0) -> int:
+        """About how much memory an image of width x height pixels takes in a cache.
 
-        map_bytes: of each pixel of its map, 0 without one.
+        map_bytes: bytes per pixel of its map, 0 without one.
         """
         pixels = self.size**2
-        if self.drawn:
-            pixels = width * height * min(1, self.short / min(width, height)) ** 2
-        # What Python adds to the arrays and the numbers of the crop.
+        if self.is_random:
+            pixels = width * height * min(1, self.short_side / min(width, height)) ** 2
+        # 330 bytes are the Python objects around the arrays and the crop.
         return round(pixels * ((self.channels or 3) + map_bytes)) + 330
 
 
-_WORKERS = min(16, os.cpu_count() or 1)
-_POOL = ThreadPoolExecutor(_WORKERS, "decode")
+def _workers() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """The decoding threads, shared by all sources and started when first needed."""
+    return ThreadPoolExecutor(_workers(), "decode")
 
 
 def in_threads(function: Callable, *items: Sequence, progress: str | None = None) -> list:
@@ -303,11 +297,11 @@ def in_threads(function: Callable, *items: Sequence, progress: str | None = None
     `function` must not call `in_threads` itself.
     """
     rows = list(zip(*items, strict=True))
-    share = max(1, min(16, len(rows) // (4 * _WORKERS)))  # handing one over costs 30 microseconds
+    share = max(1, min(16, len(rows) // (4 * _workers())))  # submitting one costs 30 microseconds
     shares = [rows[i : i + share] for i in range(0, len(rows), share)]
     results = []
     with tqdm(desc=progress, total=len(rows), delay=1, disable=progress is None, unit="img") as bar:
-        for part in _POOL.map(lambda rows: [function(*row) for row in rows], shares):
+        for part in _pool().map(lambda rows: [function(*row) for row in rows], shares):
             results += part
             bar.update(len(part))
     return results

@@ -1,8 +1,8 @@
-"""The loader: which examples make up batch k is a pure function of (seed, k).
+"""The loader: the examples of batch k are a pure function of (seed, k).
 
-Nothing has to be saved to resume: the position in the data is the step. Training examples are
-numbered by position 0, 1, 2, ... without end; epoch e holds positions e*n to (e+1)*n and visits
-each of the n examples once, in its own order.
+Nothing has to be saved to resume: the position in the data is the step. Training examples have
+positions 0, 1, 2, ... without end; epoch e consists of positions e*n to (e+1)*n and visits each of
+the n examples once, in its own order.
 """
 
 import os
@@ -19,7 +19,7 @@ from ldm_jax.data.source import Source
 from ldm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-MOST_THREADS = 8
+MAX_THREADS = 8
 Transform = Callable[[Batch, list[np.random.Generator]], Batch]
 
 
@@ -32,16 +32,12 @@ def epoch_order(epoch: int, n: int, seed: int) -> np.ndarray:
 
 
 def batch_positions(step: int, batch_size: int) -> np.ndarray:
-    """The positions in the endless order of training examples that batch `step` takes: int [B]."""
+    """The positions of the training examples of batch `step`: int [B]."""
     return np.arange(step * batch_size, (step + 1) * batch_size)
 
 
-def batch_indices(step: int, n: int, batch_size: int, seed: int) -> np.ndarray:
-    """The examples, numbered in [0, n), that make up batch `step`: int [B]."""
-    return _indices(batch_positions(step, batch_size), n, seed)
-
-
-def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
+def example_indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """The examples, in [0, n), at these positions: int [B]."""
     epochs, places = np.divmod(positions, n)
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
@@ -53,15 +49,13 @@ def _indices(positions: np.ndarray, n: int, seed: int) -> np.ndarray:
 def flip(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
     """Mirrors each 'image' left to right with probability 1/2; a transform for `Loader`.
 
-    With it go 'semantic', 'low_res', and 'boxes' and 'crop' in the frame of the whole image, of
-    which all is mirrored and not the part that is shown alone. Rows of 'boxes' without a box (label
-    -1) stay.
+    See `mirror` for the other arrays of the batch.
     """
     return mirror(batch, np.array([rng.random() < 0.5 for rng in rngs]))
 
 
-def random_squares(batch: Batch, side: int, rngs: list[np.random.Generator]) -> Batch:
-    """Of each 'image' [B, H, W, C] a square [B, side, side, C], anywhere in it."""
+def random_crops(batch: Batch, side: int, rngs: list[np.random.Generator]) -> Batch:
+    """Crops each 'image' [B, H, W, C] to a square [B, side, side, C] at a random place."""
     h, w = batch["image"].shape[1:3]
     corners = [(rng.integers(h - side + 1), rng.integers(w - side + 1)) for rng in rngs]
     squares = [
@@ -72,7 +66,12 @@ def random_squares(batch: Batch, side: int, rngs: list[np.random.Generator]) -> 
 
 
 def mirror(batch: Batch, mirrored: np.ndarray) -> Batch:
-    """The rows that are chosen (bool [B]) in their mirror image, with all that `flip` names."""
+    """Mirrors the chosen examples (bool [B]) left to right.
+
+    'image', 'semantic' and 'low_res' are mirrored. 'boxes' and 'crop' are relative to the whole
+    image, so they are mirrored about its middle, not about that of the crop. Rows of 'boxes'
+    without a box (label -1) stay.
+    """
     out = dict(batch)
     for key in ("image", "semantic", "low_res"):
         if key in batch:
@@ -87,7 +86,7 @@ def mirror(batch: Batch, mirrored: np.ndarray) -> Batch:
 
 
 def _mirrored(boxes: np.ndarray) -> np.ndarray:
-    """[..., 4] (left, top, right, bottom) in an image -> the same in its mirror image."""
+    """Boxes [..., 4] (left, top, right, bottom), mirrored left to right."""
     left, top, right, bottom = np.moveaxis(boxes, -1, 0)
     return np.stack([1 - right, top, 1 - left, bottom], axis=-1)
 
@@ -95,8 +94,8 @@ def _mirrored(boxes: np.ndarray) -> np.ndarray:
 class Loader:
     """Batches of a source, shuffled anew each epoch, decoded ahead of time by threads.
 
-    Of several processes each builds the same loader and makes its own `rows` of every batch; they
-    are what they would be in the batch of a single process.
+    With several processes, each builds the same loader and makes its own `rows` of every batch,
+    which equal those rows of a single process's batch.
     """
 
     wait_s: float
@@ -113,14 +112,14 @@ class Loader:
         threads: int = 0,
         prefetch: int = 0,
     ) -> None:
-        """batch_size: rows over all processes. rows: those that are made here, int [n]; None: all.
-        transform: pure NumPy, given one generator per row. threads: batches made at a time (0: one
-        a core, MOST_THREADS at most). prefetch: batches made ahead (0: twice the threads). Neither
-        changes a batch.
+        """batch_size: rows over all processes. rows: those of this process, int [n]; None: all.
+        transform: pure NumPy, given one generator per row. threads: batches made in parallel (0:
+        one per core, at most MAX_THREADS). prefetch: batches made ahead (0: twice the threads).
+        Neither changes a batch.
 
         UserError for an empty source, a batch of less than one, or a seed below 0.
         """
-        threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        threads = threads or min(MAX_THREADS, os.cpu_count() or 1)
         prefetch = prefetch or 2 * threads
         if len(source) == 0:
             raise UserError("the data set is empty")
@@ -137,18 +136,18 @@ class Loader:
         self.wait_s = 0.0
 
     def batch(self, step: int) -> Batch:
-        """The rows that are made here of batch `step`: a pure function of (seed, step, rows)."""
+        """This process's rows of batch `step`: a pure function of (seed, step, rows)."""
         positions = batch_positions(step, self.batch_size)[self._rows]
-        # An example's generator belongs to its position, so it draws anew in every epoch.
+        # The generator depends on the position, so an example is cropped anew in every epoch.
         rngs = [np.random.default_rng([self.seed, 1, int(p)]) for p in positions]
-        batch = self.source.read(_indices(positions, len(self.source), self.seed), rngs)
+        batch = self.source.read(example_indices(positions, len(self.source), self.seed), rngs)
         return batch if self.transform is None else self.transform(batch, rngs)
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, prefetched, in order.
 
         An exception in a thread is raised here, at its batch. Closing the iterator waits only for
-        the batches that are being made at that moment.
+        the batches being made at that moment.
         """
         pool = ThreadPoolExecutor(self.threads, "loader")
         try:

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ldm_jax.data.annotations import match, read_text, stem, visible_files
+from ldm_jax.data.annotations import match_names, read_text, stem, visible_files
 from ldm_jax.data.images import in_threads
 from ldm_jax.errors import UserError
 
@@ -16,9 +16,10 @@ NAMES = "names.txt"
 
 
 def decode_map(file: IO[bytes]) -> np.ndarray:
-    """The class indices [H, W] in an encoded image: uint8 of 8 bits or a palette, else int32.
+    """Decodes a map to class indices [H, W]: uint8 for 8 bits or a palette, else int32.
 
-    UserError for colours, which are no indices; whatever Pillow raises for a damaged file.
+    UserError for a colour image, whose pixels are no indices; whatever Pillow raises for a damaged
+    file.
     """
     image = Image.open(file)
     if image.mode.startswith("I"):
@@ -31,26 +32,26 @@ def decode_map(file: IO[bytes]) -> np.ndarray:
     return np.asarray(image).astype(np.uint8)
 
 
-def check_size(of_map: tuple[int, int], of_image: tuple[int, int], what: str) -> None:
-    """UserError unless a map is as large (width, height) as its image."""
-    if of_map != of_image:
+def check_map_size(map_size: tuple[int, int], image_size: tuple[int, int], what: str) -> None:
+    """UserError unless a map has the size (width, height) of its image."""
+    if map_size != image_size:
         raise UserError(
-            f"{what} has {of_map[0]}x{of_map[1]} pixels, but its image has "
-            f"{of_image[0]}x{of_image[1]}"
+            f"{what} has {map_size[0]}x{map_size[1]} pixels, but its image has "
+            f"{image_size[0]}x{image_size[1]}"
         )
 
 
-def check_classes(highest: int, names: Collection[str], what: str) -> None:
-    """UserError for a class without a name."""
+def check_class_names(highest: int, names: Collection[str], what: str) -> None:
+    """UserError where the highest class index has no name."""
     if highest >= len(names):
         raise UserError(
             f"{what} has class {highest}, but there are only {len(names)} class names; each index "
-            "needs one, the one that stands for 'unknown' too"
+            "needs one, also the index for 'unknown'"
         )
 
 
-def index_type(names: Collection[str]) -> type:
-    """The type of a batch's class indices."""
+def index_dtype(names: Collection[str]) -> type:
+    """The dtype of the class indices in a batch: uint8 for up to 256 classes."""
     return np.uint8 if len(names) <= 256 else np.int32
 
 
@@ -62,7 +63,7 @@ class Maps:
     files: dict[str, epath.Path]
     sizes: dict[str, tuple[int, int]]  # width, height
     names: tuple[str, ...]
-    unreadable: dict[str, str]  # images whose maps are damaged: why
+    unreadable: dict[str, str]  # the reason, for images whose maps are damaged
 
     def read(self, image: str) -> np.ndarray:
         """The class indices [H, W] of an image."""
@@ -70,15 +71,13 @@ class Maps:
             return decode_map(file)
 
 
-def open_maps(
-    folder: epath.Path, images: Collection[str], progress: str | None = "reading maps"
-) -> Maps:
-    """The maps FOLDER/NAME.png of those images NAME.* that have one. Each is read once.
+def open_maps(folder: epath.Path, images: Collection[str], progress: bool = True) -> Maps:
+    """Finds the maps FOLDER/NAME.png of images NAME.*, and reads each once to check it.
 
-    Classes are named by the lines of `names.txt` in the folder; without it they are the numbers
-    from 0 to the highest index that occurs.
+    Classes are named by the lines of `names.txt` in the folder; without it their names are
+    the numbers from 0 to the highest index.
     UserError for a folder without a map of any of the images, for colours instead of indices, and
-    for an index beyond the names.
+    for an index without a name.
     """
     if not folder.is_dir():
         raise UserError(f"the folder of maps {folder} does not exist")
@@ -86,25 +85,26 @@ def open_maps(
     there = {stem(name): folder / name for name in pngs}
     if not there:
         raise UserError(f"no map in {folder}; looked for PNG files named like the images")
-    by_stem = match({stem(name) for name in images}, there, folder)
+    by_stem = match_names({stem(name) for name in images}, there, folder)
     files = {name: there[by_stem[stem(name)]] for name in images if stem(name) in by_stem}
 
-    found = in_threads(_look, list(files.values()), progress=progress)
-    looked = dict(zip(files, found, strict=True))
-    unreadable = {name: x for name, x in looked.items() if isinstance(x, str)}
-    good = {name: x for name, x in looked.items() if name not in unreadable}
+    title = "reading maps" if progress else None
+    found = in_threads(_inspect, list(files.values()), progress=title)
+    inspected = dict(zip(files, found, strict=True))
+    unreadable = {name: x for name, x in inspected.items() if isinstance(x, str)}
+    good = {name: x for name, x in inspected.items() if name not in unreadable}
     if not good:
         name, reason = next(iter(unreadable.items()))
         raise UserError(f"no map in {folder} can be read; {files[name].name}: {reason}")
     last = max(good, key=lambda name: good[name][1])
     highest = good[last][1]
     names = _names(folder) or tuple(str(i) for i in range(highest + 1))
-    check_classes(highest, names, f"the map {files[last]}")
+    check_class_names(highest, names, f"the map {files[last]}")
     sizes = {name: size for name, (size, _) in good.items()}
     return Maps(folder, {name: files[name] for name in good}, sizes, names, unreadable)
 
 
-def _look(path: epath.Path) -> tuple[tuple[int, int], int] | str:
+def _inspect(path: epath.Path) -> tuple[tuple[int, int], int] | str:
     """((width, height), highest index) of a map, or why it cannot be read."""
     try:
         with path.open("rb") as file:

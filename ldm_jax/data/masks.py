@@ -1,8 +1,8 @@
-"""Masks for in-painting (Sec. 4.5), drawn as LaMa draws them (Suvorov et al. 2021), and their use.
+"""Random masks for in-painting (Sec. 4.5) as in LaMa (Suvorov et al. 2021), and masked images.
 
-A mask is bool [H, W], True where the image is to be painted; in a file these places are white,
-at least by half. The masked image is black there: 0 in bytes, -1 in [-1, 1]. That is what the
-published model was conditioned on, and beside it the mask as -1 and 1.
+A mask is bool [H, W], True where the image is to be painted; in a file these pixels are at least
+half white. The masked image is black there: 0 in bytes, -1 in [-1, 1]. The published model is
+conditioned on the masked image and on the mask as -1 and 1.
 """
 
 import math
@@ -13,28 +13,28 @@ import numpy as np
 
 from ldm_jax.errors import UserError
 
-Masks = Literal["narrow", "medium", "wide", "box", "mixed"]
+MaskKind = Literal["narrow", "medium", "wide", "box", "mixed"]
 
-MAX_COVERAGE = 0.5  # LaMa's limit for its test sets; masks above it are drawn again
+MAX_COVERAGE = 0.5  # LaMa's limit for its test sets; masks above it are rejected
 MIN_SIDE = 8  # pixels of the image
 
 # LaMa gives lengths in pixels of images with this side; here they scale with the image, so
-# that masks of every size cover the same share of it.
+# that masks of every size cover the same fraction of it.
 _SIDE = 256
 
 
 @dataclass(frozen=True)
 class _Strokes:
-    """Bent brush strokes of one to five straight pieces. Each pair: the least, the most."""
+    """Bent brush strokes of one to five straight pieces. Each pair: least and most."""
 
     count: tuple[int, int]
     length: tuple[int, int]  # of a piece
     thickness: tuple[int, int]  # of a piece
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         mask = np.zeros((height, width), bool)
         scale = min(height, width) / _SIDE
-        # LaMa draws angles in whole radians, from straight down.
+        # LaMa samples angles in whole radians, from straight down.
         least, most = zip((0, 3), self.length, self.thickness, strict=True)
         for i in range(rng.integers(*self.count, endpoint=True)):
             y, x = rng.uniform(0, (height, width)).tolist()
@@ -54,13 +54,13 @@ class _Strokes:
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Upright rectangles, which may overlap. Each pair: the least, the most."""
+    """Upright rectangles, which may overlap. Each pair: least and most."""
 
     count: tuple[int, int]
     side: tuple[int, int]
-    margin: int  # stays free along the image's edge
+    margin: int  # without rectangles, along the image's edge
 
-    def draw(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         mask = np.zeros((height, width), bool)
         scale = min(height, width) / _SIDE
         margin = round(scale * self.margin)
@@ -73,7 +73,8 @@ class _Boxes:
         return mask
 
 
-# The odds of what a mask is made of: LaMa's random_thin_256, random_medium_256, random_thick_256.
+# Relative probabilities of the shapes: LaMa's random_thin_256, random_medium_256,
+# random_thick_256.
 _WIDE_BOXES = _Boxes((1, 3), (30, 149), 10)
 _KINDS: dict[str, tuple[tuple[float, _Strokes | _Boxes], ...]] = {
     "narrow": ((1.0, _Strokes((4, 50), (10, 49), (5, 14))),),
@@ -87,7 +88,7 @@ _KINDS: dict[str, tuple[tuple[float, _Strokes | _Boxes], ...]] = {
 _MIXED = ("narrow", "medium", "wide")
 
 
-def draw_mask(kind: Masks, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def random_mask(kind: MaskKind, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """A random mask, neither empty nor more than half of the image: bool [height, width].
 
     kind: 'narrow', 'medium' and 'wide' are LaMa's thin, medium and thick masks: brush strokes,
@@ -97,8 +98,8 @@ def draw_mask(kind: Masks, height: int, width: int, rng: np.random.Generator) ->
     Raises:
       UserError: no such kind, or a side of less than 8 pixels.
     """
-    if kind not in get_args(Masks):
-        raise UserError(f"masks must be one of {', '.join(get_args(Masks))}, got {kind!r}")
+    if kind not in get_args(MaskKind):
+        raise UserError(f"masks must be one of {', '.join(get_args(MaskKind))}, got {kind!r}")
     if min(height, width) < MIN_SIDE:
         raise UserError(f"masks need at least {MIN_SIDE} pixels a side, got {width}x{height}")
     if kind == "mixed":
@@ -106,7 +107,7 @@ def draw_mask(kind: Masks, height: int, width: int, rng: np.random.Generator) ->
     odds, shapes = zip(*_KINDS[kind], strict=True)
     while True:
         shape = shapes[rng.choice(len(odds), p=np.divide(odds, sum(odds)))]
-        mask = shape.draw(height, width, rng)
+        mask = shape.sample(height, width, rng)
         if 0 < coverage(mask) <= MAX_COVERAGE:
             return mask
 
@@ -132,24 +133,24 @@ def _add_piece(
 
 
 def coverage(mask: np.ndarray) -> float:
-    """The share of the image to be painted, from 0 to 1."""
+    """The fraction of the image to be painted, from 0 to 1."""
     return float(np.mean(mask))
 
 
 def masked_image(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What is known of an image, black elsewhere: uint8 [..., H, W, C], mask bool [..., H, W]."""
+    """The image with masked pixels black: uint8 [..., H, W, C], mask bool [..., H, W]."""
     return np.where(mask[..., None], np.uint8(0), image)
 
 
 def mean_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The simplest in-painting: the mean colour of the known pixels in all others.
+    """The simplest in-painting: masked pixels get the mean colour of the others.
 
     image uint8 [H, W, C], mask bool [H, W] -> uint8 [H, W, C]; a mean is rounded.
 
     Raises:
-      UserError: the mask leaves nothing known.
+      UserError: all pixels are masked.
     """
     if mask.all():
-        raise UserError("the mask covers all of the image, so it has no known colour to fill in")
+        raise UserError("the mask covers all of the image, so it has no colour to fill in")
     colour = np.rint(image[~mask].mean(axis=0)).astype(np.uint8)
     return np.where(mask[..., None], colour, image)

@@ -1,7 +1,7 @@
 """Resizing by separable weights: MATLAB's bicubic, and OpenCV's three interpolations.
 
-An image is resized by one matrix per axis, `rows @ x @ columns.T`, so each method is nothing but
-the weights with which an output pixel sees the input pixels. Pixel i covers [i, i + 1], so its
+An image is resized by one matrix per axis, `rows @ x @ columns.T`, so each method is defined by
+the weights of the input pixels in an output pixel. Pixel i covers [i, i + 1], so its
 centre is at i + 1/2 in both images.
 """
 
@@ -41,9 +41,10 @@ def _repeated(index, n):  # ... 0 0 | 0 1 ... n-1 | n-1 n-1 ...
 
 
 def _interpolation(n: int, m: int, kernel: Callable, radius: float, border: Callable) -> np.ndarray:
-    """[m, n] weights: each output pixel's are the kernel around its centre, scaled to sum 1.
+    """[m, n] weights: the kernel around the centre of each output pixel, scaled to sum 1.
 
-    radius: where the kernel ends, in input pixels. border: which pixel stands for one outside.
+    radius: where the kernel ends, in input pixels. border: maps indices outside of the image
+    to pixels inside.
     """
     centre = (np.arange(m) + 0.5) * n / m - 0.5
     index = np.floor(centre - radius).astype(int)[:, None] + np.arange(int(2 * radius) + 2)
@@ -55,7 +56,7 @@ def _interpolation(n: int, m: int, kernel: Callable, radius: float, border: Call
 
 
 def _area(n: int, m: int) -> np.ndarray:
-    """[m, n] weights: the share of each output pixel's extent that each input pixel covers."""
+    """[m, n] weights: the fraction of each output pixel that each input pixel covers."""
     low, high = np.arange(m)[:, None] * n / m, np.arange(1, m + 1)[:, None] * n / m
     pixel = np.arange(n)
     return np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None) * m / n
@@ -92,7 +93,7 @@ def resize(x: np.ndarray, size: tuple[int, int], method: Method = "bicubic") -> 
     """
     *batch, height, width, channels = x.shape
     x = np.asarray(x, np.float32)
-    # All columns and channels of an image in one product; the second is on what is left.
+    # Rows first: all columns and channels of an image in one product. Then columns.
     x = weights(height, size[0], method) @ x.reshape(*batch, height, width * channels)
     return weights(width, size[1], method) @ x.reshape(*batch, size[0], width, channels)
 

@@ -1,44 +1,50 @@
 """Random-access data: what every data set offers, arrays in memory, subsets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from ldm_jax.bounds import Bounds
 from ldm_jax.errors import UserError
 
+Split = Literal["train", "validation"]
+HeldOutFraction = Annotated[
+    float, Bounds(0, 1, open=True, above=True, why="both stages are judged by held-out images")
+]
+"""0 < value < 1: the fraction of the images for validation."""
 Rngs = Sequence[np.random.Generator] | None
 
 
 class Source(Protocol):
-    """Examples by number.
+    """A data set whose examples are read by index.
 
-    A source whose examples depend on `rngs` (random crops) also says `drawn = True`, so that nobody
-    keeps one view of them for good.
+    A source whose examples depend on `rngs` (random crops) also has `is_random = True`: its
+    examples must not be cached.
     """
 
     class_names: tuple[str, ...] | None
-    """The names of the classes where examples carry 'class_label', otherwise None."""
+    """The names of the classes where examples have 'class_label', otherwise None."""
     box_names: tuple[str, ...] | None
-    """The names of what 'box_labels' number where examples carry 'boxes', otherwise None."""
+    """The names of the classes of 'box_labels' where examples have 'boxes', otherwise None."""
     semantic_names: tuple[str, ...] | None
-    """The names of what 'semantic' numbers, otherwise None."""
+    """The names of the classes of 'semantic' where examples have it, otherwise None."""
     channels: int
-    """1 (grey) or 3 (colour); 0 where the examples hold no image."""
+    """1 (grey) or 3 (colour); 0 where examples have no image."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
         """The examples at `indices` ([n] integers).
 
-        rngs: one generator per example where its view is to be drawn (random crop, one of many
-        captions); None gives the deterministic view (centre crop, first caption).
+        rngs: one generator per example for random crops and the choice among several captions;
+        None takes the central crop and the first caption.
         Returns 'image' uint8 [n, H, W, C], and where the data has them
         'class_label' int32 [n]; 'caption' [n] of str (dtype object);
-        'boxes' float32 [n, M, 4]: left, top, right, bottom as shares of the whole image, with
-        'box_labels' int32 [n, M] (-1 behind the last box: none) and 'crop' float32 [n, 4], the part
-        of the whole image that 'image' shows, in the same units;
+        'boxes' float32 [n, M, 4]: left, top, right, bottom as fractions of the whole image, with
+        'box_labels' int32 [n, M] (-1: no box) and 'crop' float32 [n, 4], the part of the whole
+        image that 'image' shows, in the same units;
         'semantic' uint8 (int32 for more than 256 classes) [n, H, W]: the class of each pixel.
         """
         ...
@@ -47,7 +53,7 @@ class Source(Protocol):
 class ArraySource:
     """Equally long arrays in memory under any keys: images, cached latents, tokens."""
 
-    drawn = False
+    is_random = False
 
     def __init__(
         self,
@@ -78,7 +84,7 @@ class ArraySource:
 
 
 class Subset:
-    """A view of some examples of another source."""
+    """Some examples of another source."""
 
     def __init__(self, source: Source, indices) -> None:
         self.source = source
@@ -87,32 +93,32 @@ class Subset:
         self.box_names = getattr(source, "box_names", None)
         self.semantic_names = getattr(source, "semantic_names", None)
         self.channels = source.channels
-        self.drawn = getattr(source, "drawn", False)
+        self.is_random = getattr(source, "is_random", False)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
-        """The examples `self.indices[indices]` of the source behind."""
+        """The examples `self.indices[indices]` of the underlying source."""
         return self.source.read(self.indices[np.asarray(indices, int)], rngs)
 
 
-def in_memory(
-    source: Source, progress: str | None = None, limit_bytes: float = 2e9, chunk: int = 512
+def read_all(
+    source: Source, progress: bool = False, limit_bytes: float = 2e9, chunk: int = 512
 ) -> Source:
-    """Reads everything once and keeps it, where the images fit into `limit_bytes`.
+    """Reads all examples once into memory, where they fit into `limit_bytes`.
 
-    Returns an ArraySource, or `source` itself where it is too large or `drawn`.
-    progress: the title of a tqdm bar; None shows none.
+    Returns an ArraySource, or `source` itself where it is too large or random.
+    progress: whether to show a progress bar.
     """
     n = len(source)
-    if n == 0 or isinstance(source, ArraySource) or getattr(source, "drawn", False):
+    if n == 0 or isinstance(source, ArraySource) or getattr(source, "is_random", False):
         return source
     first = source.read([0])
     if n * sum(array[0].nbytes for array in first.values() if array.dtype != object) > limit_bytes:
         return source
     arrays = {key: np.empty((n, *array.shape[1:]), array.dtype) for key, array in first.items()}
-    with tqdm(total=n, desc=progress, disable=progress is None, unit="img") as bar:
+    with tqdm(total=n, desc="reading images", disable=not progress, unit="img") as bar:
         for start in range(0, n, chunk):
             rows = range(start, min(start + chunk, n))
             for key, array in source.read(rows).items():
@@ -122,11 +128,11 @@ def in_memory(
     return ArraySource(arrays, source.class_names, *names)
 
 
-def held_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, int]:
-    """A seeded order of n examples and how many at its head are for validation.
+def split_order(n: int, fraction: float, seed: int) -> tuple[np.ndarray, int]:
+    """A seeded order of n examples, and how many of the first ones are for validation.
 
     The number is round(fraction * n), at least 1 and at most n - 1; 0 for fraction 0.
-    UserError for a fraction outside [0, 1) or when one example is all there is.
+    UserError for a fraction outside [0, 1) and for fewer than two examples.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"the validation fraction must be in [0, 1), got {fraction}")
@@ -140,13 +146,13 @@ def held_out(n: int, fraction: float, seed: int) -> tuple[np.ndarray, int]:
 
 
 def split(source: Source, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Two disjoint subsets (training, validation), for data without a split of its own."""
-    order, count = held_out(len(source), fraction, seed)
+    """Two disjoint subsets (training, validation), for data that comes without a split."""
+    order, count = split_order(len(source), fraction, seed)
     return Subset(source, order[count:]), Subset(source, order[:count])
 
 
-def one_text(texts: Sequence[str], rng: np.random.Generator | None) -> str:
-    """One of an example's captions: drawn with a generator, otherwise the first; '' of none."""
-    if not texts:
+def choose_caption(captions: Sequence[str], rng: np.random.Generator | None) -> str:
+    """A random caption of an example, or the first without a generator; '' if it has none."""
+    if not captions:
         return ""
-    return texts[0 if rng is None else int(rng.integers(len(texts)))]
+    return captions[0 if rng is None else int(rng.integers(len(captions)))]

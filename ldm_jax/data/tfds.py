@@ -3,26 +3,62 @@
 A prepared set is opened from its folder alone, so sets whose code TFDS does not have work too.
 """
 
-import dataclasses
 import io
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_jax.data.boxes import rows as box_rows
-from ldm_jax.data.images import Crop, Fit, Shown, View, in_threads, upright_size
-from ldm_jax.data.maps import check_classes, check_size, decode_map, index_type
-from ldm_jax.data.source import Rngs, one_text
-from ldm_jax.data.tfds_features import box_features, features_by_kind, texts, value
+from ldm_jax.bounds import PositiveFraction, PositiveInt
+from ldm_jax.data import boxes as box_files
+from ldm_jax.data.images import Crop, Fit, Preprocessed, Preprocessor, in_threads, upright_size
+from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
+from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption
+from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
 from ldm_jax.errors import UserError
 
 
+@dataclass(frozen=True)
+class TfdsConfig:
+    """A TFDS data set that is prepared as array_record."""
+
+    name: str = "mnist"
+    """Name, with configuration or version if need be: imagenet_resized/64x64, mnist:3.0.1."""
+    dir: str = "~/tensorflow_datasets"
+    """TFDS's data directory."""
+    size: PositiveInt = 32
+    """Side of the images in pixels."""
+    fit: Fit = "crop"
+    """How an image becomes a square: central crop, border, or distortion."""
+    crop: Crop = "centre"
+    """Random crops while training; the encoder then runs in every step of stage 2."""
+    min_crop: PositiveFraction = 0.8
+    """Smallest side of a random crop, as a fraction of the image's short side."""
+    max_crop: PositiveFraction = 1.0
+    """Largest side of a random crop, likewise; at least min_crop."""
+    flip: bool = False
+    """Mirror images at random."""
+    validation: HeldOutFraction = 0.05
+    """Fraction to hold out where the set has neither a test nor a validation split; above 0, as
+    both stages are judged by held-out images."""
+    image_key: str = "image"
+    """The feature with the images."""
+    label_key: str = "label"
+    """The feature with the class labels, if there is one; '' leaves labels out."""
+    caption_key: str = "caption"
+    """The feature with the captions, if there is one; captions/text is one in a sequence."""
+    boxes_key: str = "auto"
+    """The feature with the boxes, such as objects/bbox; auto: the only one, if there is one."""
+    map_key: str = ""
+    """The feature with the semantic maps, such as segmentation_mask; '': none."""
+
+
 def prepare_command(name: str, dir: str) -> str:
-    """The command that downloads a set of TFDS' catalogue and prepares it for this module."""
+    """The command that downloads a set of TFDS's catalogue and prepares it as array_record."""
     return (
         'pip install "ldm_jax[prepare]" && python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{dir}', file_format='array_record')"
@@ -30,11 +66,11 @@ def prepare_command(name: str, dir: str) -> str:
     )
 
 
-def find(name: str, dir: str) -> epath.Path:
-    """The folder dir/NAME[/CONFIG]/VERSION of a prepared set; the newest version if none is named.
+def find_prepared(name: str, dir: str) -> epath.Path:
+    """The folder dir/NAME[/CONFIG]/VERSION of a prepared set; the newest version by default.
 
     name: 'mnist', 'mnist:3.0.1', 'imagenet_resized/64x64'. UserError where it is missing or where
-    several configurations are there to choose from.
+    several configurations exist and none is named.
     """
     base, _, version = name.partition(":")
     root = epath.Path(dir).expanduser()
@@ -67,8 +103,8 @@ def find(name: str, dir: str) -> epath.Path:
 
 
 def split_names(name: str, dir: str) -> tuple[str, ...]:
-    """The splits of a prepared set, such as ('test', 'train'); `name`, `dir` as in `find`."""
-    return tuple(sorted(_open(find(name, dir)).info.splits))
+    """The splits of a prepared set, such as ('test', 'train'); see `find_prepared`."""
+    return tuple(sorted(_open(find_prepared(name, dir)).info.splits))
 
 
 def _open(folder: epath.Path):
@@ -84,61 +120,42 @@ def _open(folder: epath.Path):
 class TfdsSource:
     """Images of a prepared TFDS set, with labels, captions, boxes, maps where it has them."""
 
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        dir: str,
-        size: int,
-        channels: int = 0,
-        fit: Fit = "crop",
-        crop: Crop = "centre",
-        min_crop: float = 0.8,
-        max_crop: float = 1.0,
-        image_key: str = "image",
-        label_key: str = "label",
-        caption_key: str = "caption",
-        boxes_key: str = "auto",
-        map_key: str = "",
-    ) -> None:
-        """name, dir: see `find`. split: TFDS' own words, slices too: 'train', 'train[:90%]'.
+    def __init__(self, config: TfdsConfig, split: str = "train") -> None:
+        """split: TFDS' own syntax, slices too: 'train', 'train[:90%]'.
 
-        size, channels, fit, crop, min_crop, max_crop: see `images.View`; channels 0 takes what the
-        data has.
-        image_key, label_key, caption_key: features; 'captions/text' is a feature in a sequence. The
-        default label and caption may be missing, '' means none, any other must exist.
-        boxes_key: a feature of boxes such as 'objects/bbox', whose labels are a sibling of it (all
-        are 'object' where there is none); 'auto' takes the only one there is, '' none.
-        map_key: an image of class indices such as 'segmentation_mask'; '' for none. Its classes
-        are named by the feature, or else are the numbers up to the highest in any split of the set.
+        Images have 1 or 3 channels, as in the data. The default label and caption may be missing,
+        '' means none, any other must exist. Labels of boxes are the feature 'label' beside the
+        boxes; all are 'object' where there is none. The classes of maps are named by the feature,
+        or else are the numbers up to the highest in any split of the set.
         UserError for whatever is missing, with what there is instead.
         """
         import tensorflow_datasets as tfds
 
-        view = View(size, channels, fit, crop, min_crop, max_crop)
-        folder = find(name, dir)
+        preprocessor = Preprocessor.of(config)
+        name, dir = config.name, config.dir
+        folder = find_prepared(name, dir)
         builder = _open(folder)
         info = builder.info
         self.name = info.full_name
         images, labels, captions = features_by_kind(info.features)
-        self._image_key = self._choose(image_key, "image", images)
-        self._label = self._choose(label_key, "label", labels, default="label")
-        self._caption = self._choose(caption_key, "caption", captions, default="caption")
+        self._image_key = self._choose(config.image_key, "image", images)
+        self._label = self._choose(config.label_key, "label", labels, default="label")
+        self._caption = self._choose(config.caption_key, "caption", captions, default="caption")
         boxes = box_features(info.features)
+        boxes_key = config.boxes_key
         if boxes_key == "auto":
             boxes_key = next(iter(boxes)) if len(boxes) == 1 else ""
         self._boxes = boxes[self._choose(boxes_key, "boxes", boxes)] if boxes_key else None
         self.box_names = self._boxes and self._boxes.names
         maps = {k: f for k, f in images.items() if f.shape[-1] == 1 and k != self._image_key}
-        self._map = self._choose(map_key, "map", maps)
+        self._map = self._choose(config.map_key, "map", maps)
 
-        if channels == 0:  # images with alpha, or without a fixed number of channels: colour
-            channels = 1 if images[image_key].shape[-1] == 1 else 3
-        self._view = dataclasses.replace(view, channels=channels)
-        self.channels = channels
+        # Images with alpha, or without a fixed number of channels, are read in colour.
+        self.channels = 1 if images[self._image_key].shape[-1] == 1 else 3
+        self._preprocessor = replace(preprocessor, channels=self.channels)
         self.class_names = tuple(labels[self._label].names) if self._label else None
-        # One of several captions is drawn anew at each reading, as a random crop is.
-        self.drawn = view.drawn or captions.get(self._caption, False)
+        # One of several captions is chosen at random at each reading, as a random crop is.
+        self.is_random = preprocessor.is_random or captions.get(self._caption, False)
         self.semantic_names = None
         # Images come encoded: Pillow decodes them in threads, and only those that are read.
         skip = {key: tfds.decode.SkipDecoding() for key in images}
@@ -157,9 +174,10 @@ class TfdsSource:
             ) from error
         if self._map:
             names = getattr(maps[self._map], "names", None)
-            self.semantic_names = tuple(names or self._numbers(builder, skip))
+            self.semantic_names = tuple(names or self._map_numbers(builder, skip))
 
     def _choose(self, key: str, kind: str, there: Collection[str], default: str = "") -> str:
+        """`key` if the set has it; '' if it may be missing; UserError otherwise."""
         if key in there:
             return key
         if kind != "image" and key in ("", default):
@@ -169,7 +187,7 @@ class TfdsSource:
             f"{', '.join(sorted(there)) or 'none'}"
         )
 
-    def _numbers(self, builder, decoders: dict) -> Iterator[str]:
+    def _map_numbers(self, builder, decoders: dict) -> Iterator[str]:
         """A name for each class index up to the highest in the set's maps."""
         highest = 0
         for split, info in builder.info.splits.items():
@@ -193,36 +211,37 @@ class TfdsSource:
         """
         examples = self._data.__getitems__([int(i) for i in indices])
         rngs = rngs if rngs is not None else [None] * len(examples)
-        shown = in_threads(self._view_of, examples, rngs)
-        batch = {"image": np.stack([one.image for one in shown])}
+        images = in_threads(self._preprocess, examples, rngs)
+        batch = {"image": np.stack([one.image for one in images])}
         if self._label:
-            labels = np.array([value(example, self._label) for example in examples], np.int32)
+            labels = [feature_value(example, self._label) for example in examples]
+            labels = np.array(labels, np.int32)
             if (labels < 0).any():
                 raise UserError(f"{self.name}: this split has no labels; give label_key ''")
             batch["class_label"] = labels
         if self._caption:
-            several = [texts(value(example, self._caption)) for example in examples]
-            batch["caption"] = np.array(list(map(one_text, several, rngs)), object)
+            captions = [captions_of(feature_value(example, self._caption)) for example in examples]
+            batch["caption"] = np.array(list(map(choose_caption, captions, rngs)), object)
         if self._boxes:
-            truth = [self._boxes.read(example) for example in examples]
-            batch |= box_rows(truth, [one.crop for one in shown])
+            boxes = [self._boxes.read(example) for example in examples]
+            batch |= box_files.to_batch(boxes, [one.crop for one in images])
         if self._map:
-            dtype = index_type(self.semantic_names)
-            batch["semantic"] = np.stack([one.semantic for one in shown]).astype(dtype, copy=False)
+            semantic = np.stack([one.semantic for one in images])
+            batch["semantic"] = semantic.astype(index_dtype(self.semantic_names), copy=False)
         return batch
 
-    def _view_of(self, example: dict, rng: np.random.Generator | None) -> Shown:
+    def _preprocess(self, example: dict, rng: np.random.Generator | None) -> Preprocessed:
         file = io.BytesIO(example[self._image_key])
         semantic = self._decode_map(example) if self._map else None
         try:
-            shown = self._view.read(file, rng, semantic)
+            image = self._preprocessor.read(file, rng, semantic)
             size = upright_size(Image.open(file)) if self._map else (0, 0)
         except Exception as error:  # a damaged file can make the decoders raise anything
             raise UserError(f"{self.name}: an image cannot be read: {error}") from error
         if semantic is not None:
-            check_size(semantic.shape[::-1], size, f"{self.name}: a map")
-            check_classes(int(semantic.max()), self.semantic_names, f"{self.name}: a map")
-        return shown
+            check_map_size(semantic.shape[::-1], size, f"{self.name}: a map")
+            check_class_names(int(semantic.max()), self.semantic_names, f"{self.name}: a map")
+        return image
 
     def _decode_map(self, example: dict) -> np.ndarray:
         try:

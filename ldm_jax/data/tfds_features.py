@@ -1,14 +1,14 @@
-"""Which of the features of a TFDS set are images, labels, captions, boxes, and their values."""
+"""The features of a TFDS set: which are images, labels, captions, boxes, and their values."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_jax.data.boxes import Boxes, of_image
+from ldm_jax.data.boxes import Boxes, clipped_boxes
 
 
 def features_by_kind(features) -> tuple[dict, dict, dict[str, bool]]:
-    """Images and labels by name, and captions by name: whether an example has several."""
+    """Features by name: images, labels, and of captions whether an example has several."""
     import tensorflow_datasets as tfds
 
     of = tfds.features
@@ -26,21 +26,23 @@ def features_by_kind(features) -> tuple[dict, dict, dict[str, bool]]:
 
 @dataclass(frozen=True)
 class BoxFeature:
-    """A feature of boxes, with the keys of what else is said about each."""
+    """A feature of boxes, with the keys of their labels."""
 
     key: str
     label: str  # '' for none
-    crowd: str  # whether it surrounds several things; '' for none
+    crowd: str  # the key of whether a box surrounds several objects; '' for none
     names: tuple[str, ...]
 
     def read(self, example: dict) -> Boxes:
-        corners = np.array(value(example, self.key), np.float32).reshape(-1, 4)[:, [1, 0, 3, 2]]
+        """The boxes of an example, without those of crowds."""
+        corners = np.array(feature_value(example, self.key), np.float32).reshape(-1, 4)
+        corners = corners[:, [1, 0, 3, 2]]
         labels = np.zeros(len(corners), np.int32)
         if self.label:
-            labels = np.array(value(example, self.label), np.int32).reshape(-1)
+            labels = np.array(feature_value(example, self.label), np.int32).reshape(-1)
         if self.crowd:
-            labels = np.where(np.reshape(value(example, self.crowd), -1), -1, labels)
-        return of_image(corners, labels)
+            labels = np.where(np.reshape(feature_value(example, self.crowd), -1), -1, labels)
+        return clipped_boxes(corners, labels)
 
 
 def box_features(features) -> dict[str, BoxFeature]:
@@ -75,15 +77,15 @@ def box_features(features) -> dict[str, BoxFeature]:
     return found
 
 
-def value(example: dict, key: str):
-    """Of a feature, 'objects/label' for one within a sequence or group."""
+def feature_value(example: dict, key: str):
+    """The value of a feature, such as 'label', or 'objects/label' within a sequence or group."""
     if key in example:
         return example[key]
     sequence, _, inner = key.rpartition("/")
     return example[sequence][inner]
 
 
-def texts(value) -> list[str]:
-    """The text or texts of a caption feature, which TFDS returns as bytes."""
-    several = [value] if isinstance(value, bytes) else value
-    return [text.decode("utf-8", "replace").strip() for text in several]
+def captions_of(value) -> list[str]:
+    """The captions in the value of a feature: one text or several, which TFDS returns as bytes."""
+    texts = [value] if isinstance(value, bytes) else value
+    return [text.decode("utf-8", "replace").strip() for text in texts]

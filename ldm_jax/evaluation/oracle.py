@@ -1,6 +1,6 @@
-"""The oracle: reads shape and colour back from an image of one object.
+"""The oracle: classifies the shape and colour of the object in an image.
 
-It makes 'the sample shows what was asked' a number, where the paper can only show images.
+It measures how often a sample matches its condition, where the paper can only show images.
 
 A small convolutional network, trained on true renders only (`python -m ldm_jax.evaluation.oracle`
 trains it again, in five minutes on two cores). It is a measure and never a loss: no model of this
@@ -18,7 +18,15 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SHAPES, ScenesSource, draw, read_caption
+from ldm_jax.data.scenes import (
+    CLASS_NAMES,
+    COLOURS,
+    SHAPES,
+    ScenesConfig,
+    ScenesSource,
+    read_caption,
+    render_all,
+)
 from ldm_jax.errors import UserError
 
 WEIGHTS = Path(__file__).with_name("oracle.npz")
@@ -80,7 +88,7 @@ def _classify(params, x):
 
 
 def read_scenes(images) -> tuple[np.ndarray, np.ndarray]:
-    """What the oracle sees: (shape, colour), indices int32 [n] in `SHAPES` and `COLOURS`.
+    """The oracle's predictions: (shape, colour), indices int32 [n] in `SHAPES` and `COLOURS`.
 
     Args:
       images: uint8 [n, H, H, 3] of the level single, H a multiple of 32.
@@ -115,7 +123,7 @@ def _to_input(images) -> np.ndarray:
 
 
 def agreement(images, asked) -> dict[str, float]:
-    """Share of images in which the oracle sees the shape, the colour, and both as asked.
+    """Fractions of images with the shape, the colour, and both of their condition.
 
     Args:
       images: uint8 [n, H, H, 3].
@@ -150,14 +158,14 @@ def _asked(asked):
 
 
 def oracle_report(images, asked, truth_images, truth_asked) -> dict[str, dict[str, float]]:
-    """Agreement of samples with what was asked, between the two numbers that give it a meaning.
+    """Agreement of samples with their conditions, between a ceiling and a floor.
 
     Args:
       images, asked: samples and their conditions, as in `agreement`.
       truth_images, truth_asked: held-out true renders and theirs.
     Returns:
       'samples'; 'ceiling', the oracle on true renders; 'floor', the samples against their own
-      conditions in another (fixed) order, which is what a model deaf to its condition reaches.
+      conditions in another (fixed) order, as a model reaches that ignores its condition.
     """
     asked = np.asarray(asked)
     shuffled = asked[np.random.default_rng(0).permutation(len(asked))]
@@ -169,9 +177,9 @@ def oracle_report(images, asked, truth_images, truth_asked) -> dict[str, dict[st
 
 
 def augment(key, x):
-    """x [B, 32, 32, 3] a little shifted, soft, brighter or darker, tinted and noisy.
+    """x [B, 32, 32, 3] slightly shifted, blurred, brighter or darker, tinted and noisy.
 
-    It is what separates a generated image from a render.
+    These are the differences between generated images and renders.
     """
     keys = jax.random.split(key, 6)
     b = x.shape[0]
@@ -193,7 +201,8 @@ def train(renders: int = 24_000, steps: int = 1_500, batch: int = 192, progress:
     Returns:
       Its parameters, float32.
     """
-    data = draw(ScenesSource(SIZE, "single", renders, seed=_SEED), progress=progress)
+    source = ScenesSource(ScenesConfig(SIZE, "single", renders), "train", _SEED)
+    data = render_all(source, progress=progress)
     images, labels = data["image"], data["class_label"]
     optimiser = optax.adamw(optax.cosine_onecycle_schedule(steps, 3e-3), weight_decay=1e-3)
 
@@ -230,8 +239,8 @@ def main() -> None:
     _weights.cache_clear()
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1024:.0f} KiB")
     for size in (SIZE, 2 * SIZE):
-        held_out = ScenesSource(size, "single", 4_000, seed=_SEED, split="validation")
-        data = draw(held_out)
+        config = ScenesConfig(size, "single", validation_count=4_000)
+        data = render_all(ScenesSource(config, "validation", _SEED))
         score = agreement(data["image"], data["class_label"])
         print(f"held-out renders at {size}:", ", ".join(f"{n} {v:.2%}" for n, v in score.items()))
 

@@ -1,4 +1,4 @@
-"""What a caption asks for: its objects and how they stand to each other, read from the words."""
+"""Parses captions of scenes into objects and relations, and checks them against detections."""
 
 import re
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, MATERIALS, SHAPES, SIZES
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.scene_objects import SeenObject
+from ldm_jax.evaluation.scene_objects import DetectedObject
 
 
-class AskedObject(NamedTuple):
-    """An object as a caption names it; None is what the caption does not say."""
+class CaptionObject(NamedTuple):
+    """An object that a caption names; None for attributes that it does not mention."""
 
     label: int  # index in CLASS_NAMES
     size: str | None
@@ -18,17 +18,17 @@ class AskedObject(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """Two of a caption's objects, by their places in it, and how the first stands to the second."""
+    """A relation between two objects of a caption, given by their index in it."""
 
     name: str  # one of RELATIONS
     first: int
     second: int
 
 
-class AskedScene(NamedTuple):
-    """All that a caption says about objects."""
+class CaptionScene(NamedTuple):
+    """The objects of a caption and their relations."""
 
-    objects: tuple[AskedObject, ...]
+    objects: tuple[CaptionObject, ...]
     relations: tuple[Relation, ...]
 
 
@@ -40,17 +40,17 @@ _OBJECT = re.compile(
     rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?\b({_ANY(COLOURS)}) ({_ANY(SHAPES)})\b"
 )
 
-# 'Next to' in the image, in which it holds for most pairs of which captions say so: a gap of this
-# many times the boxes' mean width, and lower edges this far apart in sides of the image.
+# Limits of 'next to' in the image, which most pairs satisfy whose captions say so: the gap, in mean
+# widths of the boxes, and the distance between their lower edges, in sides of the image.
 _NEAR = 0.9
 _LEVEL = 0.16
 
 
-def parse_caption(text: str) -> AskedScene:
+def parse_caption(text: str) -> CaptionScene:
     """Objects and relations of 'a large shiny red cone in front of a small blue cube on a ...'.
 
     Reads every caption of `data/scenes/captions.py`, and 'right of' and 'behind' besides. Objects
-    joined by 'and' stand in no relation.
+    joined by 'and' have no relation.
 
     Raises:
       UserError: if no object is named by colour and shape.
@@ -62,8 +62,8 @@ def parse_caption(text: str) -> AskedScene:
             f"caption {text!r} names no object: a colour ({', '.join(COLOURS)}) and "
             f"a shape ({', '.join(SHAPES)}) are needed"
         )
-    things = tuple(
-        AskedObject(CLASS_NAMES.index(f"{colour} {shape}"), size, material)
+    objects = tuple(
+        CaptionObject(CLASS_NAMES.index(f"{colour} {shape}"), size, material)
         for size, material, colour, shape in (match.groups() for match in named)
     )
     relations = []
@@ -75,13 +75,13 @@ def parse_caption(text: str) -> AskedScene:
             if re.search(rf"\b{phrase}\b", between):
                 pair = (i, i + 1) if phrase in RELATIONS else (i + 1, i)
                 relations.append(Relation(_INVERSE.get(phrase, phrase), *pair))
-    return AskedScene(things, tuple(relations))
+    return CaptionScene(objects, tuple(relations))
 
 
-def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
-    """Whether the relation `name` holds between two objects of an image, judged by their boxes.
+def relation_holds(name: str, one: DetectedObject, two: DetectedObject) -> bool:
+    """Whether the relation `name` holds between two objects of an image, by their boxes.
 
-    Left is the middle of the box, in front the lower edge: all stand on one floor.
+    Left is the centre of the box, in front the lower edge, as all stand on one floor.
     """
     (left, _, right, bottom), (left2, _, right2, bottom2) = one.box, two.box
     if name == "left of":
@@ -95,13 +95,15 @@ def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
     raise UserError(f"unknown relation {name!r}: choose one of {', '.join(RELATIONS)}")
 
 
-def holds(relation: Relation, asked: Sequence[AskedObject], found: Sequence[SeenObject]) -> bool:
-    """Whether two different objects of the asked classes were found and stand as asked."""
+def relation_found(
+    relation: Relation, asked: Sequence[CaptionObject], found: Sequence[DetectedObject]
+) -> bool:
+    """Whether two different objects of the asked classes were found that have the relation."""
     first, second = asked[relation.first].label, asked[relation.second].label
     return any(
         one is not two
         and (one.label, two.label) == (first, second)
-        and stands(relation.name, one, two)
+        and relation_holds(relation.name, one, two)
         for one in found
         for two in found
     )

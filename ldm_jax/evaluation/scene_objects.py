@@ -1,25 +1,31 @@
-"""From pixels to things: the objects that the scene reader (`scene_reader.py`) sees in an image.
+"""The objects that the scene reader (`scene_reader.py`) detects in an image.
 
-An object is a connected piece of one colour, and of the shape that its pixels agree on. Objects of
-one colour that touch in the image make one piece; they are told apart by where their pixels take
-the middle of their object to be.
+An object is a connected component of one colour; its shape is the mean prediction of its pixels.
+Objects of one colour that touch in the image form one component; they are separated by the centres
+of their object that their pixels predict.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SIZES
 from ldm_jax.data.scenes.world import MATERIALS, MIN_VISIBLE
 from ldm_jax.evaluation.scene_reader import SIZE, Reading, read
 
-_APART = 0.10  # of the image's side: middles nearer to each other are those of one object
-_SAME = 0.05  # middles nearer to each other are one: a patch of another colour is no object
-_CLEARLY = 3.0  # how many times further apart two middles are than the pixels' opinions of each
+_APART = 0.10  # of the image's side: least distance between the centres of two objects
+_SAME = 0.05  # below this distance, a component of another colour belongs to the same object
+_CLEARLY = 3.0  # least ratio of the distance of two centres to the spread of their predictions
 
 
-class SeenObject(NamedTuple):
-    """One object as the reader sees it."""
+# Pixels of one image that share an edge: [images, rows, columns].
+_NEIGHBOURS = np.zeros((3, 3, 3), bool)
+_NEIGHBOURS[1] = ndimage.generate_binary_structure(2, 1)
+
+
+class DetectedObject(NamedTuple):
+    """One object that the reader detects."""
 
     label: int  # index in CLASS_NAMES
     box: tuple[float, float, float, float]  # left, top, right, bottom in [0, 1]
@@ -33,139 +39,128 @@ class SeenObject(NamedTuple):
         return CLASS_NAMES[self.label]
 
 
-def objects(images) -> list[list[SeenObject]]:
-    """What stands in each image, the largest first.
+def detect_objects(images) -> list[list[DetectedObject]]:
+    """The objects in each image, the largest first.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
     Raises:
       UserError: for any other dtype or size.
     """
-    return objects_of(read(images))
+    return objects_in(read(images))
 
 
-def objects_of(seen: Reading) -> list[list[SeenObject]]:
-    """The objects of images that were read already."""
-    least = least_pixels(seen.semantic.shape[1])
+def objects_in(seen: Reading) -> list[list[DetectedObject]]:
+    """The objects of images that the reader has read already."""
+    least = min_pixels(seen.semantic.shape[1])
     colours = np.where(seen.semantic >= 2, seen.colour.astype(np.int32), -1)
     groups = [[] for _ in seen.semantic]
-    for image, (rows, columns) in _pieces(colours, least):
-        for part in _parted(seen.middle[image, rows, columns], least):
+    for image, (rows, columns) in _components(colours, least):
+        for part in _separate(seen.centre[image, rows, columns], least):
             groups[image].append((rows[part], columns[part]))
     return [
-        [_summary(seen, image, *group) for group in _gathered(seen.middle[image], things)]
-        for image, things in enumerate(groups)
+        [_summary(seen, image, *group) for group in _merge(seen.centre[image], found)]
+        for image, found in enumerate(groups)
     ]
 
 
-def _gathered(middles, groups):
-    """(rows, columns) of each object, the largest first: patches go to what they are patches of.
+def _merge(centres, groups):
+    """(rows, columns) of each object, the largest first; small components are merged into theirs.
 
-    A highlight may look white, and a shadow part an object: both still point at its middle.
+    A highlight may look white, and a shadow may divide an object: the pixels of both still predict
+    its centre.
     """
     whole = []
     for rows, columns in sorted(groups, key=lambda group: -len(group[0])):
-        middle = middles[rows, columns].mean(axis=0)
+        centre = centres[rows, columns].mean(axis=0)
         for k, (main, main_rows, main_columns) in enumerate(whole):
-            if np.linalg.norm(main - middle) < _SAME and 2 * len(rows) < len(main_rows):
+            if np.linalg.norm(main - centre) < _SAME and 2 * len(rows) < len(main_rows):
                 joined = (main_rows, rows), (main_columns, columns)
                 whole[k] = main, *(np.concatenate(parts) for parts in joined)
                 break
         else:
-            whole.append((middle, rows, columns))
+            whole.append((centre, rows, columns))
     return [group for _, *group in sorted(whole, key=lambda group: -len(group[1]))]
 
 
-def least_pixels(side: int) -> int:
-    """Anything smaller is no object: scenes show more of each (`MIN_VISIBLE`)."""
+def min_pixels(side: int) -> int:
+    """The least pixels of an object: scenes show more of each (`MIN_VISIBLE`)."""
     return round(MIN_VISIBLE * (side / SIZE) ** 2)
 
 
 def components(classes) -> np.ndarray:
-    """Connected pieces: pixels that touch at a side and have the same class.
+    """Connected components: pixels that share an edge and have the same class.
 
     Args:
-      classes: integers [n, H, W], negative where there is nothing.
+      classes: integers [n, H, W], negative for the background.
     Returns:
-      int64 [n, H, W]: one number per piece, unique in the whole array, -1 where there is nothing.
+      int64 [n, H, W]: a number per component, unique in the whole array; -1 in the background.
     """
     classes = np.asarray(classes)
-    index = np.arange(classes.size).reshape(classes.shape)
-    pairs = []
-    for axis in (1, 2):
-        first, second = (np.delete(index, end, axis).ravel() for end in (-1, 0))
-        flat = classes.ravel()
-        same = (flat[first] == flat[second]) & (flat[first] >= 0)
-        pairs.append((first[same], second[same]))
-    one, two = (np.concatenate(ends) for ends in zip(*pairs, strict=True))
-    # Union-find, all pairs at once: each root hangs itself under a smaller one, then every pixel
-    # looks up its root; a few rounds are enough for pieces of any shape.
-    root = index.ravel().copy()
-    while len(one):
-        a, b = root[one], root[two]
-        differ = a != b
-        one, two, a, b = one[differ], two[differ], a[differ], b[differ]
-        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-        while (higher := root[root]).tobytes() != root.tobytes():
-            root = higher
-    return np.where(classes >= 0, root.reshape(classes.shape), -1)
+    numbers = np.full(classes.shape, -1, np.int64)
+    count = 0
+    for number in np.unique(classes[classes >= 0]):
+        labels, n = ndimage.label(classes == number, _NEIGHBOURS)
+        numbers[labels > 0] = labels[labels > 0] - 1 + count
+        count += n
+    return numbers
 
 
-def _pieces(classes, least):
-    """(image, (rows, columns)) of each connected piece of at least `least` pixels."""
-    roots = components(classes).ravel()
-    order = np.argsort(roots, kind="stable")
-    order = order[np.searchsorted(roots[order], 0) :]
+def _components(classes, least):
+    """(image, (rows, columns)) of each component of at least `least` pixels, by its first pixel."""
+    numbers = components(classes).ravel()
+    order = np.argsort(numbers, kind="stable")
+    order = order[np.searchsorted(numbers[order], 0) :]
     if not len(order):
         return
-    starts = np.nonzero(np.diff(roots[order], prepend=-1))[0]
-    for pixels in np.split(order, starts[1:]):
+    starts = np.nonzero(np.diff(numbers[order], prepend=-1))[0]
+    for pixels in sorted(np.split(order, starts[1:]), key=lambda pixels: pixels[0]):
         if len(pixels) >= least:
             image, rows, columns = np.unravel_index(pixels, classes.shape)
             yield int(image[0]), (rows, columns)
 
 
-def _parted(middles, least) -> list[np.ndarray]:
-    """Which pixels of a piece belong together: the indices of those of each object.
+def _separate(centres, least) -> list[np.ndarray]:
+    """Separates a component into objects: the indices of the pixels of each.
 
     Args:
-      middles: [m, 2], where each pixel takes the middle of its object to be.
+      centres: [m, 2], the centre of its object that each pixel predicts.
       least: pixels that an object must have.
     """
-    if np.ptp(middles, axis=0).max() < _APART / 2:  # most objects: of one opinion
-        return [np.arange(len(middles))]
-    second = _halves(middles)
+    if np.ptp(centres, axis=0).max() < _APART / 2:  # most components: one object
+        return [np.arange(len(centres))]
+    second = _two_means(centres)
     parts = np.nonzero(~second)[0], np.nonzero(second)[0]
     if min(len(part) for part in parts) >= least:
-        one, two = (middles[part].mean(axis=0) for part in parts)
+        one, two = (centres[part].mean(axis=0) for part in parts)
         own = np.where(second[:, None], two, one)
-        opinions = np.linalg.norm(middles - own, axis=-1).mean()
-        if np.linalg.norm(two - one) >= max(_APART, _CLEARLY * opinions):
-            return [part[inner] for part in parts for inner in _parted(middles[part], least)]
-    return [np.arange(len(middles))]
+        spread = np.linalg.norm(centres - own, axis=-1).mean()
+        if np.linalg.norm(two - one) >= max(_APART, _CLEARLY * spread):
+            return [part[inner] for part in parts for inner in _separate(centres[part], least)]
+    return [np.arange(len(centres))]
 
 
-def _halves(middles) -> np.ndarray:
-    """Two means: whether each point [m, 2] is nearer to the second of two centres, boolean [m]."""
-    axis = np.argmax(np.ptp(middles, axis=0))
-    order = np.argsort(middles[:, axis], kind="stable")
-    centres = middles[order[[len(order) // 20, -1 - len(order) // 20]]]  # a stray does not decide
+def _two_means(centres) -> np.ndarray:
+    """k-means with k = 2: whether each point [m, 2] belongs to the second cluster, boolean [m]."""
+    axis = np.argmax(np.ptp(centres, axis=0))
+    order = np.argsort(centres[:, axis], kind="stable")
+    means = centres[order[[len(order) // 20, -1 - len(order) // 20]]]  # robust to outliers
     for _ in range(10):
-        distance = np.linalg.norm(middles[:, None] - centres[None], axis=-1)
+        distance = np.linalg.norm(centres[:, None] - means[None], axis=-1)
         second = distance[:, 1] < distance[:, 0]
         if second.all() or not second.any():
             break
-        centres = np.stack([middles[~second].mean(axis=0), middles[second].mean(axis=0)])
+        means = np.stack([centres[~second].mean(axis=0), centres[second].mean(axis=0)])
     return second
 
 
-def _summary(seen, image, rows, columns) -> SeenObject:
+def _summary(seen, image, rows, columns) -> DetectedObject:
     side = seen.semantic.shape[1]
     at = image, rows, columns
     shapes = seen.shapes[at].mean(axis=0)
     shape = int(np.argmax(shapes))
     box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    return SeenObject(
+    return DetectedObject(
         label=shape * len(COLOURS) + int(np.bincount(seen.colour[at]).argmax()),
         box=tuple(float(edge) / side for edge in box),
         pixels=len(rows),

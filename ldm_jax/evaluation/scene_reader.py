@@ -1,8 +1,8 @@
-"""The scene reader: says for every pixel of a scene what it shows.
+"""The scene reader: a segmentation network that predicts what each pixel of a scene shows.
 
-It is to images of several objects what the oracle (`oracle.py`) is to images of one: it makes
-'the sample shows what was asked' a number. What follows from the pixels is elsewhere: objects in
-`scene_objects.py`, agreement with a condition in `scene_reports.py`.
+It measures samples with several objects, as the oracle (`oracle.py`) measures those with one.
+Objects are derived from the pixels in `scene_objects.py`, agreement with a condition in
+`scene_reports.py`.
 
 A small U-shaped convolutional network, trained on true renders only (`scene_reader_training.py`).
 It is a measure and never a loss: no model of this project is trained against it.
@@ -24,22 +24,22 @@ WEIGHTS = Path(__file__).with_name("scene_reader.npz")
 SIZE = 64  # what the network sees: 32 x 32 is enlarged to it, larger images are averaged down
 SMALL = SIZE // 2
 
-# What the network says of a pixel, in this order; all but the first only where an object is.
+# The outputs for a pixel, in this order; all but the first have a meaning on objects only.
 OUTPUTS = {
     "semantic": len(SEMANTIC_NAMES),
     "colour": len(COLOURS),
     "size": len(SIZES),
     "material": len(MATERIALS),
-    "way": 2,  # to the middle of the object's box: right and down, in sides of the image
+    "offset": 2,  # to the centre of the object's box: right and down, in sides of the image
 }
-OBJECT_WEIGHT = 3.0  # of a pixel of an object in training: they fill but a tenth of an image
+OBJECT_WEIGHT = 3.0  # of object pixels in the loss, as they fill only a tenth of an image
 _EDGES = np.cumsum(list(OUTPUTS.values()))[:-1].tolist()
 _WIDTHS = (32, 44, 56)  # channels at a half, a quarter and an eighth of the size
 _MICRO_BATCH = 64  # one compiled shape for any number of images
 
 
 class Reading(NamedTuple):
-    """What the reader sees, pixel by pixel; all but the first two mean something on objects only.
+    """Predictions per pixel; all but the first two have a meaning on objects only.
 
     H is the images' side, but at most 64: larger images are read at 64.
     """
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     colour: np.ndarray  # uint8 [n, H, H]: index in COLOURS
     large: np.ndarray  # float32 [n, H, H]: probability that the object is large
     shiny: np.ndarray  # float32 [n, H, H]: probability that it is shiny
-    middle: np.ndarray  # float32 [n, H, H, 2]: (x, y) of the middle of its box, in [0, 1]
+    centre: np.ndarray  # float32 [n, H, H, 2]: (x, y) of the centre of its box, in [0, 1]
 
 
 def init(key) -> dict[str, jax.Array]:
@@ -121,10 +121,10 @@ def upsample2x(x):
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def see(params, x) -> dict[str, jax.Array]:
+def predict(params, x) -> dict[str, jax.Array]:
     """Outputs by name, each [B, H, H, n], for images x [B, H, H, 3] in [-1, 1], H 32 or 64.
 
-    A small image is enlarged, and what is said of four pixels is averaged.
+    A small image is enlarged, and the outputs of each four pixels are averaged.
     """
     if x.shape[1] == SMALL:
         y = _fold(apply(params, upsample2x(x)))
@@ -142,8 +142,8 @@ def weights() -> dict[str, jax.Array]:
 
 @jax.jit
 def _read(params, x) -> Reading:
-    seen = see(params, x)
-    # In training the pixels of objects counted more than others; that is taken back here.
+    seen = predict(params, x)
+    # Undoes the larger weight of object pixels in the loss.
     rarity = jnp.where(jnp.arange(OUTPUTS["semantic"]) >= 2, -jnp.log(OBJECT_WEIGHT), 0.0)
     semantic = jax.nn.softmax(seen["semantic"] + rarity[None, None, None])
     colour = jax.nn.softmax(seen["colour"])
@@ -163,15 +163,15 @@ def _read(params, x) -> Reading:
         jnp.argmax(colour, axis=-1).astype(jnp.uint8),
         jax.nn.softmax(seen["size"])[..., SIZES.index("large")],
         jax.nn.softmax(seen["material"])[..., MATERIALS.index("shiny")],
-        place + seen["way"],
+        place + seen["offset"],
     )
 
 
 def read(images) -> Reading:
-    """What the reader sees in scenes of any level.
+    """Predictions for scenes of any level.
 
-    Whether an object is large it tells for the distances it learned from, those of the levels
-    single and full; at level pair that is a guess.
+    `large` is reliable for the distances of the training images, those of the levels single and
+    full; at level pair it is a guess.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
@@ -205,7 +205,7 @@ def _to_input(images) -> np.ndarray:
 
 
 def semantic(images) -> np.ndarray:
-    """The semantic map that the reader sees: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
+    """The semantic map that the reader predicts: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
     seen = read(images).semantic
     k = np.shape(images)[1] // seen.shape[1]
     return seen.repeat(k, axis=1).repeat(k, axis=2)

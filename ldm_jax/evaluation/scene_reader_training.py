@@ -1,8 +1,8 @@
 """Trains the scene reader: `python -m ldm_jax.evaluation.scene_reader_training`.
 
-It learns from true renders only, of the levels single and full, at 32x32 and 64x64, a little
-spoiled as generated images are. Half an hour on two cores. The weights that are shipped had less
-than that: of the second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
+It learns from true renders only, of the levels single and full, at 32x32 and 64x64, slightly
+degraded as generated images are. Half an hour on two cores. The shipped weights were trained for
+less: 1,791 steps of the second cycle, then 400 in which the learning rate fell to 0.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesSource
+from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesConfig, ScenesSource
 from ldm_jax.data.scenes.captions import class_label
 from ldm_jax.data.scenes.geometry import pixel_truth
 from ldm_jax.data.scenes.render import render
@@ -26,7 +26,7 @@ from ldm_jax.evaluation.scene_reader import (
     SMALL,
     WEIGHTS,
     init,
-    see,
+    predict,
     semantic,
     upsample2x,
     weights,
@@ -35,54 +35,54 @@ from ldm_jax.evaluation.scene_reader import (
 SEED = 1_000_033  # far from the seeds people choose: these renders are the reader's own
 
 
-def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
-    """All scenes of `sources` at both sizes, with what the network learns.
+def render_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
+    """Renders all scenes of `sources` at both sizes, with the truth that the network learns.
 
     Returns:
       'image64' and 'image32' uint8 [n, S, S, 3]; 'instance64', 'instance32' int32 [n, S, S]: 0 sky,
       1 floor, then the objects; and, for each object [n, 6] (the first two stand for sky and
-      floor): 'semantic', 'colour', 'size', 'material' int32, 'middle' float32 [n, 6, 2].
+      floor): 'semantic', 'colour', 'size', 'material' int32, 'centre' float32 [n, 6, 2].
     """
     scenes = [(source, i) for source in sources for i in range(len(source))]
-    n, things = len(scenes), 2 + MAX_OBJECTS
-    data = {name: np.zeros((n, things), np.int32) for name in OUTPUTS if name != "way"}
-    data["middle"] = np.zeros((n, things, 2), np.float32)
+    n, slots = len(scenes), 2 + MAX_OBJECTS
+    data = {name: np.zeros((n, slots), np.int32) for name in OUTPUTS if name != "offset"}
+    data["centre"] = np.zeros((n, slots, 2), np.float32)
     for size in (SIZE, SMALL):
         data[f"image{size}"] = np.empty((n, size, size, 3), np.uint8)
         data[f"instance{size}"] = np.empty((n, size, size), np.int32)
-    bar = tqdm(scenes, desc="drawing scenes", disable=not progress)
+    bar = tqdm(scenes, desc="rendering scenes", disable=not progress)
     for k, (source, i) in enumerate(bar):
         scene = source.scene(i)
         for size in (SMALL, SIZE):
             data[f"image{size}"][k] = render(scene, size)
             data[f"instance{size}"][k] = pixel_truth(scene, size)[1] + 2
         data["semantic"][k, 1] = 1
-        for j, thing in enumerate(scene.objects, start=2):
-            shape, data["colour"][k, j] = divmod(class_label(thing), len(COLOURS))
+        for j, solid in enumerate(scene.objects, start=2):
+            shape, data["colour"][k, j] = divmod(class_label(solid), len(COLOURS))
             data["semantic"][k, j] = 2 + shape
-            data["size"][k, j] = SIZES.index(thing.size)
-            data["material"][k, j] = MATERIALS.index(thing.material)
+            data["size"][k, j] = SIZES.index(solid.size)
+            data["material"][k, j] = MATERIALS.index(solid.material)
             rows, columns = np.nonzero(data[f"instance{SIZE}"][k] == j)
             if len(rows):
-                middle = columns.min() + columns.max() + 1, rows.min() + rows.max() + 1
-                data["middle"][k, j] = np.array(middle) / (2 * SIZE)
+                centre = columns.min() + columns.max() + 1, rows.min() + rows.max() + 1
+                data["centre"][k, j] = np.array(centre) / (2 * SIZE)
     return data
 
 
 def targets(data, instance) -> dict[str, jax.Array]:
-    """From things to pixels: what is right at each pixel, by the names of `OUTPUTS`."""
+    """The targets of each pixel from those of its object, by the names of `OUTPUTS`."""
     b, side = instance.shape[:2]
     pick = jax.vmap(lambda table, which: table[which])
-    right = {name: pick(data[name], instance) for name in OUTPUTS if name != "way"}
+    right = {name: pick(data[name], instance) for name in OUTPUTS if name != "offset"}
     ticks = (jnp.arange(side) + 0.5) / side
     place = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)[None]
-    return right | {"way": pick(data["middle"], instance) - place}
+    return right | {"offset": pick(data["centre"], instance) - place}
 
 
 def augment(key, x, right, noisiness=1.0):
-    """Images x [B, S, S, 3] a little moved, soft, brighter or darker, tinted and noisy.
+    """Images x [B, S, S, 3] slightly shifted, blurred, brighter or darker, tinted and noisy.
 
-    It is what separates a generated image from a render. What is right moves with the image.
+    These are the differences between generated images and renders. Targets move with the image.
     `noisiness` scales the noise alone.
     """
     keys = iter(jax.random.split(key, 10))
@@ -93,7 +93,7 @@ def augment(key, x, right, noisiness=1.0):
     corner = jax.random.randint(next(keys), (b, 2), 0, 2 * reach + 1)
 
     def move(a):
-        whole = (0,) * (a.ndim - 3)  # what there is beyond rows and columns stays as it is
+        whole = (0,) * (a.ndim - 3)  # axes after rows and columns stay as they are
         a = jnp.where(mirrored.reshape(b, 1, 1, *(1 for _ in whole)), a[:, :, ::-1], a)
         margins = ((0, 0), (reach, reach), (reach, reach), *((0, 0) for _ in whole))
         cut = jax.vmap(lambda wide, at: lax.dynamic_slice(wide, (*at, *whole), a.shape[1:]))
@@ -101,7 +101,7 @@ def augment(key, x, right, noisiness=1.0):
 
     x, right = move(x), {name: move(a) for name, a in right.items()}
     turned = jnp.stack([jnp.where(mirrored, -1.0, 1.0), jnp.ones(b)], axis=-1)
-    right["way"] = right["way"] * turned[:, None, None]
+    right["offset"] = right["offset"] * turned[:, None, None]
 
     def soften(x):
         wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
@@ -120,8 +120,8 @@ def augment(key, x, right, noisiness=1.0):
 
 
 def loss_of(params, x, right):
-    """Cross-entropy per pixel: what it is everywhere, the rest where objects are."""
-    seen = see(params, x)
+    """Cross-entropy per pixel: of the class everywhere, of the rest where objects are."""
+    seen = predict(params, x)
     error = optax.softmax_cross_entropy_with_integer_labels
     on_object = (right["semantic"] >= 2).astype(jnp.float32)
 
@@ -130,8 +130,8 @@ def loss_of(params, x, right):
 
     what = error(seen["semantic"], right["semantic"])
     total = (what * jnp.where(on_object > 0, OBJECT_WEIGHT, 1.0)).mean()
-    way = jnp.abs(seen["way"] - right["way"]).sum(axis=-1)
-    total += 0.3 * on_objects(error(seen["colour"], right["colour"])) + on_objects(way)
+    offset = jnp.abs(seen["offset"] - right["offset"]).sum(axis=-1)
+    total += 0.3 * on_objects(error(seen["colour"], right["colour"])) + on_objects(offset)
     for name in ("size", "material"):
         total += 0.1 * on_objects(error(seen[name], right[name]))
     return total
@@ -146,7 +146,7 @@ class Cycle(NamedTuple):
     noisiness: float
 
 
-# The second cycle ends nearer to what will be read: images with little noise.
+# The second cycle has less noise, like the images that will be read.
 CYCLES = (Cycle(2_000, 24, 4e-3, 1.0), Cycle(3_000, 16, 2.5e-3, 0.5))
 
 
@@ -157,10 +157,10 @@ def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool 
       Its parameters, float32: a pure function of the arguments.
     """
     sources = [
-        ScenesSource(SIZE, level, count, seed=SEED)
+        ScenesSource(ScenesConfig(SIZE, level, count), "train", SEED)
         for level, count in (("full", full), ("single", single))
     ]
-    data = draw_truth(sources, progress)
+    data = render_truth(sources, progress)
     params = init(jax.random.key(0))
     for number, cycle in enumerate(cycles):
         params = train_cycle(params, data, cycle, number, progress)
@@ -169,7 +169,7 @@ def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool 
 
 def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
     """The parameters after one more cycle; `number` decides what it draws at random."""
-    tables = ("semantic", "colour", "size", "material", "middle")
+    tables = ("semantic", "colour", "size", "material", "centre")
     rate = optax.cosine_onecycle_schedule(cycle.steps, cycle.rate)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
 
@@ -190,7 +190,7 @@ def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
     key = jax.random.key(number)
     state = optimiser.init(params)
     rng = np.random.default_rng(number)
-    n = len(data["middle"])
+    n = len(data["centre"])
     bar = tqdm(range(cycle.steps), desc="training the scene reader", disable=not progress)
     for k in bar:
         parts = []
@@ -212,9 +212,8 @@ def main() -> None:
     weights.cache_clear()
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1024:.0f} KiB")
     for size in (SMALL, SIZE):
-        held_out = ScenesSource(
-            size, "full", 500, seed=SEED, split="validation", extras=("semantic",)
-        )
+        config = ScenesConfig(size, "full", validation_count=500)
+        held_out = ScenesSource(config, "validation", SEED, extras=("semantic",))
         data = held_out.read(range(500))
         right = (semantic(data["image"]) == data["semantic"]).mean()
         print(f"held-out renders at {size}: {right:.2%} of the pixels are read right")

@@ -1,8 +1,7 @@
-"""Do images of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
+"""Agreement of samples with their conditions: semantic maps, layouts, captions; plausible scenes.
 
-Every report stands between two numbers that give it a meaning: its ceiling, the same measure on
-held-out true renders, and its floor, which is what a model deaf to its condition reaches (the
-samples against each other's conditions).
+Every report has a ceiling, the same measure on held-out true renders, and a floor, which a model
+reaches that ignores its condition (the samples against each other's conditions).
 
 All images are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
 """
@@ -15,18 +14,18 @@ import numpy as np
 from ldm_jax.data.scenes import SEMANTIC_NAMES
 from ldm_jax.data.scenes.world import MAX_OBJECTS
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.scene_captions import AskedScene, holds, parse_caption
-from ldm_jax.evaluation.scene_objects import SeenObject, objects, objects_of
+from ldm_jax.evaluation.scene_captions import CaptionScene, parse_caption, relation_found
+from ldm_jax.evaluation.scene_objects import DetectedObject, detect_objects, objects_in
 from ldm_jax.evaluation.scene_reader import Reading, read, semantic
 
 Report = dict[str, dict[str, float]]
 
-# What a proper scene obeys. Each alone lets nearly every true render pass; of 500 held-out ones of
-# the level full 93 in 100 keep to all (small objects are read with doubt), of 50:50 blends of two
-# 30 to 35, of those with noise of standard deviation 40 at most 3, of shuffled ones at most 4.
-_LEAST_CERTAIN = 0.35  # certainty of an object
-_MOST_ASTRAY = {32: 0.017, 64: 0.010}  # share of the background across the horizon, by side read
-_MOST_CRUMBS = 0.05  # share of object pixels that belong to no object
+# Limits of a plausible scene. Nearly every true render passes each. All are passed by 93 % of 500
+# held-out renders of the level full (small objects are uncertain), 30 to 35 % of 50:50 blends of
+# two, at most 3 % of renders with noise of standard deviation 40, at most 4 % of shuffled ones.
+_MIN_CERTAINTY = 0.35  # certainty of an object
+_MAX_MISPLACED = {32: 0.017, 64: 0.010}  # of background pixels beyond the horizon, by image side
+_MAX_UNASSIGNED = 0.05  # of object pixels that belong to no object
 
 
 def mean_iou(predicted, truth, classes: int) -> float:
@@ -55,14 +54,15 @@ def mean_iou(predicted, truth, classes: int) -> float:
 
 
 def semantic_report(images, truth_maps, truth_images) -> Report:
-    """How well samples follow the semantic maps that they were asked to.
+    """How well samples follow their semantic maps.
 
     Args:
       images: samples, one per map.
       truth_maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
       truth_images: the true renders of these maps.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the share read as asked.
+      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the fraction of
+      correct pixels.
     """
     truth_maps = np.asarray(truth_maps)
 
@@ -98,7 +98,7 @@ def box_report(images, boxes, box_labels, truth_images) -> Report:
         [(int(label), box) for label, box in zip(labels, places, strict=True) if label >= 0]
         for labels, places in zip(box_labels, boxes, strict=True)
     ]
-    return _report(_box_score, objects, images, asked, truth_images, asked)
+    return _report(_box_score, detect_objects, images, asked, truth_images, asked)
 
 
 def _box_score(found, asked):
@@ -106,7 +106,7 @@ def _box_score(found, asked):
     for seen, wanted in zip(found, asked, strict=True):
         overlap = np.array(
             [
-                [box_iou(thing.box, box) if thing.label == label else 0.0 for thing in seen]
+                [box_iou(one.box, box) if one.label == label else 0.0 for one in seen]
                 for label, box in wanted
             ]
         ).reshape(len(wanted), len(seen))
@@ -128,7 +128,7 @@ def box_iou(one, two) -> float:
 
 
 def caption_report(images, captions, truth_images, truth_captions) -> Report:
-    """How much of what captions say the samples show.
+    """How well samples follow their captions.
 
     Args:
       images, captions: samples, and one caption of the scenes' vocabulary for each.
@@ -142,10 +142,10 @@ def caption_report(images, captions, truth_images, truth_captions) -> Report:
     """
     asked = [parse_caption(str(text)) for text in captions]
     truth_asked = [parse_caption(str(text)) for text in truth_captions]
-    return _report(_caption_score, objects, images, asked, truth_images, truth_asked)
+    return _report(_caption_score, detect_objects, images, asked, truth_images, truth_asked)
 
 
-def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene]):
+def _caption_score(found: Sequence[list[DetectedObject]], asked: Sequence[CaptionScene]):
     there, wanted = Counter(), Counter()
     whole, exact = [], []
     for seen, scene in zip(found, asked, strict=True):
@@ -160,28 +160,28 @@ def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene
         have, want = (Counter(labels) for labels in lists["objects"])
         whole.append(want <= have)
         exact.append(want == have)
-        there["relations"] += sum(holds(r, scene.objects, seen) for r in scene.relations)
+        there["relations"] += sum(relation_found(r, scene.objects, seen) for r in scene.relations)
         wanted["relations"] += len(scene.relations)
     shares = {name: there[name] / max(wanted[name], 1) for name in wanted}
     return shares | {"captions": _mean(whole), "exact": _mean(exact)}
 
 
 def validity(images) -> np.ndarray:
-    """1.0 for each image that reads as a proper scene, 0.0 for any other: float32 [n].
+    """1.0 for each image that is a plausible scene, 0.0 for any other: float32 [n].
 
-    A proper scene has sky above floor with a level horizon between them, one to four objects, each
-    of which the reader is certain, and nothing else.
+    A plausible scene has sky above floor with a level horizon between them, one to four objects,
+    each of which the reader is certain, and nothing else.
     """
     seen = read(images)
     side = seen.semantic.shape[1]
-    astray, crumbs, least, counts = plausibility(seen)
-    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _LEAST_CERTAIN)
-    proper &= (astray <= _MOST_ASTRAY[side]) & (crumbs <= _MOST_CRUMBS)
+    misplaced, unassigned, least, counts = plausibility(seen)
+    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _MIN_CERTAINTY)
+    proper &= (misplaced <= _MAX_MISPLACED[side]) & (unassigned <= _MAX_UNASSIGNED)
     return proper.astype(np.float32)
 
 
 def plausibility(seen: Reading):
-    """What `validity` judges by, each [n].
+    """The quantities that decide `validity`, each [n].
 
     Returns:
       the share of sky and floor pixels on the wrong side of the horizon that fits best (1 without
@@ -190,21 +190,21 @@ def plausibility(seen: Reading):
     """
     sky, floor = seen.semantic == 0, seen.semantic == 1
     background = (sky | floor).sum(axis=(1, 2))
-    # With the horizon above row r, floor pixels before r and sky pixels from r on are astray.
+    # With the horizon above row r, floor pixels before r and sky pixels from r on are misplaced.
     floor_before = np.pad(np.cumsum(floor.sum(axis=2), axis=1), ((0, 0), (1, 0)))
     sky_before = np.pad(np.cumsum(sky.sum(axis=2), axis=1), ((0, 0), (1, 0)))
     wrong = (floor_before + sky_before[:, -1:] - sky_before).min(axis=1)
-    astray = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
-    found = objects_of(seen)
+    misplaced = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
+    found = objects_in(seen)
     filled = (~sky & ~floor).sum(axis=(1, 2))
-    kept = np.array([sum(thing.pixels for thing in things) for things in found], int)
-    crumbs = 1.0 - kept / np.maximum(filled, 1)
+    kept = np.array([sum(one.pixels for one in things) for things in found], int)
+    unassigned = 1.0 - kept / np.maximum(filled, 1)
     least = np.array([min((x.certainty for x in things), default=0.0) for things in found])
-    return astray, crumbs, least, np.array([len(things) for things in found], int)
+    return misplaced, unassigned, least, np.array([len(things) for things in found], int)
 
 
 def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> Report:
-    """Samples, ceiling and floor of one `score(seen, asked)`; each image is looked at once."""
+    """Samples, ceiling and floor of one `score(seen, asked)`; each image is read once."""
     for name, shown, conditions in (
         ("images", images, asked),
         ("true renders", truth_images, truth_asked),
@@ -219,12 +219,12 @@ def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> 
     return {
         "samples": score(seen, asked),
         "ceiling": score(look(truth_images), truth_asked),
-        "floor": score(seen, [asked[i] for i in others(len(asked))]),
+        "floor": score(seen, [asked[i] for i in derangement(len(asked))]),
     }
 
 
-def others(n: int) -> np.ndarray:
-    """For each of n conditions another one, always the same: one random cycle through them all."""
+def derangement(n: int) -> np.ndarray:
+    """A fixed permutation of n conditions that moves each (n > 1): one random cycle."""
     order = np.random.default_rng(0).permutation(n)
     other = np.empty(n, int)
     other[order] = np.roll(order, 1)

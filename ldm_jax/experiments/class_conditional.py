@@ -7,13 +7,14 @@ directory. The first stages are those of Table 8, trained on other images.
 
 from dataclasses import replace
 
+from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.diffusion.unet import UNetConfig
-from ldm_jax.experiments.config import AutoencoderStage, ClassifierStage, Experiment, TfdsData
+from ldm_jax.experiments.config import AutoencoderStage, ClassifierStage, Experiment
 from ldm_jax.experiments.first_stages import PIXELS, vq_f2, vq_f4, vq_f8, vq_f16, vq_f32_c32
 from ldm_jax.experiments.unconditional import LDM, UNGUIDED
 from ldm_jax.training.optimiser import OptimiserConfig
 
-IMAGENET = TfdsData(
+IMAGENET = TfdsConfig(
     name="imagenet2012", size=256, fit="crop", crop="random", flip=False, min_crop=1.0
 )
 CLASSES = replace(LDM, condition="class", class_entry="cross-attention", class_dim=512)

@@ -13,7 +13,9 @@ from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.bounds import Count, Fraction, NonNegative, PositiveInt, Seed
 from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.data.degradations import Degradation
-from ldm_jax.data.masks import Masks
+from ldm_jax.data.masks import MaskKind
+from ldm_jax.data.open import DataConfig
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.loss import LossNorm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import ScheduleConfig
@@ -22,88 +24,6 @@ from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.config import LoaderConfig, MeshConfig, TrainingConfig
 from ldm_jax.training.optimiser import OptimiserConfig
 
-
-@dataclass(frozen=True)
-class ScenesData:
-    """The embedded scenes: drawn by NumPy, with a caption and, at level single, a class."""
-
-    size: int = 32
-    """Side of the images in pixels."""
-    level: Literal["single", "pair", "full"] = "single"
-    """One object (32 classes: shape and colour), one or two, or one to four."""
-    count: int = 16_384
-    """Training images to draw."""
-    validation_count: int = 512
-    """Held-out images to draw."""
-    flip: bool = False
-    """Mirror images at random; captions that say left and right would then be wrong."""
-
-
-@dataclass(frozen=True)
-class TfdsData:
-    """A TFDS data set that is prepared as array_record."""
-
-    name: str = "mnist"
-    """Name, with configuration or version if need be: imagenet_resized/64x64, mnist:3.0.1."""
-    dir: str = "~/tensorflow_datasets"
-    """TFDS's data directory."""
-    size: int = 32
-    """Side of the images in pixels."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How an image becomes a square: central crop, border, or distortion."""
-    crop: Literal["centre", "random"] = "centre"
-    """Random crops while training; the encoder then runs in every step of stage 2."""
-    min_crop: float = 0.8
-    """Smallest side of a random crop, as a share of the image's short side."""
-    max_crop: float = 1.0
-    """Largest side of a random crop, likewise."""
-    flip: bool = False
-    """Mirror images at random."""
-    validation: float = 0.05
-    """Fraction to hold out where the set has neither a test nor a validation split."""
-    image_key: str = "image"
-    """The feature with the images."""
-    label_key: str = "label"
-    """The feature with the class labels, if there is one; '' leaves labels out."""
-    caption_key: str = "caption"
-    """The feature with the captions, if there is one; captions/text is one in a sequence."""
-    boxes_key: str = "auto"
-    """The feature with the boxes, such as objects/bbox; auto: the only one, if there is one."""
-    map_key: str = ""
-    """The feature with the semantic maps, such as segmentation_mask; '': none."""
-
-
-@dataclass(frozen=True)
-class FolderData:
-    """A folder of images: flat, one sub-folder a class, or with captions."""
-
-    path: str = ""
-    """The folder."""
-    size: int = 64
-    """Side of the images in pixels."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How an image becomes a square: central crop, border, or distortion."""
-    crop: Literal["centre", "random"] = "random"
-    """Random crops while training; the encoder then runs in every step of stage 2."""
-    min_crop: float = 0.8
-    """Smallest side of a random crop, as a share of the image's short side."""
-    max_crop: float = 1.0
-    """Largest side of a random crop, likewise."""
-    flip: bool = True
-    """Mirror images at random."""
-    validation: float = 0.05
-    """Fraction of the images to hold out."""
-    captions: str = ""
-    """Their captions, if not in the folder itself: a .jsonl, COCO's captions_*.json, or a .json
-    {file: caption}."""
-    boxes: str = ""
-    """Their boxes: COCO's instances_*.json, or a folder of YOLO's .txt files."""
-    maps: str = ""
-    """Their semantic maps: a folder of .png files whose pixels are class numbers, names.txt beside
-    them."""
-
-
-Data = ScenesData | TfdsData | FolderData
 ConditionKind = Literal[
     "none",
     "class",
@@ -174,7 +94,7 @@ class DiffusionStage(TrainingConfig):
     """Places along a side that the corner of a box can have."""
     degradation: Degradation = "bicubic"
     """How low-resolution images are made, for super-resolution: f times smaller."""
-    masks: Masks = "mixed"
+    masks: MaskKind = "mixed"
     """Shape of the holes, for in-painting: LaMa's (wide, narrow, ...), or a third of each."""
     drop_probability: Fraction = 0.1
     """Probability with which a training example loses its condition; 0 rules out guidance."""
@@ -211,7 +131,7 @@ class EvaluationConfig:
 class Experiment:
     """Everything that decides a run: data, both stages, a classifier for guidance, sampling."""
 
-    data: tyro.conf.AvoidSubcommands[Data] = field(default_factory=ScenesData)
+    data: tyro.conf.AvoidSubcommands[DataConfig] = field(default_factory=ScenesConfig)
     autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
     classifier: ClassifierStage = field(default_factory=ClassifierStage)

@@ -14,12 +14,8 @@ from dataclasses import replace
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
-from ldm_jax.experiments.config import (
-    AutoencoderStage,
-    DiffusionStage,
-    Experiment,
-    FolderData,
-)
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage, Experiment
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.optimiser import OptimiserConfig
 
@@ -299,7 +295,7 @@ def _alone(
 ) -> Experiment:
     """`crop`: side of the random crops, as a share of the short side (256 of 384, or all of it)."""
     return Experiment(
-        data=FolderData(size=256, crop="random", flip=False, min_crop=crop, max_crop=crop),
+        data=FolderConfig(size=256, crop="random", flip=False, min_crop=crop, max_crop=crop),
         autoencoder=AutoencoderStage(
             network=network,
             loss=loss,

@@ -11,16 +11,17 @@ The larger super-resolution model of Table 5 (552M) is left out, since its sizes
 
 from dataclasses import replace
 
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.class_conditional import IMAGENET
-from ldm_jax.experiments.config import AutoencoderStage, Experiment, FolderData
+from ldm_jax.experiments.config import AutoencoderStage, Experiment
 from ldm_jax.experiments.first_stages import PIXELS, kl_f4, vq_f4, vq_f4_noattn
 from ldm_jax.experiments.unconditional import LDM, UNGUIDED
 from ldm_jax.training.optimiser import OptimiserConfig
 
-MAPPED = FolderData(size=256, crop="random", flip=True, min_crop=2 / 3, max_crop=2 / 3)
-PLACES = FolderData(size=256, crop="random", flip=False, min_crop=1.0)
+MAPPED = FolderConfig(size=256, crop="random", flip=True, min_crop=2 / 3, max_crop=2 / 3)
+PLACES = FolderConfig(size=256, crop="random", flip=False, min_crop=1.0)
 STEEP = ScheduleConfig("sqrt-linear", 1000, 0.0015, 0.0205)
 # The levels' factors are 1, 2 and 4, so that the middle alone attends.
 WIDE_UNET = UNetConfig(channels=128, channel_mult=(1, 4, 8), attention_factors=(8, 16, 32), heads=8)
@@ -121,7 +122,7 @@ def bsr_sr() -> Experiment:
         python train.py bsr_sr --data.path FOLDER --autoencoder.from-run runs/vq-f4
     """
     return Experiment(
-        data=FolderData(size=256, crop="random", flip=False, min_crop=1.0),
+        data=FolderConfig(size=256, crop="random", flip=False, min_crop=1.0),
         autoencoder=vq_f4().autoencoder,
         diffusion=replace(
             SUPER_RESOLUTION,

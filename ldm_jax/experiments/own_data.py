@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from ldm_jax.experiments.config import EvaluationConfig, Experiment, FolderData, TfdsData
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.tfds import TfdsConfig
+from ldm_jax.experiments.config import EvaluationConfig, Experiment
 from ldm_jax.experiments.scenes import scenes
 from ldm_jax.sampling.settings import SamplingSettings
 
@@ -12,7 +14,7 @@ def tfds() -> Experiment:
     laptop = scenes()
     return replace(
         laptop,
-        data=TfdsData(name="mnist", size=32, fit="pad"),
+        data=TfdsConfig(name="mnist", size=32, fit="pad"),
         sampling=SamplingSettings(steps=25, guidance=2.0),
         evaluation=EvaluationConfig(num_images=64),
     )
@@ -23,7 +25,7 @@ def folder() -> Experiment:
     laptop = scenes()
     return replace(
         laptop,
-        data=FolderData(),
+        data=FolderConfig(),
         sampling=SamplingSettings(steps=50, guidance=2.0),
         evaluation=EvaluationConfig(num_images=64),
     )

@@ -6,6 +6,7 @@ from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import (
     AutoencoderStage,
@@ -14,7 +15,6 @@ from ldm_jax.experiments.config import (
     DiffusionStage,
     EvaluationConfig,
     Experiment,
-    ScenesData,
 )
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.config import Progress
@@ -25,7 +25,7 @@ def scenes() -> Experiment:
     """Text to image on single-object scenes at 32x32, both stages: minutes on a laptop."""
     return Experiment(
         # At 64x64 with f = 8, equal time on two cores gave an autoencoder 4 dB worse.
-        data=ScenesData(size=32, level="single", count=16_384, validation_count=512),
+        data=ScenesConfig(size=32, level="single", count=16_384, validation_count=512),
         autoencoder=AutoencoderStage(
             network=AutoencoderConfig(
                 channels=16,
@@ -148,7 +148,7 @@ def scenes_autoencoder() -> Experiment:
     small = scenes()
     return replace(
         small,
-        data=ScenesData(size=32, level="pair", count=16_384, validation_count=256),
+        data=ScenesConfig(size=32, level="pair", count=16_384, validation_count=256),
         # He's initial weights: from PyTorch's, a short run falls decibels behind.
         autoencoder=replace(small.autoencoder, init_gain=2.45),
     )
@@ -172,7 +172,7 @@ def scenes_super_resolution() -> Experiment:
     return replace(
         pair,
         # The first stage has no attention, so that it codes any size.
-        data=ScenesData(size=64, level="full", count=8192, validation_count=256),
+        data=ScenesConfig(size=64, level="full", count=8192, validation_count=256),
         diffusion=replace(
             pair.diffusion,
             condition="super-resolution",
@@ -197,7 +197,7 @@ def scenes_super_resolution() -> Experiment:
 def scenes_large() -> Experiment:
     """Text to image on scenes of one to four objects at 64x64, with the adversary: for one GPU."""
     return Experiment(
-        data=ScenesData(size=64, level="full", count=50_000, validation_count=1000),
+        data=ScenesConfig(size=64, level="full", count=50_000, validation_count=1000),
         autoencoder=AutoencoderStage(
             network=AutoencoderConfig(
                 channels=64, channel_mult=(1, 2, 4), z_channels=4, mid_attention=True
@@ -233,7 +233,7 @@ def scenes_large() -> Experiment:
 def smoke() -> Experiment:
     """Everything that scenes does, far too small to be good: does it run? Under two minutes."""
     return Experiment(
-        data=ScenesData(size=32, level="single", count=256, validation_count=64),
+        data=ScenesConfig(size=32, level="single", count=256, validation_count=64),
         autoencoder=AutoencoderStage(
             network=AutoencoderConfig(
                 channels=8,

@@ -9,16 +9,17 @@ counted here.
 from dataclasses import replace
 
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
-from ldm_jax.experiments.config import Experiment, FolderData
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.experiments.first_stages import kl_f8, kl_f16, vq_f4, vq_f8
 from ldm_jax.experiments.unconditional import LDM, UNGUIDED
 from ldm_jax.training.optimiser import OptimiserConfig
 
 # Not mirrored: captions tell left from right.
-CAPTIONED = FolderData(size=256, crop="random", flip=False, min_crop=1.0)
-BOXED = FolderData(size=256, crop="random", flip=True, min_crop=1.0)
+CAPTIONED = FolderConfig(size=256, crop="random", flip=False, min_crop=1.0)
+BOXED = FolderConfig(size=256, crop="random", flip=True, min_crop=1.0)
 TEXT_SCHEDULE = ScheduleConfig("sqrt-linear", 1000, 0.00085, 0.012)
 # The 1.45B model's UNet, which Stable Diffusion v1 took over.
 TEXT_UNET = UNetConfig(

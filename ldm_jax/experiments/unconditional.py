@@ -8,14 +8,10 @@ first stage from another run, say `python train.py vq-f4 --data.path FOLDER`; wi
 
 from dataclasses import replace
 
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
-from ldm_jax.experiments.config import (
-    AutoencoderStage,
-    DiffusionStage,
-    Experiment,
-    FolderData,
-)
+from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage, Experiment
 from ldm_jax.experiments.first_stages import PIXELS, kl_f8, vq_f2, vq_f4, vq_f8, vq_f16, vq_f32_c32
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.config import Progress
@@ -36,7 +32,7 @@ UNGUIDED = SamplingSettings(sampler="ddim", steps=200, guidance=1.0, eta=0.0)
 UNET = UNetConfig(
     channels=224, channel_mult=(1, 2, 3, 4), attention_factors=(2, 4, 8), head_channels=32
 )
-CELEBA = FolderData(size=256, crop="centre", flip=False, validation=5_000 / 30_000)
+CELEBA = FolderConfig(size=256, crop="centre", flip=False, validation=5_000 / 30_000)
 
 
 def celeba256() -> Experiment:
@@ -69,7 +65,7 @@ def ffhq256() -> Experiment:
         python train.py ffhq256 --data.path FOLDER --autoencoder.from-run runs/vq-f4
     """
     return Experiment(
-        data=FolderData(size=256, crop="centre", flip=False, validation=10_000 / 70_000),
+        data=FolderConfig(size=256, crop="centre", flip=False, validation=10_000 / 70_000),
         autoencoder=vq_f4().autoencoder,
         diffusion=replace(
             LDM, unet=UNET, optimiser=OptimiserConfig(8.4e-5), batch_size=42, steps=635_000
@@ -88,7 +84,7 @@ def lsun_beds256() -> Experiment:
         python train.py lsun_beds256 --data.path FOLDER --autoencoder.from-run runs/vq-f4
     """
     return Experiment(
-        data=FolderData(size=256, crop="centre", flip=True),
+        data=FolderConfig(size=256, crop="centre", flip=True),
         autoencoder=vq_f4().autoencoder,
         diffusion=replace(
             LDM, unet=UNET, optimiser=OptimiserConfig(9.6e-5), batch_size=48, steps=1_900_000
@@ -111,7 +107,7 @@ def lsun_churches256() -> Experiment:
         python train.py lsun_churches256 --data.path FOLDER --autoencoder.from-run runs/kl-f8
     """
     return Experiment(
-        data=FolderData(size=256, crop="centre", flip=True),
+        data=FolderConfig(size=256, crop="centre", flip=True),
         autoencoder=kl_f8().autoencoder,
         diffusion=replace(
             LDM,

@@ -25,7 +25,7 @@ from ldm_jax.conditioning.subwords import SubwordTokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.degradations import Degradation, degrade
 from ldm_jax.data.loader import Batch
-from ldm_jax.data.masks import Masks, draw_mask, masked_image
+from ldm_jax.data.masks import MaskKind, masked_image, random_mask
 from ldm_jax.data.source import Rngs
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
@@ -241,7 +241,7 @@ class InpaintingCondition(_Images):
 
     factor: int
     """f: the mask is reduced to the latent's size by taking every f-th pixel, as published."""
-    masks: Masks
+    masks: MaskKind
     encode_image: EncodeImage
 
     def parse(self, value: Mapping[str, np.ndarray]) -> Batch:
@@ -264,7 +264,7 @@ class InpaintingCondition(_Images):
     def to_batch(self, cached: Batch, rngs: Rngs) -> Batch:
         images = cached["image"]
         rngs = [np.random.default_rng(i) for i in range(len(images))] if rngs is None else rngs
-        mask = np.stack([draw_mask(self.masks, *images.shape[1:3], rng) for rng in rngs])
+        mask = np.stack([random_mask(self.masks, *images.shape[1:3], rng) for rng in rngs])
         return {"masked": np.stack(list(map(masked_image, images, mask))), "mask": mask}
 
     def encode(self, constants: dict, conditions: Batch) -> Array:

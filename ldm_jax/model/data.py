@@ -9,14 +9,13 @@ import numpy as np
 
 from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
-from ldm_jax.data.folder import FolderSource
-from ldm_jax.data.scenes import ScenesSource, draw
-from ldm_jax.data.source import ArraySource, Source, in_memory, split
-from ldm_jax.data.tfds import TfdsSource, split_names
+from ldm_jax.data.open import DataConfig, into_memory, open_sources
+from ldm_jax.data.source import Source
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import Data, DiffusionStage, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
 
+EXTRAS = {"layout": ("boxes",), "semantic": ("semantic",)}  # additional arrays of scenes
 # What an example must have for each kind of condition.
 NEEDS = {
     "text": "caption",
@@ -41,11 +40,11 @@ class OpenData:
     @property
     def fixed_views(self) -> bool:
         """Whether an example is the same image every time (but for a mirror image)."""
-        return not getattr(self.train, "drawn", False)
+        return not getattr(self.train, "is_random", False)
 
 
 def open_data(
-    data: Data, stage: DiffusionStage, seed: int, needs_classes: bool = False
+    data: DataConfig, stage: DiffusionStage, seed: int, needs_classes: bool = False
 ) -> OpenData:
     """Draws or reads the data, into memory if it fits.
 
@@ -55,16 +54,13 @@ def open_data(
     Raises:
       UserError: there is none, or its images have no class although `needs_classes`.
     """
-    if isinstance(data, ScenesData):
-        train, validation = _scenes(data, seed, stage.condition)
-    elif isinstance(data, TfdsData):
-        train, validation = _tfds(data, seed)
-    else:
-        train, validation = _folder(data, seed)
+    progress = jax.process_index() == 0  # one of the processes shows bars
+    extras = EXTRAS.get(stage.condition, ())
+    train, validation = open_sources(data, seed, extras, progress)
     condition = _condition(stage, train)  # before all of it is drawn or read
     if needs_classes and not train.class_names:
         raise UserError("this data has no class labels, which a classifier needs")
-    train = _in_memory(train)
+    train = into_memory(train, progress)
     return OpenData(train, validation, _info(condition, stage, train), data.flip)
 
 
@@ -73,78 +69,6 @@ def published_tokenizer(stage: DiffusionStage) -> str:
     if stage.tokenizer_file:
         return read_tokenizer(stage.tokenizer_file)
     return fetch_tokenizer(stage.tokenizer)
-
-
-def _scenes(data: ScenesData, seed: int, condition: str) -> tuple[Source, Source]:
-    extras = {"layout": ("boxes",), "semantic": ("semantic",)}.get(condition, ())
-    train = ScenesSource(data.size, data.level, data.count, seed, "train", extras)
-    held_out = ScenesSource(
-        data.size, data.level, data.validation_count, seed, "validation", extras
-    )
-    return train, held_out
-
-
-def _tfds(data: TfdsData, seed: int) -> tuple[Source, Source]:
-    def open_split(which: str, crop: str) -> TfdsSource:
-        return TfdsSource(
-            data.name,
-            which,
-            data.dir,
-            data.size,
-            fit=data.fit,
-            crop=crop,
-            min_crop=data.min_crop,
-            max_crop=data.max_crop,
-            image_key=data.image_key,
-            label_key=data.label_key,
-            caption_key=data.caption_key,
-            boxes_key=data.boxes_key,
-            map_key=data.map_key,
-        )
-
-    names = split_names(data.name, data.dir)
-    train = open_split("train", data.crop)
-    if held_out := next((name for name in ("validation", "test") if name in names), None):
-        return train, open_split(held_out, "centre")
-    return split(train, data.validation, seed)
-
-
-def _folder(data: FolderData, seed: int) -> tuple[Source, Source]:
-    if not data.path:
-        raise UserError("the folder of images is missing: --data.path FOLDER")
-
-    def open_split(which: str, crop: str) -> FolderSource:
-        return FolderSource(
-            data.path,
-            data.size,
-            which,
-            data.validation,
-            seed,
-            fit=data.fit,
-            crop=crop,
-            min_crop=data.min_crop,
-            max_crop=data.max_crop,
-            captions=data.captions,
-            boxes=data.boxes,
-            maps=data.maps,
-            progress=_title("reading images"),
-        )
-
-    return open_split("train", data.crop), open_split("validation", "centre")
-
-
-def _in_memory(source: Source) -> Source:
-    if isinstance(source, ScenesSource):
-        names = source.class_names, source.box_names, source.semantic_names
-        return ArraySource(draw(source, progress=bool(_title("drawing scenes"))), *names)
-    if isinstance(source, FolderSource):  # which keeps in memory what fits
-        return source
-    return in_memory(source, _title("reading images"))
-
-
-def _title(title: str) -> str | None:
-    """Of a bar, which one of the processes shows."""
-    return title if jax.process_index() == 0 else None
 
 
 def _condition(stage: DiffusionStage, train: Source) -> str:

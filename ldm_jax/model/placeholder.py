@@ -10,8 +10,9 @@ import numpy as np
 from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.subwords import KINDS
 from ldm_jax.data.loader import Batch
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.errors import UserError
-from ldm_jax.experiments.config import DiffusionStage, Experiment, ScenesData
+from ldm_jax.experiments.config import DiffusionStage, Experiment
 from ldm_jax.model.conditioning import TEXT_LENGTH
 from ldm_jax.model.data import open_data
 from ldm_jax.model.data_info import DataInfo
@@ -49,7 +50,7 @@ def placeholder_data(experiment: Experiment) -> tuple[DataInfo, Batch]:
       UserError: where the data itself would decide what the model is conditioned on.
     """
     stage, data = experiment.diffusion, experiment.data
-    if isinstance(data, ScenesData):
+    if isinstance(data, ScenesConfig):
         few = dataclasses.replace(data, count=min(data.count, SCENES), validation_count=1)
         opened = open_data(few, stage, experiment.seed)
         return opened.info, opened.train.read([0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE, _unit, abstract_params, lpips
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.pretrained.lpips import load_lpips
 
@@ -146,7 +146,7 @@ def test_it_is_zero_for_equal_images_symmetric_and_else_positive(squeezenet):
 
 def test_a_blur_is_farther_than_a_little_more_light(real):
     """Though it changes the pixels less: that is what the distance is for."""
-    x = ScenesSource(64).read(np.arange(4))["image"].astype(np.float32) / 127.5 - 1.0
+    x = ScenesSource(ScenesConfig(64)).read(np.arange(4))["image"].astype(np.float32) / 127.5 - 1.0
     lighter = np.minimum(x + 0.1, 1.0)
     padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     blurred = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (1, 2)).mean((-1, -2))

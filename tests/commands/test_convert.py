@@ -18,9 +18,9 @@ from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.commands.convert import check_main, convert_main, export_main
 from ldm_jax.commands.train.run import main as train_main
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
-from ldm_jax.experiments.config import FolderData
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.published import network_parts, published_info
 from ldm_jax.model.run_dir import RunDir
@@ -39,7 +39,7 @@ def tiny(**diffusion):
     stage = smoke.diffusion
     return replace(
         smoke,
-        data=FolderData(size=16),
+        data=FolderConfig(size=16),
         autoencoder=replace(
             smoke.autoencoder,
             network=AutoencoderConfig(

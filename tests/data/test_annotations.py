@@ -5,7 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from ldm_jax.data.annotations import match, read_captions
+from ldm_jax.data.annotations import match_names, read_captions
 from ldm_jax.errors import UserError
 
 
@@ -18,12 +18,12 @@ def written(folder, content, name="captions.json") -> epath.Path:
 def test_an_image_goes_by_its_path_or_by_the_end_of_either():
     names = ["a.jpg", "train/b.jpg", "c.jpg", "d.jpg"]
     keys = ["a.jpg", "b.jpg", "val2017/c.jpg", "other/x.jpg"]
-    assert match(names, keys, "list") == {
+    assert match_names(names, keys, "list") == {
         "a.jpg": "a.jpg",
         "train/b.jpg": "b.jpg",
         "c.jpg": "val2017/c.jpg",
     }
-    assert match(["0.jpg", "cat/0.jpg"], ["0.jpg"], "list") == {"0.jpg": "0.jpg"}
+    assert match_names(["0.jpg", "cat/0.jpg"], ["0.jpg"], "list") == {"0.jpg": "0.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_image_goes_by_its_path_or_by_the_end_of_either():
 )
 def test_what_could_be_meant_for_two_images_or_for_none_is_refused(names, keys, word):
     with pytest.raises(UserError, match=word):
-        match(names, keys, "list")
+        match_names(names, keys, "list")
 
 
 def test_captions_as_coco_writes_them(tmp_path):
@@ -72,8 +72,8 @@ def test_captions_by_line(tmp_path):
     [
         ("{", "is not JSON"),
         ([1], "expected those of COCO.*got a list"),
-        ({"a.jpg": 5}, "5 is no caption"),
-        ({"a.jpg": [None]}, "no caption"),
+        ({"a.jpg": 5}, "5 is not a caption"),
+        ({"a.jpg": [None]}, "not a caption"),
         ({"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}, "1 is missing"),
         (
             {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from ldm_jax.data.boxes import MOST_BOXES, of_image, read_boxes, rows
+from ldm_jax.data.boxes import MAX_BOXES, clipped_boxes, read_boxes, to_batch
 from ldm_jax.errors import UserError
 
 COCO = {
@@ -108,6 +108,28 @@ def test_yolo_names_in_every_common_form(tmp_path, file, text):
     assert read_boxes(yolo(tmp_path, file, text, a="2 .5 .5 1 1"), ["a.jpg"])[1] == NAMES
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [cat, 'dog\n", "classes.yaml is not YAML: "),
+        ("names: cat\n", "classes.yaml: 'names' must be a list, or a dictionary"),
+        ("names: {cat: 0}\n", "'names' must be a list"),
+        ("names: [[cat]]\n", "'names' must be a list"),
+        ("nc: 3\n", "classes.yaml names no class"),
+        ("names:\n", "classes.yaml names no class"),
+    ],
+)
+def test_malformed_yolo_names_are_refused_in_one_line(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        read_boxes(yolo(tmp_path, "classes.yaml", text, a="0 .5 .5 1 1"), ["a.jpg"])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_yolo_names_stay_text(tmp_path):
+    folder = yolo(tmp_path, "data.yaml", "names: {0: no, 1: 1, 2: on}", a="2 .5 .5 1 1")
+    assert read_boxes(folder, ["a.jpg"])[1] == ("no", "1", "on")
+
+
 def test_yolo_names_may_lie_beside_the_folder(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog")
     assert read_boxes(yolo(tmp_path, a="1 .5 .5 1 1"), ["a.jpg"])[1] == ("cat", "dog")
@@ -133,9 +155,11 @@ def test_an_example_has_the_largest_boxes_that_its_crop_shows():
     width = np.linspace(0.1, 0.4, 40)[np.random.default_rng(0).permutation(40)]
     corners = np.stack([np.zeros(40), np.zeros(40), width, np.ones(40)], 1)
     outside = [[0.6, 0, 1, 1], [0.5, 0, 0.6, 1]]  # the second touches the crop and is not in it
-    image = of_image([*outside, *corners], range(42))
-    out = rows([image, of_image([], []), image], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)])
-    kept = np.sort(np.argsort(-width)[:MOST_BOXES])  # in the order of the annotations
+    image = clipped_boxes([*outside, *corners], range(42))
+    out = to_batch(
+        [image, clipped_boxes([], []), image], [(0, 0, 0.5, 1), (0, 0, 1, 1), (0.4, 0, 1, 1)]
+    )
+    kept = np.sort(np.argsort(-width)[:MAX_BOXES])  # in the order of the annotations
     assert out["box_labels"][0].tolist() == (kept + 2).tolist()
     np.testing.assert_array_equal(out["boxes"][0], corners[kept].astype(np.float32))
     assert (out["box_labels"][1] == -1).all() and not out["boxes"][1].any()
@@ -143,4 +167,4 @@ def test_an_example_has_the_largest_boxes_that_its_crop_shows():
     assert (out["boxes"].shape, out["boxes"].dtype) == ((3, 30, 4), np.float32)
     assert (out["box_labels"].dtype, out["crop"].dtype) == (np.int32, np.float32)
     np.testing.assert_allclose(out["crop"][2], [0.4, 0, 1, 1])
-    assert {k: v.shape[0] for k, v in rows([], []).items()} == dict.fromkeys(out, 0)
+    assert {k: v.shape[0] for k, v in to_batch([], []).items()} == dict.fromkeys(out, 0)

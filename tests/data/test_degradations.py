@@ -19,7 +19,7 @@ from ldm_jax.data.degradations import (
     plan,
     upscale,
 )
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 
 rng = np.random.default_rng
@@ -35,7 +35,7 @@ def psnr(x, y):
 
 @pytest.fixture(scope="module")
 def scenes():
-    return ScenesSource(64, "full", count=8).read(np.arange(8))["image"]
+    return ScenesSource(ScenesConfig(64, "full", count=8)).read(np.arange(8))["image"]
 
 
 # Bicubic

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data.folder import FolderSource
+from ldm_jax.data.folder import FolderConfig, FolderSource
 from ldm_jax.data.loader import Loader, flip
-from ldm_jax.data.source import Subset, in_memory
+from ldm_jax.data.source import Subset, read_all
 from ldm_jax.errors import UserError
 
 
@@ -37,14 +37,19 @@ def values(source) -> list[int]:
     return source.read(range(len(source)))["image"][:, 4, 4, 0].tolist()
 
 
+def opened(path, split="train", seed=0, memory_bytes=2e9, **fields) -> FolderSource:
+    """A source of 8x8 images; fields: of its configuration."""
+    paths = {key: str(fields[key]) for key in fields if key in ("captions", "boxes", "maps")}
+    config = FolderConfig(str(path), **{"size": 8, "crop": "centre", **fields, **paths})
+    return FolderSource(config, split, seed, memory_bytes, progress=False)
+
+
 def train(path, **options):
-    return FolderSource(path, 8, validation=0, progress=None, **options)
+    return opened(path, **{"validation": 0, **options})
 
 
 def both(path, **options):
-    return [
-        FolderSource(path, 8, split, progress=None, **options) for split in ("train", "validation")
-    ]
+    return [opened(path, split, **options) for split in ("train", "validation")]
 
 
 def test_a_flat_folder_holds_images_only(tmp_path):
@@ -76,8 +81,7 @@ def test_channels_are_grey_only_where_every_image_is(tmp_path, modes, channels):
     paint(tmp_path / "a.png", 9, mode="L")
     paint(tmp_path / "b.png", 9, mode=modes[1:])
     assert train(tmp_path).read([0, 1])["image"].shape == (2, 8, 8, channels)
-    assert train(tmp_path, channels=3).channels == 3
-    assert train(tmp_path, channels=1).read([0])["image"].shape == (1, 8, 8, 1)
+    assert train(tmp_path).channels == channels
 
 
 def test_sub_folders_are_classes_in_order_of_their_names(tmp_path):
@@ -139,14 +143,14 @@ def test_a_missing_caption_is_empty_and_counted(tmp_path, caplog):
     assert "2 of 3" in caplog.text
 
 
-def test_one_of_several_captions_is_drawn_by_the_generator(tmp_path):
+def test_one_of_several_captions_is_chosen_by_the_generator(tmp_path):
     paint(tmp_path / "a.png", 0)
     lines = [json.dumps({"file": "a.png", "caption": text}) for text in ("one", "two", "three")]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
     source = train(tmp_path)
     assert source.read([0])["caption"].tolist() == ["one"]
     drawn = {source.read([0], [np.random.default_rng(i)])["caption"][0] for i in range(30)}
-    assert drawn == {"one", "two", "three"} and in_memory(source) is source
+    assert drawn == {"one", "two", "three"} and read_all(source) is source
 
 
 @pytest.mark.parametrize("line", ["not json", '{"file": "00.png"}', "[1]", '{"caption": "x"}'])
@@ -240,7 +244,7 @@ def test_a_folder_beyond_memory_reads_the_same_images_from_its_files(tmp_path):
     kept, streamed = train(tmp_path), train(tmp_path, memory_bytes=0)
     np.testing.assert_array_equal(kept.read(range(6))["image"], streamed.read(range(6))["image"])
     np.testing.assert_array_equal(
-        in_memory(streamed).read([4, 1])["image"], kept.read([4, 1])["image"]
+        read_all(streamed).read([4, 1])["image"], kept.read([4, 1])["image"]
     )
 
 
@@ -252,7 +256,7 @@ def test_random_crops_are_drawn_by_the_loader_and_repeat_with_the_seed(tmp_path,
     a, b, other = (Loader(source, 16, seed).batch(0)["image"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert (a != other).any() and len(np.unique(a[:, 0, 0, 0])) > 4
-    assert source.drawn and not train(tmp_path).drawn
+    assert source.is_random and not train(tmp_path).is_random
     centre = source.read([0, 0])["image"]
     np.testing.assert_array_equal(centre[0], centre[1])
 
@@ -284,7 +288,7 @@ def test_a_single_image_trains_but_cannot_be_divided(tmp_path):
 
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(UserError, match="'test'"):
-        FolderSource(flat(tmp_path), 8, split="test")
+        opened(flat(tmp_path), "test")
 
 
 @pytest.fixture
@@ -321,7 +325,7 @@ def truth(tmp_path) -> dict[str, Path]:
 
 
 def unmixed(truth, size=24, **options) -> FolderSource:
-    return FolderSource(size=size, validation=0, progress=None, **truth, **options)
+    return train(size=size, **truth, **options)
 
 
 def rectangle(batch, i: int) -> np.ndarray:
@@ -389,7 +393,7 @@ def test_names_and_keys_of_boxes_and_maps(truth):
     assert source.semantic_names == tuple(map(str, range(20)))
     keys = {"image", "caption", "boxes", "box_labels", "crop", "semantic"}
     assert source.read([0]).keys() == keys
-    part = in_memory(Subset(source, [1]))
+    part = read_all(Subset(source, [1]))
     assert part.box_names == source.box_names and part.semantic_names == source.semantic_names
     for key, array in source.read([1]).items():
         np.testing.assert_array_equal(part.read([0])[key], array)
@@ -472,9 +476,7 @@ COCO = (
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="the photographs are not here")
 def test_photographs():
-    rest, held = (
-        FolderSource(COCO / "images", 64, s, progress=None) for s in ("train", "validation")
-    )
+    rest, held = (opened(COCO / "images", s, size=64) for s in ("train", "validation"))
     assert (len(rest), len(held), rest.channels) == (122, 6, 3)
     x = rest.read(range(122))["image"]
     assert x.shape == (122, 64, 64, 3) and 90 < x.mean() < 140 and x.std() > 50
@@ -483,13 +485,12 @@ def test_photographs():
 @pytest.mark.skipif(not COCO.is_dir(), reason="the photographs are not here")
 @pytest.mark.parametrize("memory_bytes", [2e9, 0])
 def test_photographs_with_captions_boxes_and_maps(memory_bytes, caplog):
-    source = FolderSource(
+    source = opened(
         COCO / "images",
-        64,
+        size=64,
         crop="random",
         validation=0.1,
         memory_bytes=memory_bytes,
-        progress=None,
         captions=COCO / "captions.json",
         boxes=COCO / "boxes",
         maps=COCO / "semantic",

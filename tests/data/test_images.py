@@ -1,4 +1,4 @@
-"""Images: colour modes, orientation, square views."""
+"""Images: colour modes, orientation, square crops."""
 
 import io
 
@@ -9,11 +9,10 @@ from PIL import Image
 from ldm_jax.data import images
 from ldm_jax.data.images import (
     WHOLE,
-    View,
+    Preprocessor,
     decode,
     fit,
-    nearest,
-    random_crop,
+    resize_map,
     shrink,
     to_array,
     to_image,
@@ -161,12 +160,17 @@ def test_pad_reduces_a_wide_image_and_takes_the_border_from_its_edge():
     assert y[10, 10].max() == 0
 
 
+def random_crop(image: Image.Image, size: int, min_crop: float, seed: int) -> np.ndarray:
+    preprocessor = Preprocessor(size, crop="random", min_crop=min_crop)
+    return preprocessor(image, np.random.default_rng(seed)).image
+
+
 def test_random_crop_lies_inside_and_has_the_size_drawn():
     # Columns hold their own number, so a crop tells where it was taken and how wide it was.
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (100, 200)).copy()
     lefts, widths = [], []
     for seed in range(60):
-        x = random_crop(np.random.default_rng(seed), Image.fromarray(ramp), 50, min_crop=0.5)
+        x = random_crop(Image.fromarray(ramp), 50, 0.5, seed)
         assert x.shape == (50, 50, 1)
         lefts.append(int(x[0, 0, 0]))
         widths.append(int(x[0, -1, 0]) - int(x[0, 0, 0]))
@@ -176,7 +180,7 @@ def test_random_crop_lies_inside_and_has_the_size_drawn():
 
 def test_random_crop_is_a_function_of_the_generator():
     image = colourful()
-    a, b, c = (random_crop(np.random.default_rng(s), image, 6, 0.3) for s in (1, 1, 2))
+    a, b, c = (random_crop(image, 6, 0.3, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert (a != c).any()
 
@@ -186,33 +190,37 @@ def test_shrink_reduces_the_short_side_and_never_enlarges():
     assert shrink(Image.new("L", (100, 7)), 20).size == (100, 7)
 
 
-def test_a_large_jpeg_decodes_to_about_the_same_view():
+def test_a_large_jpeg_decodes_to_about_the_same_image():
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((1600, 1200))
     file = encoded(image, "JPEG", quality=95)
-    small = decode(file, 3, short=64)
+    small = decode(file, 3, short_side=64)
     assert 128 <= min(small.size) < 1200
     direct = fit(image, 64).astype(int)
     assert np.abs(fit(small, 64).astype(int) - direct).mean() < 2
 
 
-def test_view_draws_only_when_asked_to_and_given_a_generator():
+def test_crops_are_random_only_when_configured_and_given_a_generator():
     image, rng = colourful(), np.random.default_rng
-    centre, drawn = View(6, 3), View(6, 3, crop="random", min_crop=0.4)
-    np.testing.assert_array_equal(centre(image, rng(0)), centre(image))
-    np.testing.assert_array_equal(drawn(image), centre(image))
-    assert (drawn(image, rng(0)) != drawn(image, rng(1))).any()
-    assert (centre.short, drawn.short, drawn.drawn, centre.drawn) == (6, 15, True, False)
+    centre = Preprocessor(6, 3)
+    random = Preprocessor(6, 3, crop="random", min_crop=0.4)
+    central = centre(image).image
+    np.testing.assert_array_equal(centre(image, rng(0)).image, central)
+    np.testing.assert_array_equal(random(image).image, central)
+    assert (random(image, rng(0)).image != random(image, rng(1)).image).any()
+    assert (centre.short_side, random.short_side) == (6, 15)
+    assert random.is_random and not centre.is_random
 
 
 @pytest.mark.parametrize("crop", ["centre", "random"])
-def test_what_a_view_keeps_is_enough_for_it(crop):
-    view = View(8, 3, crop=crop, min_crop=0.5)
+def test_cached_pixels_are_enough_for_the_preprocessor(crop):
+    preprocessor = Preprocessor(8, 3, crop=crop, min_crop=0.5)
     big = colourful().resize((160, 120))
-    kept = view.keep(encoded(big, "PNG"))
-    assert kept.nbytes <= view.kept_bytes(160, 120) < kept.nbytes + 400
-    again = to_image(kept)
-    want, got = view(big, np.random.default_rng(3)), view(again, np.random.default_rng(3))
+    cached = preprocessor.to_cache(encoded(big, "PNG"))
+    assert cached.nbytes <= preprocessor.cached_bytes(160, 120) < cached.nbytes + 400
+    want, got = (
+        preprocessor(image, np.random.default_rng(3)).image for image in (big, to_image(cached))
+    )
     assert got.shape == (8, 8, 3) and np.abs(got.astype(int) - want.astype(int)).mean() < 8
 
 
@@ -223,55 +231,53 @@ def places(w: int, h: int) -> tuple[Image.Image, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("view", "size", "crop"),
+    ("preprocessor", "size", "crop"),
     [
-        (View(20, 3), (60, 20), (1 / 3, 0, 2 / 3, 1)),
-        (View(20, 3), (20, 40), (0, 0.25, 1, 0.75)),
-        (View(20, 3, "stretch"), (20, 20), WHOLE),
-        (View(20, 3, "pad"), (20, 10), (0, -0.5, 1, 1.5)),
-        (View(20, 3, "pad"), (8, 16), (-0.75, -0.125, 1.75, 1.125)),
+        (Preprocessor(20, 3), (60, 20), (1 / 3, 0, 2 / 3, 1)),
+        (Preprocessor(20, 3), (20, 40), (0, 0.25, 1, 0.75)),
+        (Preprocessor(20, 3, "stretch"), (20, 20), WHOLE),
+        (Preprocessor(20, 3, "pad"), (20, 10), (0, -0.5, 1, 1.5)),
+        (Preprocessor(20, 3, "pad"), (8, 16), (-0.75, -0.125, 1.75, 1.125)),
     ],
 )
-def test_a_view_says_where_it_lies_and_shows_its_map_alike(view, size, crop):
+def test_a_preprocessed_image_has_its_crop_and_its_map(preprocessor, size, crop):
     image, semantic = places(*size)
-    shown = view.show(image, None, semantic)
-    np.testing.assert_allclose(shown.crop, crop, atol=1e-12)
-    np.testing.assert_array_equal(shown.image, view(image))
+    example = preprocessor(image, None, semantic)
+    np.testing.assert_allclose(example.crop, crop, atol=1e-12)
+    np.testing.assert_array_equal(example.image, preprocessor(image).image)
     # None of these is resized, so each pixel tells where it comes from; the border is 0.
-    x, y = shown.image[..., 0].astype(int), shown.image[..., 1].astype(int)
-    np.testing.assert_array_equal(shown.semantic, x + 256 * y)
+    x, y = example.image[..., 0].astype(int), example.image[..., 1].astype(int)
+    np.testing.assert_array_equal(example.semantic, x + 256 * y)
 
 
-def test_a_random_view_says_where_it_lies_and_draws_as_before():
+def test_a_random_crop_is_reported():
     image, semantic = places(100, 60)
-    view = View(30, 3, crop="random", min_crop=0.5, max_crop=0.5)
+    preprocessor = Preprocessor(30, 3, crop="random", min_crop=0.5, max_crop=0.5)
     for seed in range(20):
-        shown = view.show(image, np.random.default_rng(seed), semantic)
-        drawn = random_crop(np.random.default_rng(seed), image, 30, 0.5, 0.5)
-        np.testing.assert_array_equal(shown.image, drawn)
-        x, y = shown.image[..., 0].astype(int), shown.image[..., 1].astype(int)
-        np.testing.assert_array_equal(shown.semantic, x + 256 * y)
+        example = preprocessor(image, np.random.default_rng(seed), semantic)
+        x, y = example.image[..., 0].astype(int), example.image[..., 1].astype(int)
+        np.testing.assert_array_equal(example.semantic, x + 256 * y)
         corners = (x[0, 0] / 100, y[0, 0] / 60, (x[-1, -1] + 1) / 100, (y[-1, -1] + 1) / 60)
-        np.testing.assert_allclose(shown.crop, corners)
+        np.testing.assert_allclose(example.crop, corners)
 
 
 def test_the_map_of_a_large_jpeg_is_shown_as_the_image_although_that_is_decoded_smaller():
     blocks = np.kron(np.random.default_rng(0).integers(0, 2, (6, 8)), np.ones((200, 200)))
     image = Image.fromarray((blocks * 255).astype(np.uint8))
     file = encoded(image, "JPEG", quality=95)
-    view = View(64, 1, crop="random", min_crop=0.4)
+    preprocessor = Preprocessor(64, 1, crop="random", min_crop=0.4)
     for seed in range(5):
-        shown = view.read(file, np.random.default_rng(seed), blocks.astype(np.uint8))
-        assert ((shown.image[..., 0] > 127) == shown.semantic).mean() > 0.97
+        example = preprocessor.read(file, np.random.default_rng(seed), blocks.astype(np.uint8))
+        assert ((example.image[..., 0] > 127) == example.semantic).mean() > 0.97
 
 
-def test_nearest_takes_pixels_as_they_are():
+def test_resize_map_takes_pixels_as_they_are():
     x = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    np.testing.assert_array_equal(nearest(x, 3, 2), x)
-    np.testing.assert_array_equal(nearest(x, 6, 4), np.kron(x, np.ones((2, 2))))
-    np.testing.assert_array_equal(nearest(x, 1, 1, (2 / 3, 0.5, 1, 1)), [[5]])
-    np.testing.assert_array_equal(nearest(x, 2, 2, (-1 / 3, 0.5, 1 / 3, 1.5)), [[0, 3], [0, 0]])
-    assert nearest(x.astype(np.int32), 2, 2).dtype == np.int32
+    np.testing.assert_array_equal(resize_map(x, 3, 2), x)
+    np.testing.assert_array_equal(resize_map(x, 6, 4), np.kron(x, np.ones((2, 2))))
+    np.testing.assert_array_equal(resize_map(x, 1, 1, (2 / 3, 0.5, 1, 1)), [[5]])
+    np.testing.assert_array_equal(resize_map(x, 2, 2, (-1 / 3, 0.5, 1 / 3, 1.5)), [[0, 3], [0, 0]])
+    assert resize_map(x.astype(np.int32), 2, 2).dtype == np.int32
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -297,9 +303,9 @@ def test_the_upright_size_is_known_without_decoding(kind, orientation):
         ({"crop": "random", "fit": "pad"}, "fit 'crop'"),
     ],
 )
-def test_a_view_that_means_nothing_is_refused(options, word):
+def test_an_invalid_preprocessor_is_refused(options, word):
     with pytest.raises(UserError, match=word):
-        View(**{"size": 8, **options})
+        Preprocessor(**{"size": 8, **options})
 
 
 def test_in_threads_keeps_the_order_and_raises():

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ldm_jax.data.loader import Loader, batch_indices, batch_positions, flip, random_squares
+from ldm_jax.data.loader import Loader, batch_positions, example_indices, flip, random_crops
 from ldm_jax.data.source import ArraySource
 from ldm_jax.errors import UserError
 
@@ -17,6 +17,10 @@ def numbered(n: int) -> ArraySource:
     image = np.zeros((n, 2, 2, 1), np.uint8)
     image[:, :, 0, 0] = np.arange(n)[:, None] % 250 + 1
     return ArraySource({"image": image, "class_label": np.arange(n, dtype=np.int32)})
+
+
+def batch_indices(step, n, batch_size, seed):
+    return example_indices(batch_positions(step, batch_size), n, seed)
 
 
 def noisy(batch, rngs):
@@ -195,7 +199,7 @@ def test_random_squares_are_cut_from_anywhere_and_nothing_else_changes():
     batch = {"image": image, "class_label": np.arange(n)}
 
     def cut():
-        return random_squares(batch, side, [np.random.default_rng(i) for i in range(n)])
+        return random_crops(batch, side, [np.random.default_rng(i) for i in range(n)])
 
     squares = cut()["image"]
     assert squares.shape == (n, side, side, 2) and squares.dtype == np.uint8

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from ldm_jax.data.maps import check_classes, check_size, decode_map, index_type, open_maps
+from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype, open_maps
 from ldm_jax.errors import UserError
 
 INDICES = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -50,7 +50,7 @@ def test_maps_are_found_by_the_names_of_their_images(tmp_path):
     save(tmp_path, "a.png")
     save(tmp_path, "deep/b.PNG", INDICES[:2])
     save(tmp_path, "other.png")
-    maps = open_maps(epath.Path(tmp_path), ["a.jpg", "deep/b.jpeg", "c.jpg"], None)
+    maps = open_maps(epath.Path(tmp_path), ["a.jpg", "deep/b.jpeg", "c.jpg"], False)
     assert maps.sizes == {"a.jpg": (4, 3), "deep/b.jpeg": (4, 2)} and not maps.unreadable
     assert maps.names == tuple(map(str, range(12)))
     np.testing.assert_array_equal(maps.read("deep/b.jpeg"), INDICES[:2])
@@ -86,10 +86,10 @@ def test_a_folder_without_maps_of_the_images_is_refused(tmp_path):
 
 
 def test_sizes_classes_and_types():
-    check_size((3, 4), (3, 4), "x")
+    check_map_size((3, 4), (3, 4), "x")
     with pytest.raises(UserError, match="x has 3x4 pixels, but its image has 4x3"):
-        check_size((3, 4), (4, 3), "x")
-    check_classes(1, ["a", "b"], "x")
+        check_map_size((3, 4), (4, 3), "x")
+    check_class_names(1, ["a", "b"], "x")
     with pytest.raises(UserError, match="x has class 255"):
-        check_classes(255, ["a", "b"], "x")
-    assert index_type(range(256)) is np.uint8 and index_type(range(257)) is np.int32
+        check_class_names(255, ["a", "b"], "x")
+    assert index_dtype(range(256)) is np.uint8 and index_dtype(range(257)) is np.int32

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_jax.data.masks import _add_piece, coverage, draw_mask, masked_image, mean_fill
+from ldm_jax.data.masks import _add_piece, coverage, masked_image, mean_fill, random_mask
 from ldm_jax.errors import UserError
 
 KINDS = ("narrow", "medium", "wide", "box", "mixed")
@@ -11,7 +11,7 @@ KINDS = ("narrow", "medium", "wide", "box", "mixed")
 
 def drawn(kind: str, side: int, count: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.stack([draw_mask(kind, side, side, rng) for _ in range(count)])
+    return np.stack([random_mask(kind, side, side, rng) for _ in range(count)])
 
 
 def eroded(masks: np.ndarray, reach: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def eroded(masks: np.ndarray, reach: int) -> np.ndarray:
 def test_a_mask_is_neither_empty_nor_more_than_half(kind, shape):
     rng = np.random.default_rng(0)
     for _ in range(20):
-        mask = draw_mask(kind, *shape, rng)
+        mask = random_mask(kind, *shape, rng)
         assert mask.shape == shape and mask.dtype == bool
         assert mask.any() and mask.mean() <= 0.5
 
@@ -102,9 +102,9 @@ def test_a_stroke_has_the_width_it_was_given_and_round_ends():
 def test_an_unknown_kind_and_a_tiny_image_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(UserError, match="narrow, medium, wide, box, mixed, got 'thick'"):
-        draw_mask("thick", 64, 64, rng)
+        random_mask("thick", 64, 64, rng)
     with pytest.raises(UserError, match="at least 8 pixels a side, got 64x4"):
-        draw_mask("wide", 4, 64, rng)
+        random_mask("wide", 4, 64, rng)
 
 
 def test_coverage_is_the_share_to_be_painted():
@@ -116,7 +116,7 @@ def test_coverage_is_the_share_to_be_painted():
 def test_the_masked_image_is_what_the_published_model_was_given():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (16, 24, 3)).astype(np.uint8)
-    mask = draw_mask("box", 16, 24, rng)
+    mask = random_mask("box", 16, 24, rng)
     # scripts/inpaint.py: (1 - mask) * image in [0, 1], then twice that less one.
     published = (1 - mask[..., None].astype(np.float32)) * (image / np.float32(255)) * 2 - 1
     ours = masked_image(image, mask)

@@ -1,5 +1,6 @@
 """The embedded scenes: the same every time, and true in everything they say."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 
 from ldm_jax.data import scenes
-from ldm_jax.data.scenes import captions, drawing, geometry, render, world
+from ldm_jax.data.scenes import cache, captions, geometry, render, world
 from ldm_jax.errors import UserError
+
+
+def source_of(size=32, level="single", count=10, seed=0, split="train", extras=()):
+    return scenes.ScenesSource(scenes.ScenesConfig(size, level, count, count), split, seed, extras)
 
 
 @pytest.fixture(scope="module")
 def full():
-    source = scenes.ScenesSource(64, "full", count=60)
+    source = source_of(64, "full", count=60)
     return [source.truth(i) for i in range(60)]
 
 
@@ -27,11 +32,11 @@ def equal(one, two):
 @pytest.mark.parametrize("level", world.LEVELS)
 def test_an_image_does_not_depend_on_what_it_is_read_with(level):
     extras = ("semantic", "boxes")
-    source = scenes.ScenesSource(32, level, count=40, seed=3, extras=extras)
+    source = source_of(32, level, count=40, seed=3, extras=extras)
     bulk = source.read(np.arange(40))
     order = np.random.default_rng(0).permutation(40)
     assert equal(source.read(order), {k: v[order] for k, v in bulk.items()})
-    longer = scenes.ScenesSource(32, level, count=90, seed=3, extras=extras)
+    longer = source_of(32, level, count=90, seed=3, extras=extras)
     for i in (0, 17, 39):
         assert equal(longer.read([i]), {k: v[i : i + 1] for k, v in bulk.items()})
         assert np.array_equal(source.truth(i).image, bulk["image"][i])
@@ -39,7 +44,7 @@ def test_an_image_does_not_depend_on_what_it_is_read_with(level):
 
 
 def test_what_a_source_returns():
-    single = scenes.ScenesSource(32, "single", count=5)
+    single = source_of(32, "single", count=5)
     batch = single.read([4, 0])
     assert batch["image"].shape == (2, 32, 32, 3) and batch["image"].dtype == np.uint8
     assert batch["class_label"].dtype == np.int32 and batch["caption"].dtype == object
@@ -49,7 +54,7 @@ def test_what_a_source_returns():
     assert single.read([])["image"].shape == (0, 32, 32, 3)
     with pytest.raises(IndexError):
         single.read([5])
-    everything = scenes.ScenesSource(48, "full", count=3, extras=("semantic", "boxes"))
+    everything = source_of(48, "full", count=3, extras=("semantic", "boxes"))
     batch = everything.read(range(3))
     assert everything.class_names is None and "class_label" not in batch
     assert batch["semantic"].shape == (3, 48, 48) and batch["semantic"].dtype == np.uint8
@@ -66,14 +71,14 @@ def test_splits_seeds_and_levels_share_no_image():
     kinds = [("train", 0), ("validation", 0), ("train", 1)]
     sets = [
         {image.tobytes() for image in source.read(range(100))["image"]}
-        for source in (scenes.ScenesSource(32, split=p, seed=s, count=100) for p, s in kinds)
+        for source in (source_of(32, split=p, seed=s, count=100) for p, s in kinds)
     ]
     assert all(len(one) == 100 for one in sets)
     assert all(not one & two for one, two in combinations(sets, 2))
 
 
 def test_the_world_is_the_same_at_every_size():
-    small, large = (scenes.ScenesSource(size, "full", count=9) for size in (32, 128))
+    small, large = (source_of(size, "full", count=9) for size in (32, 128))
     assert [small.scene(i) for i in range(9)] == [large.scene(i) for i in range(9)]
     averaged = large.truth(4).image.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
     assert np.abs(averaged - small.truth(4).image).mean() < 8  # of 255
@@ -97,7 +102,7 @@ def test_maps_boxes_and_attributes_agree(full):
 
 
 def test_an_object_has_its_colour():
-    source = scenes.ScenesSource(64, "single", count=120)
+    source = source_of(64, "single", count=120)
     for truth in (source.truth(i) for i in range(120)):
         seen = np.median(truth.image[truth.instance == 0], axis=0)
         paint = np.array(render.PALETTE[truth.objects[0].colour])
@@ -107,7 +112,7 @@ def test_an_object_has_its_colour():
 
 @pytest.mark.parametrize(("level", "most"), [("single", 1), ("pair", 2), ("full", 4)])
 def test_every_object_can_be_seen(level, most):
-    source = scenes.ScenesSource(32, level, count=150)
+    source = source_of(32, level, count=150)
     counts = set()
     for scene in (source.scene(i) for i in range(150)):
         counts.add(len(scene.objects))
@@ -173,7 +178,7 @@ def test_rays_enter_a_solid_where_its_surface_is(shape):
 
 
 def test_captions_use_the_vocabulary_and_name_what_is_there(full):
-    single = scenes.ScenesSource(32, "single", count=300)
+    single = source_of(32, "single", count=300)
     said = set()
     for truth in [*full, *(single.truth(i) for i in range(100))]:
         words = truth.caption.split()
@@ -212,7 +217,7 @@ def test_relations_hold(full):
 
 
 def test_a_caption_is_read_back():
-    batch = scenes.ScenesSource(32, "single", count=50).read(range(50))
+    batch = source_of(32, "single", count=50).read(range(50))
     for text, label in zip(batch["caption"], batch["class_label"], strict=True):
         shape, colour = scenes.read_caption(text)
         assert shape * len(scenes.COLOURS) + colour == label
@@ -235,68 +240,69 @@ def test_a_caption_is_read_back():
 )
 def test_a_wrong_argument_is_named(bad, word):
     with pytest.raises(UserError, match=word):
-        scenes.ScenesSource(**bad)
+        source_of(**bad)
 
 
-def test_drawing_is_reading_everything_once(tmp_path, monkeypatch):
-    source = scenes.ScenesSource(32, "single", count=70, seed=1, extras=("boxes",))
+def test_rendering_all_is_reading_everything_once(tmp_path):
+    source = source_of(32, "single", count=70, seed=1, extras=("boxes",))
     expected = source.read(range(70))
-    drawn = scenes.draw(source, tmp_path, progress=False)
-    assert equal(drawn, expected) and drawn["caption"].dtype == object
+    rendered = scenes.render_all(source, tmp_path, progress=False)
+    assert equal(rendered, expected) and rendered["caption"].dtype == object
     (file,) = tmp_path.iterdir()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(drawing, "draw_stretch", None)  # the cache is used: nothing can be drawn
-        assert equal(scenes.draw(source, tmp_path, progress=False), expected)
+    other = {**expected, "image": 255 - expected["image"]}
+    cache.save(file, other)  # shows that the cache is used
+    assert equal(scenes.render_all(source, tmp_path, progress=False), other)
+    cache.save(file, expected)
 
     whole = file.read_bytes()
     middle = len(whole) // 2
     for damaged in (b"", whole[:middle], whole[:middle] + b"\0\1" + whole[middle + 2 :]):
         file.write_bytes(damaged)
-        assert equal(scenes.draw(source, tmp_path, progress=False), expected)
+        assert equal(scenes.render_all(source, tmp_path, progress=False), expected)
         assert file.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [file]
 
-    keys = {drawing.cache_file(source, tmp_path)}
-    monkeypatch.setattr(drawing, "RENDER_VERSION", drawing.RENDER_VERSION + 1)
-    keys.add(drawing.cache_file(source, tmp_path))
-    keys.add(drawing.cache_file(scenes.ScenesSource(32, count=70, seed=2), tmp_path))
+    keys = {cache.cache_file(source, tmp_path)}
+    keys.add(cache.cache_file(source, tmp_path, version=scenes.RENDER_VERSION + 1))
+    keys.add(cache.cache_file(source_of(32, count=70, seed=2), tmp_path))
     assert len(keys) == 3
 
 
-def test_processes_draw_the_same_also_from_a_script_without_a_guard(tmp_path):
-    source = scenes.ScenesSource(32, "full", count=70, seed=1)
+def test_processes_render_the_same_also_from_a_script_without_a_guard(tmp_path):
+    source = source_of(32, "full", count=70, seed=1, extras=("boxes",))
     script = tmp_path / "script.py"
     script.write_text(
         "import json, sys\n"
-        "from ldm_jax.data.scenes import ScenesSource, draw\n"
-        "draw(ScenesSource(**json.loads(sys.argv[1])), sys.argv[2], progress=False, workers=2)\n"
+        "from ldm_jax.data.scenes import ScenesConfig, ScenesSource, render_all\n"
+        "source = ScenesSource(ScenesConfig(**json.loads(sys.argv[1])), 'train', 1, ('boxes',))\n"
+        "render_all(source, sys.argv[2], progress=False, workers=2)\n"
         "print('once')\n"
     )
-    root = os.path.dirname(os.path.dirname(drawing.ldm_jax.__file__))
+    root = os.path.dirname(os.path.dirname(cache.ldm_jax.__file__))
     out = subprocess.run(
-        [sys.executable, script, json.dumps(source.parameters()), tmp_path / "cache"],
+        [sys.executable, script, json.dumps(dataclasses.asdict(source.config)), tmp_path / "cache"],
         env={**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"},
         check=True,
         capture_output=True,
         text=True,
     )
     assert out.stdout == "once\n"
-    drawn = drawing.load(drawing.cache_file(source, tmp_path / "cache"), 70)
-    assert equal(drawn, source.read(range(70)))
+    rendered = cache.load(cache.cache_file(source, tmp_path / "cache"), 70)
+    assert equal(rendered, source.read(range(70)))
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
-    assert drawing.cache_folder() == tmp_path / "scenes"
+    assert cache.cache_folder() == tmp_path / "scenes"
     monkeypatch.delenv("LDM_JAX_CACHE")
-    assert drawing.cache_folder().parts[-3:] == (".cache", "ldm_jax", "scenes")
+    assert cache.cache_folder().parts[-3:] == (".cache", "ldm_jax", "scenes")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="LDM_JAX_CACHE"):
-        scenes.draw(scenes.ScenesSource(32, count=2), tmp_path / "file", progress=False)
+        scenes.render_all(source_of(32, count=2), tmp_path / "file", progress=False)
 
 
 def test_data_imports_no_jax():
     code = "import sys, ldm_jax.data.scenes; sys.exit('jax' in sys.modules)"
-    root = os.path.dirname(os.path.dirname(drawing.ldm_jax.__file__))
+    root = os.path.dirname(os.path.dirname(cache.ldm_jax.__file__))
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=True)

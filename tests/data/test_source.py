@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_jax.data.source import ArraySource, Subset, held_out, in_memory, one_text, split
+from ldm_jax.data.source import ArraySource, Subset, choose_caption, read_all, split, split_order
 from ldm_jax.errors import UserError
 
 
@@ -53,9 +53,9 @@ def test_array_source_refuses_none_and_unequal_lengths(arrays):
         ArraySource(arrays)
 
 
-def test_in_memory_reads_each_example_once_and_keeps_everything():
+def test_read_all_reads_each_example_once_and_keeps_everything():
     source = Counted(1100)
-    kept = in_memory(source)
+    kept = read_all(source)
     source.reads[0] -= 1  # one look to learn shapes
     assert isinstance(kept, ArraySource) and (source.reads == 1).all()
     assert kept.class_names == source.class_names and kept.channels == 1
@@ -66,14 +66,14 @@ def test_in_memory_reads_each_example_once_and_keeps_everything():
         assert got[key].dtype == want[key].dtype
 
 
-def test_in_memory_leaves_large_drawn_and_array_sources_alone():
+def test_read_all_leaves_large_random_and_array_sources_alone():
     large = Counted(100, size=8)
-    assert in_memory(large, limit_bytes=100 * 64) is large
-    drawn = Counted(10)
-    drawn.drawn = True
-    assert in_memory(drawn) is drawn and drawn.reads.sum() == 0
+    assert read_all(large, limit_bytes=100 * 64) is large
+    random = Counted(10)
+    random.is_random = True
+    assert read_all(random) is random and random.reads.sum() == 0
     arrays = ArraySource({"z": np.zeros((3, 2))})
-    assert in_memory(arrays) is arrays
+    assert read_all(arrays) is arrays
 
 
 def test_split_is_disjoint_covers_all_and_depends_on_the_seed():
@@ -91,26 +91,26 @@ def test_split_is_disjoint_covers_all_and_depends_on_the_seed():
 
 def test_subset_takes_over_what_its_source_says():
     source = Counted(6)
-    source.drawn = True
+    source.is_random = True
     subset = Subset(source, [5, 1])
-    assert (subset.class_names, subset.channels, subset.drawn) == (("even", "odd"), 1, True)
+    assert (subset.class_names, subset.channels, subset.is_random) == (("even", "odd"), 1, True)
 
 
 @pytest.mark.parametrize(
     ("n", "fraction", "count"), [(2, 0.01, 1), (2, 0.99, 1), (100, 0.05, 5), (7, 0, 0), (1, 0, 0)]
 )
-def test_held_out_leaves_at_least_one_on_each_side(n, fraction, count):
-    order, held = held_out(n, fraction, seed=0)
+def test_split_order_leaves_at_least_one_on_each_side(n, fraction, count):
+    order, held = split_order(n, fraction, seed=0)
     assert held == count and sorted(order) == list(range(n))
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(1, 0.05), (10, 1.0), (10, -0.1)])
-def test_held_out_refuses_what_cannot_be_divided(n, fraction):
+def test_split_order_refuses_what_cannot_be_divided(n, fraction):
     with pytest.raises(UserError):
-        held_out(n, fraction, seed=0)
+        split_order(n, fraction, seed=0)
 
 
-def test_one_text_is_the_first_without_a_generator_and_any_with_one():
+def test_a_chosen_caption_is_the_first_without_a_generator_and_any_with_one():
     texts = ["a", "b", "c"]
-    assert one_text(texts, None) == "a" and one_text([], None) == ""
-    assert {one_text(texts, np.random.default_rng(i)) for i in range(40)} == set(texts)
+    assert choose_caption(texts, None) == "a" and choose_caption([], None) == ""
+    assert {choose_caption(texts, np.random.default_rng(i)) for i in range(40)} == set(texts)

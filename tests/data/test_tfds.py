@@ -13,11 +13,15 @@ import pytest
 from PIL import Image
 
 from ldm_jax.data.loader import Loader, flip
-from ldm_jax.data.source import ArraySource, in_memory
-from ldm_jax.data.tfds import TfdsSource, find, prepare_command, split_names
+from ldm_jax.data.source import ArraySource, read_all
+from ldm_jax.data.tfds import TfdsConfig, TfdsSource, find_prepared, prepare_command, split_names
 from ldm_jax.errors import UserError
 
 N = 8
+
+
+def opened(name, split, dir, size, **fields) -> TfdsSource:
+    return TfdsSource(TfdsConfig(name, str(dir), size, **fields), split)
 
 
 def png(value: int, size: tuple[int, int], mode: str) -> bytes:
@@ -96,7 +100,7 @@ def sets(tmp_path_factory) -> Path:
 
 
 def tiny(sets, split="train", **options):
-    return TfdsSource("tiny", split, str(sets), 8, **options)
+    return opened("tiny", split, sets, 8, **options)
 
 
 def number(batch) -> list[int]:
@@ -142,12 +146,11 @@ def test_other_features_can_be_named(sets):
 
 def test_features_can_be_left_out_and_default_ones_may_be_missing(sets):
     assert tiny(sets, label_key="", caption_key="").read([0]).keys() == {"image"}
-    grey = TfdsSource("grey/small", "train", str(sets), 32, fit="pad")
+    grey = opened("grey/small", "train", sets, 32, fit="pad")
     assert grey.read([0]).keys() == {"image"} and grey.class_names is None
     image = np.pad(np.full((20, 20), 200, np.uint8), 6)
     np.testing.assert_array_equal(grey.read([0])["image"][0, ..., 0], image)
     assert grey.channels == 1
-    assert TfdsSource("grey/small", "train", str(sets), 32, channels=3).channels == 3
 
 
 @pytest.mark.parametrize(
@@ -163,12 +166,12 @@ def test_one_of_several_captions_is_drawn(sets, key, word, several):
     i = batch["class_label"].tolist().index(2)
     drawn = {source.read([i], [np.random.default_rng(k)])["caption"][0] for k in range(30)}
     assert drawn == {f"{word} 2 {k}" for k in range(several)}
-    assert in_memory(source) is source
+    assert read_all(source) is source
 
 
-def test_in_memory_gives_the_same_examples(sets):
+def test_read_all_gives_the_same_examples(sets):
     source = tiny(sets)
-    kept = in_memory(source)
+    kept = read_all(source)
     assert isinstance(kept, ArraySource) and kept.class_names == source.class_names
     for key, array in source.read(range(N)).items():
         np.testing.assert_array_equal(kept.read(range(N))[key], array)
@@ -179,7 +182,7 @@ def test_random_crops_depend_on_the_generator_alone(sets):
     rngs = lambda: [np.random.default_rng(i) for i in range(N)]  # noqa: E731
     a, b = source.read(range(N), rngs()), source.read(range(N), rngs())
     np.testing.assert_array_equal(a["image"], b["image"])
-    assert source.drawn and in_memory(source) is source and not tiny(sets).drawn
+    assert source.is_random and read_all(source) is source and not tiny(sets).is_random
 
 
 def test_a_split_without_labels_says_so(sets):
@@ -191,7 +194,7 @@ def test_a_split_without_labels_says_so(sets):
 @pytest.mark.parametrize(
     ("options", "there"),
     [
-        ({"image_key": "image"}, "image, mask"),
+        ({"image_key": "photo"}, "image, mask"),
         ({"image_key": "label"}, "image, mask"),
         ({"label_key": "class"}, "label, number"),
         ({"caption_key": "text"}, "caption, captions/text, image/name, titles"),
@@ -208,7 +211,7 @@ def test_what_is_missing_is_named_with_what_there_is(sets, options, there):
 
 def test_a_missing_set_names_the_folder_and_a_command_that_prepares_it(sets):
     with pytest.raises(UserError) as error:
-        TfdsSource("cifar10", "train", str(sets), 32)
+        opened("cifar10", "train", sets, 32)
     message = str(error.value)
     assert str(sets) in message and "grey, tiny" in message and "\n" not in message
     assert prepare_command("cifar10", str(sets)) in message
@@ -225,20 +228,23 @@ def test_the_command_for_a_stock_set_names_a_set_that_tfds_knows(tmp_path):
 
 
 def test_versions_and_configurations_are_found(sets, tmp_path):
-    assert find("tiny", sets).name == find("tiny:1.2.0", sets).name == "1.2.0"
+    assert find_prepared("tiny", sets).name == find_prepared("tiny:1.2.0", sets).name == "1.2.0"
     shutil.copytree(sets, tmp_path, dirs_exist_ok=True)
     for version in ("1.10.0", "1.9.0"):
         shutil.copytree(sets / "tiny" / "1.2.0", tmp_path / "tiny" / version)
-    assert find("tiny", tmp_path).name == "1.10.0" and find("tiny:1.2.0", tmp_path).name == "1.2.0"
-    assert find("grey/large:1.0.0", sets) == find("grey/large", sets)
+    assert (
+        find_prepared("tiny", tmp_path).name == "1.10.0"
+        and find_prepared("tiny:1.2.0", tmp_path).name == "1.2.0"
+    )
+    assert find_prepared("grey/large:1.0.0", sets) == find_prepared("grey/large", sets)
     with pytest.raises(UserError, match="grey/large, grey/small"):
-        find("grey", sets)
+        find_prepared("grey", sets)
     with pytest.raises(UserError, match="3.0.0.*1.2.0"):
-        find("tiny:3.0.0", sets)
+        find_prepared("tiny:3.0.0", sets)
     with pytest.raises(UserError, match="empty"):
-        find("", sets)
+        find_prepared("", sets)
     shutil.rmtree(tmp_path / "grey" / "small")
-    assert find("grey", tmp_path).parent.name == "large"
+    assert find_prepared("grey", tmp_path).parent.name == "large"
 
 
 def test_a_set_prepared_as_tfrecord_is_to_be_prepared_again(sets, tmp_path):
@@ -264,9 +270,9 @@ def test_a_damaged_image_is_an_error_that_names_the_set(sets):
 
 def test_tensorflow_is_never_imported(sets):
     code = (
-        "import sys; from ldm_jax.data.tfds import TfdsSource; import json;"
+        "import sys; from ldm_jax.data.tfds import TfdsConfig, TfdsSource; import json;"
         "early = [m for m in ('tensorflow_datasets', 'jax') if m in sys.modules];"
-        f"TfdsSource('tiny', 'train', {str(sets)!r}, 8).read([0, 1]);"
+        f"TfdsSource(TfdsConfig('tiny', {str(sets)!r}, 8)).read([0, 1]);"
         "print(json.dumps([early, 'tensorflow' in sys.modules, 'jax' in sys.modules]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -356,7 +362,7 @@ def placed(tmp_path_factory) -> str:
 def test_boxes_and_maps_agree_with_the_image_under_random_crops_and_flips(placed):
     # Crops of 24 pixels, which is 0.6 of the short side, are not resized: all is exact.
     options = {"crop": "random", "min_crop": 0.6, "max_crop": 0.6, "map_key": "segmentation_mask"}
-    source = TfdsSource("placed/one", "train", placed, 24, **options)
+    source = opened("placed/one", "train", placed, 24, **options)
     assert source.box_names == ("cat", "wall") and source.semantic_names == tuple(
         map(str, range(20))
     )
@@ -376,26 +382,26 @@ def test_boxes_and_maps_agree_with_the_image_under_random_crops_and_flips(placed
 
 def test_the_only_feature_of_boxes_is_found_and_another_can_be_named(placed):
     keys = {"image", "boxes", "box_labels", "crop"}
-    assert TfdsSource("placed/one", "train", placed, 8).read([0]).keys() == keys
-    none = TfdsSource("placed/one", "train", placed, 8, boxes_key="")
+    assert opened("placed/one", "train", placed, 8).read([0]).keys() == keys
+    none = opened("placed/one", "train", placed, 8, boxes_key="")
     assert none.read([0]).keys() == {"image"} and none.box_names is None
-    two = TfdsSource("placed/two", "train", placed, 8)
+    two = opened("placed/two", "train", placed, 8)
     assert two.read([0]).keys() == {"image", "class_label"}
-    two = TfdsSource("placed/two", "train", placed, 8, boxes_key="whole")
+    two = opened("placed/two", "train", placed, 8, boxes_key="whole")
     assert two.box_names == ("x", "y", "z") and two.read([0])["box_labels"][0, 0] == 2
     np.testing.assert_array_equal(two.read([0])["boxes"][0, 0], [0, 0, 1, 1])
-    bare = TfdsSource("placed/bare", "train", placed, 8)
+    bare = opened("placed/bare", "train", placed, 8)
     labels = bare.read(range(6))["box_labels"]
     assert bare.box_names == ("object",) and labels.max() == 0
     assert sorted((labels == 0).sum(axis=1)) == [0, 0, 1, 1, 2, 2]
 
 
 def test_maps_have_the_names_of_their_feature_or_the_numbers_of_all_splits(placed):
-    named = TfdsSource("placed/one", "train", placed, 8, map_key="named")
+    named = opened("placed/one", "train", placed, 8, map_key="named")
     assert named.semantic_names == tuple(f"kind {i}" for i in range(20))
-    test = TfdsSource("placed/one", "test", placed, 40, map_key="segmentation_mask")
+    test = opened("placed/one", "test", placed, 40, map_key="segmentation_mask")
     assert len(test.semantic_names) == 20 and test.read([0])["semantic"].max() <= 12
-    kept = in_memory(test)
+    kept = read_all(test)
     assert kept.semantic_names == test.semantic_names and kept.box_names == test.box_names
     np.testing.assert_array_equal(kept.read([0])["semantic"], test.read([0])["semantic"])
 
@@ -410,11 +416,11 @@ def test_maps_have_the_names_of_their_feature_or_the_numbers_of_all_splits(place
 )
 def test_missing_boxes_and_maps_are_named_with_what_there_is(placed, options, there):
     with pytest.raises(UserError, match=there):
-        TfdsSource("placed/one", "train", placed, 8, **options)
+        opened("placed/one", "train", placed, 8, **options)
 
 
 def test_a_map_of_another_size_is_refused(placed):
-    source = TfdsSource("placed/one", "train", placed, 8, map_key="small")
+    source = opened("placed/one", "train", placed, 8, map_key="small")
     with pytest.raises(UserError, match="placed/one/1.0.0: a map has 60x9 pixels, .* 60x40"):
         source.read([0])
 
@@ -424,7 +430,7 @@ DATA = Path(os.environ.get("LDM_JAX_TEST_DATA", Path(__file__).parents[3] / "sha
 
 @pytest.mark.skipif(not (DATA / "mnist").is_dir(), reason="MNIST is not here")
 def test_mnist():
-    source = TfdsSource("mnist", "test", str(DATA), 32, fit="pad")
+    source = opened("mnist", "test", DATA, 32, fit="pad")
     batch = source.read(range(256))
     assert (len(source), source.channels) == (10_000, 1)
     assert source.class_names == tuple("0123456789") and len(set(batch["class_label"])) == 10
@@ -433,7 +439,7 @@ def test_mnist():
 
 @pytest.mark.skipif(not (DATA / "tiny_imagenet").is_dir(), reason="Tiny ImageNet is not here")
 def test_a_set_whose_code_tfds_does_not_have():
-    source = TfdsSource("tiny_imagenet", "validation", str(DATA), 64)
+    source = opened("tiny_imagenet", "validation", DATA, 64)
     batch = source.read([0, 1])
     assert len(source) == 1200 and len(source.class_names) == 24
     assert batch["image"].shape == (2, 64, 64, 3) and all(batch["caption"])
@@ -441,7 +447,7 @@ def test_a_set_whose_code_tfds_does_not_have():
 
 @pytest.mark.skipif(not (DATA / "bccd").is_dir(), reason="the blood cells are not here")
 def test_blood_cells():
-    source = TfdsSource("bccd", "validation", str(DATA), 240)
+    source = opened("bccd", "validation", DATA, 240)
     assert source.box_names == ("RBC", "WBC", "Platelets")
     batch = source.read(range(len(source)))
     np.testing.assert_allclose(batch["crop"], [[0.125, 0, 0.875, 1]] * len(source))

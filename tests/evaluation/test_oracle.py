@@ -4,14 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import oracle
 
 
 @pytest.fixture(scope="module")
 def fresh():
-    return ScenesSource(32, "single", count=200, seed=77, split="validation").read(range(200))
+    config = ScenesConfig(32, "single", validation_count=200)
+    return ScenesSource(config, "validation", 77).read(range(200))
 
 
 def test_fresh_renders_are_read_right(fresh):
@@ -22,7 +23,8 @@ def test_fresh_renders_are_read_right(fresh):
 
 
 def test_larger_images_are_averaged_down():
-    data = ScenesSource(64, "single", count=60, seed=77, split="validation").read(range(60))
+    config = ScenesConfig(64, "single", validation_count=60)
+    data = ScenesSource(config, "validation", 77).read(range(60))
     assert oracle.agreement(data["image"], data["class_label"])["both"] >= 0.95
 
 
@@ -68,7 +70,7 @@ def test_training_learns(tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
     params = oracle.train(renders=64, steps=25, batch=16, progress=False)
     monkeypatch.setattr(oracle, "_weights", lambda: params)
-    data = ScenesSource(32, "single", 64, seed=oracle._SEED).read(range(64))
+    data = ScenesSource(ScenesConfig(32, "single", 64), "train", oracle._SEED).read(range(64))
     assert oracle.agreement(data["image"], data["class_label"])["colour"] > 2 / len(COLOURS)
 
 

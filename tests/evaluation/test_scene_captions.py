@@ -2,26 +2,26 @@
 
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.data.scenes.captions import class_label, true_relations
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_captions import (
     RELATIONS,
-    AskedObject,
+    CaptionObject,
     Relation,
-    holds,
     parse_caption,
-    stands,
+    relation_found,
+    relation_holds,
 )
-from ldm_jax.evaluation.scene_objects import SeenObject
+from ldm_jax.evaluation.scene_objects import DetectedObject
 
 
 def seen(name, box):
-    return SeenObject(CLASS_NAMES.index(name), box, 100, 0.9, "small", "matte")
+    return DetectedObject(CLASS_NAMES.index(name), box, 100, 0.9, "small", "matte")
 
 
 def asked(name, size=None, material=None):
-    return AskedObject(CLASS_NAMES.index(name), size, material)
+    return CaptionObject(CLASS_NAMES.index(name), size, material)
 
 
 def test_a_caption_is_read_whole():
@@ -56,7 +56,7 @@ def test_relations_people_write(text, relations):
 
 
 def test_every_caption_of_the_scenes_is_read_as_it_was_meant():
-    source = ScenesSource(8, "full", 300, seed=5)
+    source = ScenesSource(ScenesConfig(8, "full", 300), "train", 5)
     names = set()
     for i in range(300):
         world = source.scene(i)
@@ -82,21 +82,21 @@ def test_every_caption_of_the_scenes_is_read_as_it_was_meant():
 def test_relations_are_judged_by_boxes():
     left, right = seen("red ball", (0.1, 0.4, 0.3, 0.6)), seen("blue ball", (0.35, 0.4, 0.55, 0.6))
     far = seen("pink ball", (0.8, 0.2, 0.9, 0.3))
-    assert stands("left of", left, right) and not stands("left of", right, left)
-    assert stands("in front of", left, far) and not stands("in front of", far, left)
-    assert not stands("in front of", left, right)
-    assert stands("next to", left, right) and stands("next to", right, left)
-    assert not stands("next to", left, far)
+    assert relation_holds("left of", left, right) and not relation_holds("left of", right, left)
+    assert relation_holds("in front of", left, far) and not relation_holds("in front of", far, left)
+    assert not relation_holds("in front of", left, right)
+    assert relation_holds("next to", left, right) and relation_holds("next to", right, left)
+    assert not relation_holds("next to", left, far)
     with pytest.raises(UserError, match="choose one of"):
-        stands("above", left, right)
+        relation_holds("above", left, right)
 
 
 def test_a_relation_needs_two_objects_of_the_asked_classes():
     left, right = seen("red ball", (0.1, 0.4, 0.3, 0.6)), seen("red ball", (0.5, 0.4, 0.7, 0.6))
     twins = (asked("red ball"), asked("red ball"))
-    assert holds(Relation("left of", 0, 1), twins, [right, left])
-    assert not holds(Relation("left of", 0, 1), twins, [left])
-    assert not holds(
+    assert relation_found(Relation("left of", 0, 1), twins, [right, left])
+    assert not relation_found(Relation("left of", 0, 1), twins, [left])
+    assert not relation_found(
         Relation("left of", 0, 1), (asked("red ball"), asked("red cube")), [left, right]
     )
 

@@ -1,11 +1,11 @@
-"""From pixels to objects: pieces, parting, and what stands in an image."""
+"""From pixels to objects: components, separation, and detections."""
 
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.evaluation import scene_objects
-from ldm_jax.evaluation.scene_objects import components, objects, objects_of
+from ldm_jax.evaluation.scene_objects import components, detect_objects, objects_in
 from ldm_jax.evaluation.scene_reader import Reading
 
 
@@ -70,10 +70,10 @@ def test_pieces_of_any_shape_agree_with_flooding():
 def test_nothing_has_no_pieces():
     assert (components(np.full((2, 3, 4), -1)) == -1).all()
     assert components(np.zeros((0, 4, 4), int)).shape == (0, 4, 4)
-    assert objects(np.zeros((0, 32, 32, 3), np.uint8)) == []
+    assert detect_objects(np.zeros((0, 32, 32, 3), np.uint8)) == []
 
 
-def reading(shape, colour, middle=None):
+def reading(shape, colour, centre=None):
     """A reading of one image by hand; `shape` is -1 where there is floor."""
     shape = np.asarray(shape)
     n, side = 1, shape.shape[0]
@@ -86,7 +86,7 @@ def reading(shape, colour, middle=None):
         colour=np.broadcast_to(np.uint8(colour), (n, side, side)),
         large=np.full((n, side, side), 0.9, np.float32),
         shiny=np.full((n, side, side), 0.2, np.float32),
-        middle=(place if middle is None else middle)[None],
+        centre=(place if centre is None else centre)[None],
     )
 
 
@@ -94,7 +94,7 @@ def test_an_object_is_summed_up():
     shape = np.full((64, 64), -1)
     shape[8:24, 16:32] = 1
     shape[50, 50] = 3  # a speck
-    ((thing,),) = objects_of(reading(shape, colour=4))
+    ((thing,),) = objects_in(reading(shape, colour=4))
     assert thing.name == "blue cube" and thing.label == CLASS_NAMES.index("blue cube")
     assert thing.box == (0.25, 0.125, 0.5, 0.375)
     assert thing.pixels == 256 and thing.certainty == pytest.approx(0.75 * 0.7, rel=1e-4)
@@ -104,29 +104,29 @@ def test_an_object_is_summed_up():
 def test_touching_objects_of_one_class_are_parted_by_where_they_think_their_middle_is():
     shape = np.full((64, 64), -1)
     shape[20:40, 10:50] = 0
-    middle = np.full((64, 64, 2), 0.5)
-    middle[:, :30] = (20 / 64, 30 / 64)
-    middle[:, 30:] = (40 / 64, 30 / 64)
-    middle += np.random.default_rng(0).normal(0, 0.01, middle.shape)
-    (things,) = objects_of(reading(shape, 0, middle))
+    centre = np.full((64, 64, 2), 0.5)
+    centre[:, :30] = (20 / 64, 30 / 64)
+    centre[:, 30:] = (40 / 64, 30 / 64)
+    centre += np.random.default_rng(0).normal(0, 0.01, centre.shape)
+    (things,) = objects_in(reading(shape, 0, centre))
     assert sorted(thing.box for thing in things) == [
         (10 / 64, 20 / 64, 30 / 64, 40 / 64),
         (30 / 64, 20 / 64, 50 / 64, 40 / 64),
     ]
     # One object whose pixels are of slightly different opinions stays one.
     smeared = np.full((64, 64, 2), 0.5) + np.linspace(-0.06, 0.06, 64)[None, :, None]
-    (things,) = objects_of(reading(shape, 0, smeared))
+    (things,) = objects_in(reading(shape, 0, smeared))
     assert len(things) == 1
 
 
 def test_three_of_a_kind_in_a_row_are_parted_too():
     shape = np.full((64, 64), -1)
     shape[20:30, 5:59] = 2
-    middle = np.full((64, 64, 2), 0.4)
+    centre = np.full((64, 64, 2), 0.4)
     for k in range(3):
-        middle[:, 5 + 18 * k : 23 + 18 * k, 0] = (14 + 18 * k) / 64
-    middle += np.random.default_rng(0).normal(0, 0.01, middle.shape)
-    (things,) = objects_of(reading(shape, 0, middle))
+        centre[:, 5 + 18 * k : 23 + 18 * k, 0] = (14 + 18 * k) / 64
+    centre += np.random.default_rng(0).normal(0, 0.01, centre.shape)
+    (things,) = objects_in(reading(shape, 0, centre))
     assert sorted(thing.box[0] * 64 for thing in things) == [5, 23, 41]
 
 
@@ -134,7 +134,7 @@ def test_an_object_has_the_shape_that_most_of_it_seems_to_have():
     shape = np.full((64, 64), -1)
     shape[20:40, 20:40] = 1
     shape[20:25, 20:40] = 2  # its upper edge looks like a cylinder's
-    ((thing,),) = objects_of(reading(shape, 0))
+    ((thing,),) = objects_in(reading(shape, 0))
     assert thing.name == "red cube" and thing.pixels == 400
 
 
@@ -143,25 +143,26 @@ def test_a_patch_of_another_colour_that_means_the_same_object_is_part_of_it():
     shape[20:40, 20:40] = 0
     colour = np.zeros((64, 64), np.uint8)
     colour[22:28, 22:28] = 7  # a highlight
-    ((thing,),) = objects_of(reading(shape, colour))
+    ((thing,),) = objects_in(reading(shape, colour))
     assert thing.name == "red ball" and thing.pixels == 400
-    # A thing of its own means a middle of its own.
-    middle = np.full((64, 64, 2), 0.5)
-    middle[22:28, 22:28] = 25 / 64
-    (things,) = objects_of(reading(shape, colour, middle))
+    # A thing of its own means a centre of its own.
+    centre = np.full((64, 64, 2), 0.5)
+    centre[22:28, 22:28] = 25 / 64
+    (things,) = objects_in(reading(shape, colour, centre))
     assert [thing.name for thing in things] == ["red ball", "white ball"]
 
 
 def test_small_specks_are_no_objects_at_either_size():
-    assert scene_objects.least_pixels(64) == 12
-    assert scene_objects.least_pixels(32) == 3
+    assert scene_objects.min_pixels(64) == 12
+    assert scene_objects.min_pixels(32) == 3
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_objects_of_fresh_renders_are_found(size):
-    source = ScenesSource(size, "full", 40, seed=77, split="validation")
+    config = ScenesConfig(size, "full", validation_count=40)
+    source = ScenesSource(config, "validation", 77)
     truths = [source.truth(i) for i in range(40)]
-    found = objects(np.stack([truth.image for truth in truths]))
+    found = detect_objects(np.stack([truth.image for truth in truths]))
     right = [
         sorted(thing.label for thing in things) == sorted(o.class_label for o in truth.objects)
         for things, truth in zip(found, truths, strict=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesSource
+from ldm_jax.data.scenes import COLOURS, MATERIALS, SIZES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import scene_reader
 
@@ -14,7 +14,8 @@ COUNT = 40
 
 @pytest.fixture(scope="module", params=[32, 64])
 def truths(request):
-    source = ScenesSource(request.param, "full", COUNT, seed=77, split="validation")
+    config = ScenesConfig(request.param, "full", validation_count=COUNT)
+    source = ScenesSource(config, "validation", 77)
     return [source.truth(i) for i in range(COUNT)]
 
 
@@ -31,25 +32,25 @@ def test_fresh_renders_are_read_right(truths, seen):
 
 
 def test_colour_size_material_and_place_of_objects_are_read(truths, seen):
-    right = {"colour": [], "large": [], "shiny": [], "middle": []}
+    right = {"colour": [], "large": [], "shiny": [], "centre": []}
     for k, truth in enumerate(truths):
         side = truth.image.shape[0]
         for number, thing in enumerate(truth.objects):
             here = truth.instance == number
             left, top, right_edge, bottom = (edge / side for edge in thing.box)
-            middle = (left + right_edge) / 2, (top + bottom) / 2
+            centre = (left + right_edge) / 2, (top + bottom) / 2
             right["colour"] += (COLOURS[i] == thing.colour for i in seen.colour[k][here])
             right["large"].append((seen.large[k][here].mean() > 0.5) == (thing.size == SIZES[1]))
             right["shiny"].append(
                 (seen.shiny[k][here].mean() > 0.5) == (thing.material == MATERIALS[1])
             )
-            way = np.abs(seen.middle[k][here] - middle).max(axis=-1)
-            right["middle"] += (way < 0.06).tolist()
+            offset = np.abs(seen.centre[k][here] - centre).max(axis=-1)
+            right["centre"] += (offset < 0.06).tolist()
     score = {name: np.mean(values) for name, values in right.items()}
     assert score["colour"] >= 0.93
     assert score["large"] >= 0.85
     assert score["shiny"] >= 0.7
-    assert score["middle"] >= 0.8
+    assert score["centre"] >= 0.8
 
 
 def test_slightly_soft_and_noisy_images_are_read_right(truths):
@@ -62,14 +63,13 @@ def test_slightly_soft_and_noisy_images_are_read_right(truths):
 
 
 def test_single_objects_are_read_too():
-    data = ScenesSource(32, "single", 30, seed=77, split="validation", extras=("semantic",)).read(
-        range(30)
-    )
+    config = ScenesConfig(32, "single", validation_count=30)
+    data = ScenesSource(config, "validation", 77, ("semantic",)).read(range(30))
     assert (scene_reader.semantic(data["image"]) == data["semantic"]).mean() >= 0.97
 
 
 def test_larger_images_are_averaged_down_and_their_map_is_as_large_as_they_are():
-    small = ScenesSource(64, "full", 3, seed=77).read(range(3))["image"]
+    small = ScenesSource(ScenesConfig(64, "full", 3), "train", 77).read(range(3))["image"]
     large = small.repeat(2, axis=1).repeat(2, axis=2)
     seen = scene_reader.semantic(large)
     assert seen.shape == (3, 128, 128)

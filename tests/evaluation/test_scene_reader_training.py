@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.evaluation import scene_reader
 from ldm_jax.evaluation import scene_reader_training as training
 
 
 def test_what_is_right_moves_with_the_image():
-    source = ScenesSource(32, "full", 6, seed=3)
-    data = training.draw_truth([source], progress=False)
-    tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
+    source = ScenesSource(ScenesConfig(32, "full", 6), "train", 3)
+    data = training.render_truth([source], progress=False)
+    tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "centre")}
     right = training.targets(tables, data["instance32"])
     assert np.array_equal(right["semantic"], np.stack([source.truth(i).semantic for i in range(6)]))
     # An image made of its own truth shows whether both are moved alike.
@@ -25,11 +25,11 @@ def test_what_is_right_moves_with_the_image():
     # All pixels of an object still point at one place.
     ticks = (np.arange(32) + 0.5) / 32
     place = np.stack(np.meshgrid(ticks, ticks), axis=-1)
-    for way, what in zip(right_moved["way"], right_moved["semantic"], strict=True):
+    for offset, what in zip(right_moved["offset"], right_moved["semantic"], strict=True):
         inner = np.zeros((32, 32), bool)
         inner[3:-3, 3:-3] = np.asarray(what)[3:-3, 3:-3] >= 2  # edges were repeated
-        middles = np.unique((place + way)[inner].round(3), axis=0)
-        assert len(middles) <= 4
+        centres = np.unique((place + offset)[inner].round(3), axis=0)
+        assert len(centres) <= 4
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def quick_compilation():
 
 def test_training_learns(quick_compilation):
     cycles = (training.Cycle(10, 4, 4e-3, 1.0),)
-    source = ScenesSource(64, "full", 8, seed=training.SEED)
-    data = training.draw_truth([source], progress=False)
-    tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "middle")}
+    source = ScenesSource(ScenesConfig(64, "full", 8), "train", training.SEED)
+    data = training.render_truth([source], progress=False)
+    tables = {n: data[n] for n in ("semantic", "colour", "size", "material", "centre")}
     right = training.targets(tables, data["instance32"])
     x = data["image32"].astype(np.float32) / 127.5 - 1
     params = training.train(8, 1, cycles, progress=False)

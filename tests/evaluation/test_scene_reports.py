@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from ldm_jax.data.scenes import CLASS_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import scene_reports
 from ldm_jax.evaluation.scene_captions import parse_caption
-from ldm_jax.evaluation.scene_objects import SeenObject
+from ldm_jax.evaluation.scene_objects import DetectedObject
 from ldm_jax.evaluation.scene_reports import (
     box_iou,
     box_report,
     caption_report,
+    derangement,
     mean_iou,
-    others,
     semantic_report,
     validity,
 )
@@ -25,14 +25,15 @@ COUNT = 64
 def data(request):
     size, level = request.param
     extras = ("semantic", "boxes")
-    source = ScenesSource(size, level, COUNT, seed=77, split="validation", extras=extras)
+    config = ScenesConfig(size, level, validation_count=COUNT)
+    source = ScenesSource(config, "validation", 77, extras)
     return source.read(range(COUNT))
 
 
 def half_wrong(values):
     """Every second condition belongs to another image."""
     wrong = np.array(values)
-    wrong[::2] = wrong[others(COUNT)][::2]
+    wrong[::2] = wrong[derangement(COUNT)][::2]
     return wrong
 
 
@@ -70,7 +71,7 @@ def test_box_iou_by_hand():
 
 
 def thing(name, box=(0.2, 0.2, 0.4, 0.4), size="small", material="matte"):
-    return SeenObject(CLASS_NAMES.index(name), box, 100, 0.9, size, material)
+    return DetectedObject(CLASS_NAMES.index(name), box, 100, 0.9, size, material)
 
 
 def test_the_score_of_boxes_by_hand():
@@ -154,7 +155,7 @@ def test_renders_are_valid_and_other_images_are_not(data):
     assert proper.shape == (n,) and set(np.unique(proper)) <= {0.0, 1.0}
     assert proper.mean() >= 0.8
     noise = rng.integers(0, 256, image.shape, dtype=np.uint8)
-    blend = ((image.astype(int) + image[others(n)]) // 2).astype(np.uint8)
+    blend = ((image.astype(int) + image[derangement(n)]) // 2).astype(np.uint8)
     k = side // 4
     patches = image.reshape(n, 4, k, 4, k, 3).transpose(0, 1, 3, 2, 4, 5).reshape(n, 16, k, k, 3)
     patches = patches[:, rng.permutation(16)].reshape(n, 4, 4, k, k, 3)
@@ -173,10 +174,10 @@ def test_renders_are_valid_and_other_images_are_not(data):
 
 def test_others_are_all_conditions_but_never_ones_own():
     for n in (2, 3, 50):
-        assert sorted(others(n)) == list(range(n))
-        assert (others(n) != np.arange(n)).all()
-        assert np.array_equal(others(n), others(n))
-    assert others(1).tolist() == [0]
+        assert sorted(derangement(n)) == list(range(n))
+        assert (derangement(n) != np.arange(n)).all()
+        assert np.array_equal(derangement(n), derangement(n))
+    assert derangement(1).tolist() == [0]
 
 
 def test_what_cannot_be_reported_is_said():

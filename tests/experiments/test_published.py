@@ -13,14 +13,10 @@ from flax import nnx
 from ldm_jax.autoencoder.discriminator import Discriminator
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.commands.train.run import parse_command
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED, UNPUBLISHED
-from ldm_jax.experiments.config import (
-    AutoencoderStage,
-    DiffusionStage,
-    Experiment,
-    FolderData,
-    TfdsData,
-)
+from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage, Experiment
 from ldm_jax.model.check import check
 from ldm_jax.model.conditioning import build_model, conditioning_spec
 from ldm_jax.model.config_json import from_json, to_json
@@ -306,7 +302,7 @@ def test_models_are_trained_and_sampled_as_the_paper_has_it(name):
     assert (stage.drop_probability > 0) == (experiment.sampling.guidance != 1)
     # A mirror image would belie "left" and "right".
     assert not (stage.condition == "text" and data.flip)
-    assert isinstance(data, TfdsData if "cin256" in name or "imagenet" in name else FolderData)
+    assert isinstance(data, TfdsConfig if "cin256" in name or "imagenet" in name else FolderConfig)
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -11,9 +11,12 @@ import pytest
 
 from ldm_jax.commands.sample.command import SampleCommand
 from ldm_jax.commands.train.run import TrainCommand
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.scenes import ScenesConfig
+from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.check import check
 from ldm_jax.model.config_json import from_json, to_json
 
@@ -84,7 +87,9 @@ def test_every_experiment_passes_its_own_check_and_survives_json(one_device):
         assert from_json(Experiment, to_json(experiment)) == experiment
 
 
-@pytest.mark.parametrize("data", [ScenesData(size=40), TfdsData(name="x"), FolderData(path="y")])
+@pytest.mark.parametrize(
+    "data", [ScenesConfig(size=40), TfdsConfig(name="x"), FolderConfig(path="y")]
+)
 def test_json_says_which_kind_of_data_it_is(data):
     experiment = Experiment(data=data)
     assert from_json(Experiment, to_json(experiment)) == experiment
@@ -122,7 +127,7 @@ def changed(*fields):
         ("sampling.eta", 1.5, "{} is 1.5; it must be at most 1"),
         ("seed", -1, "{} is -1; it must be at least 0"),
         ("seed", 2**32, "{} is 4294967296; it must be less than 4294967296"),
-        ("data", FolderData(path="x", size=32, validation=0.0), "held-out images"),
+        ("data", FolderConfig(path="x", size=32, validation=0.0), "held-out images"),
         (
             "data.size",
             30,

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.data.folder import FolderConfig
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.data.source import ArraySource
+from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import DiffusionStage, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data import open_data
 from ldm_jax.model.run_dir import RunDir
 
@@ -140,7 +143,7 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     ],
 )
 def test_a_tfds_set_is_what_its_features_are(options, condition, fixed, tfds_dir):
-    data = TfdsData(name="squares", dir=str(tfds_dir), size=8, **options)
+    data = TfdsConfig(name="squares", dir=str(tfds_dir), size=8, **options)
     found = opened(data)
     assert found.info.condition == condition and found.fixed_views == fixed
     assert len(found.train) == 9 and len(found.validation) == 1
@@ -156,14 +159,14 @@ def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):
 
 
 def test_scenes_have_captions_and_at_level_single_classes():
-    data = opened(ScenesData(size=16, count=64, validation_count=8))
+    data = opened(ScenesConfig(size=16, count=64, validation_count=8))
     assert isinstance(data.train, ArraySource) and data.info.condition == "text"
     assert (len(data.train), len(data.validation), data.info.channels) == (64, 8, 3)
     assert {"red", "cube"} <= set(data.info.vocabulary) and data.fixed_views
 
 
 def test_no_image_is_both_trained_on_and_held_out(photographs):
-    data = opened(FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
+    data = opened(FolderConfig(path=str(photographs / "flat"), size=16, crop="centre"))
     train, held_out = (
         {image.tobytes() for image in source.read(range(len(source)))["image"]}
         for source in (data.train, data.validation)

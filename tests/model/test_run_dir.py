@@ -86,7 +86,7 @@ def test_a_start_killed_while_it_wrote_its_configuration_can_begin_again(tmp_pat
         (lambda text: text.replace('"seed"', '"sead"'), "unknown fields sead"),
         (lambda text: text.replace('"seed": 0', '"seed": "no"'), "'no' where int is expected"),
         (lambda text: text.replace('"size": 32', '"size": 32.5'), "32.5 where int is expected"),
-        (lambda text: text.replace('"ScenesData"', '"Photographs"'), "damaged"),
+        (lambda text: text.replace('"ScenesConfig"', '"Photographs"'), "damaged"),
         (lambda text: text.replace('"float32"', '"float8"'), "'float8' where"),
     ],
 )

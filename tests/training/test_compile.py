@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax.training.step import prepare
 from ldm_jax.training.sharding import make_mesh, put_batch
+from ldm_jax.training.step import prepare
 
 
 def losses_of(tiny, mesh, prepared, steps=20):

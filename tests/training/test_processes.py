@@ -14,8 +14,8 @@ from ldm_jax.training.processes import gathered, largest, on_first, together
 from ldm_jax.training.sharding import (
     batch_sharding,
     fetch,
-    map_batches,
     make_mesh,
+    map_batches,
     process_rows,
     put,
 )

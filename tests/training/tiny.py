@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.training.checkpoint import Checkpoints
-from ldm_jax.training.step import prepare
 from ldm_jax.training.interruption import Interrupted
 from ldm_jax.training.loop import fit
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.optimiser import OptimiserConfig, make_optimiser
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.step import Stage
+from ldm_jax.training.step import Stage, prepare
 
 BATCH_SIZE = 16
 CONSTANTS = {"scale_factor": 0.5}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from ldm_jax.autoencoder.perceptual import abstract_params
 from ldm_jax.commands.train.latents import LatentView, one_row
-from ldm_jax.experiments.config import Experiment, ScenesData
+from ldm_jax.data.scenes import ScenesConfig
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.placeholder import placeholder_data
 from ldm_jax.training.config import TrainingConfig
@@ -62,4 +63,4 @@ def abstract_step(experiment: Experiment, stage: str) -> AbstractStep:
 def crops(experiment: Experiment) -> bool:
     """Whether images are cropped at random, so that every step of stage 2 encodes them."""
     data = experiment.data
-    return not isinstance(data, ScenesData) and data.crop == "random"
+    return not isinstance(data, ScenesConfig) and data.crop == "random"

@@ -12,7 +12,7 @@ from ldm_jax import plots
 from ldm_jax.autoencoder import vq
 from ldm_jax.autoencoder.perceptual import PerceptualNetwork, lpips
 from ldm_jax.commands.train.stage import StageTask
-from ldm_jax.data.loader import Batch, Loader, flip, random_squares
+from ldm_jax.data.loader import Batch, Loader, flip, random_crops
 from ldm_jax.data.source import Source
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
@@ -115,7 +115,7 @@ def autoencoder_task(
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = {"image": batch["image"]}
         if config.crop_size:
-            batch = random_squares(batch, config.crop_size, rngs)
+            batch = random_crops(batch, config.crop_size, rngs)
         return flip(batch, rngs) if data.flip else batch
 
     def preview(state: TrainState, step: int) -> None:

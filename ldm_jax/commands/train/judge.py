@@ -13,10 +13,11 @@ from ldm_jax.autoencoder.step import to_model_range
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.data.degradations import upscale
 from ldm_jax.data.masks import mean_fill
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.evaluation import oracle
 from ldm_jax.evaluation.distortion import psnr, ssim
 from ldm_jax.evaluation.scene_reports import box_report, caption_report, semantic_report, validity
-from ldm_jax.experiments.config import Experiment, ScenesData
+from ldm_jax.experiments.config import Experiment
 
 BATCH = 16  # pairs of images compared by LPIPS at a time
 
@@ -28,7 +29,7 @@ def is_judged(experiment: Experiment, kind: str) -> bool:
         return False
     if kind in ("super-resolution", "inpainting"):
         return data.size >= 11  # the window of SSIM
-    return isinstance(data, ScenesData) and data.size in (oracle.SIZE, 2 * oracle.SIZE)
+    return isinstance(data, ScenesConfig) and data.size in (oracle.SIZE, 2 * oracle.SIZE)
 
 
 def judge(

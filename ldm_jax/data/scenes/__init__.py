@@ -1,8 +1,14 @@
-"""The embedded data set: coloured solids under four skies, drawn by NumPy with exact truth."""
+"""The embedded data set: coloured solids under four skies, rendered by NumPy, with ground truth."""
 
+from ldm_jax.data.scenes.cache import RENDER_VERSION, render_all
 from ldm_jax.data.scenes.captions import CLASS_NAMES, VOCABULARY, read_caption
-from ldm_jax.data.scenes.drawing import RENDER_VERSION, draw
-from ldm_jax.data.scenes.source import SEMANTIC_NAMES, ObjectTruth, ScenesSource, SceneTruth
+from ldm_jax.data.scenes.source import (
+    SEMANTIC_NAMES,
+    ObjectTruth,
+    ScenesConfig,
+    ScenesSource,
+    SceneTruth,
+)
 from ldm_jax.data.scenes.world import COLOURS, FLOORS, MATERIALS, SHAPES, SIZES, SKIES
 
 __all__ = [
@@ -18,7 +24,8 @@ __all__ = [
     "VOCABULARY",
     "ObjectTruth",
     "SceneTruth",
+    "ScenesConfig",
     "ScenesSource",
-    "draw",
     "read_caption",
+    "render_all",
 ]

@@ -1,20 +1,20 @@
-"""`python -m ldm_jax.data.scenes JOB`: draws one stretch of a source; started by `drawing`."""
+"""`python -m ldm_jax.data.scenes JOB`: renders one range of a source; started by `cache`."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-from ldm_jax.data.scenes.drawing import draw_stretch, save
-from ldm_jax.data.scenes.source import ScenesSource
+from ldm_jax.data.scenes.cache import render_range, save
+from ldm_jax.data.scenes.source import ScenesConfig, ScenesSource
 
 
-def say(count: int) -> None:
+def print_count(count: int) -> None:
     """Prints one line in one write: the processes share a pipe, and lines must not mix."""
     os.write(sys.stdout.fileno(), b"%d\n" % count)
 
 
 if __name__ == "__main__":
-    parameters, start, stop, path = json.loads(sys.argv[1])
-    arrays = draw_stretch(ScenesSource(**parameters), start, stop, say)
-    save(Path(path), arrays)
+    config, split, seed, extras, start, stop, path = json.loads(sys.argv[1])
+    source = ScenesSource(ScenesConfig(**config), split, seed, extras)
+    save(Path(path), render_range(source, start, stop, print_count))

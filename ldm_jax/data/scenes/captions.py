@@ -1,6 +1,6 @@
-"""What is said about a scene: class names, captions, and reading a caption back.
+"""The words about a scene: class names, captions, and parsing a caption.
 
-A caption uses lower-case words of a small closed vocabulary, and only what it says is true.
+A caption uses lower-case words of a small closed vocabulary, and everything it says is true.
 """
 
 from itertools import permutations
@@ -17,7 +17,7 @@ from ldm_jax.data.scenes.world import (
 from ldm_jax.errors import UserError
 
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
-IN_FRONT = 1.2  # units of depth between two objects before one is called in front of the other
+IN_FRONT = 1.2  # least difference in depth for the relation 'in front of'
 
 _SKY_PHRASES = {
     "day": "by day",
@@ -35,9 +35,9 @@ VOCABULARY = tuple(
 )
 
 
-def class_label(thing: SceneObject) -> int:
+def class_label(solid: SceneObject) -> int:
     """The class of an object: its index in `CLASS_NAMES`."""
-    return SHAPES.index(thing.shape) * len(COLOURS) + COLOURS.index(thing.colour)
+    return SHAPES.index(solid.shape) * len(COLOURS) + COLOURS.index(solid.colour)
 
 
 def caption(scene: Scene) -> str:
@@ -47,10 +47,10 @@ def caption(scene: Scene) -> str:
     """
     choice = scene.wording
     order = list(permutations(range(len(scene.objects))))
-    things = [scene.objects[i] for i in order[(choice >> 4) % len(order)]]
+    objects = [scene.objects[i] for i in order[(choice >> 4) % len(order)]]
     words = []
-    while things:
-        pair, things = things[:2], things[2:]
+    while objects:
+        pair, objects = objects[:2], objects[2:]
         if words:
             words.append("and")
         if len(pair) == 2:
@@ -61,10 +61,10 @@ def caption(scene: Scene) -> str:
     return " ".join([*words, "on a", scene.floor, "floor", _SKY_PHRASES[scene.sky]])
 
 
-def _describe(scene, thing) -> str:
-    # The material is mentioned half of the time: a caption leaves things out, as people do.
-    mention = scene.wording >> scene.objects.index(thing) & 1
-    words = (thing.size, *([thing.material] if mention else []), thing.colour, thing.shape)
+def _describe(scene, solid) -> str:
+    # The material is mentioned half of the time, as real captions are incomplete.
+    mention = scene.wording >> scene.objects.index(solid) & 1
+    words = (solid.size, *([solid.material] if mention else []), solid.colour, solid.shape)
     return " ".join(("a", *words))
 
 
@@ -72,10 +72,10 @@ def true_relations(
     one: SceneObject, two: SceneObject
 ) -> list[tuple[str, SceneObject, SceneObject]]:
     """All (relation, first, second) that hold between two objects; 'and' when none does."""
-    near, far = sorted((one, two), key=lambda thing: thing.y)
+    near, far = sorted((one, two), key=lambda solid: solid.y)
     if far.y - near.y >= IN_FRONT:
         return [("in front of", near, far)]
-    left, right = sorted((one, two), key=lambda thing: thing.x)
+    left, right = sorted((one, two), key=lambda solid: solid.x)
     across, touching = right.x - left.x, one.footprint + two.footprint
     relations = []
     if across > touching:

@@ -1,4 +1,4 @@
-"""Where a ray meets a solid: the exact geometry that images and truth share.
+"""Intersections of rays with solids: the geometry that images and ground truth share.
 
 Every solid is convex, so a ray is inside it for one interval of t: the intersection of the
 intervals of its surfaces (a slab between two planes, or a quadric). Arrays are float32 and
@@ -119,7 +119,7 @@ def _span(values, samples) -> slice:
 
 
 def first_hits(scene: Scene, samples: int):
-    """Depth and instance (object number, FLOOR or SKY) of what each ray meets first, [S, S]."""
+    """Depth and instance (object number, FLOOR or SKY) of each ray's first hit, [S, S]."""
     dx, dy, dz = rays(scene.camera, samples)
     with np.errstate(all="ignore"):
         row = np.where(dz < 0, scene.camera.height / -dz, np.float32(np.inf))
@@ -138,10 +138,10 @@ def first_hits(scene: Scene, samples: int):
 
 
 def pixel_truth(scene: Scene, size: int):
-    """Depth and instance [size, size]: what most of a pixel's 2 x 2 rays meet, or the nearest."""
+    """Depth and instance [size, size] of most of a pixel's 2 x 2 rays; the nearest of equals."""
     depth, instance = (_quarters(a) for a in first_hits(scene, 2 * size))
     votes = (instance[:, None] == instance[None]).sum(axis=1).astype(np.float32)  # [4, size, size]
-    nearness = 1.0 / (1.0 + depth)  # below 1, so it only decides between equal votes
+    nearness = 1.0 / (1.0 + depth)  # below 1, so it only breaks ties
     chosen = np.argmax(votes + nearness, axis=0)[None]
     return np.take_along_axis(depth, chosen, 0)[0], np.take_along_axis(instance, chosen, 0)[0]
 
@@ -152,6 +152,6 @@ def _quarters(a):
 
 
 def visible_pixels(scene: Scene, size: int = 64) -> list[int]:
-    """How many pixels each object shows in an image of this size."""
+    """The number of visible pixels of each object in an image of this size."""
     _, instance = pixel_truth(scene, size)
     return [int((instance == number).sum()) for number in range(len(scene.objects))]

@@ -1,4 +1,4 @@
-"""The light of each sky: its colours, and where it stands."""
+"""The light of each sky: its colours and its direction."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ def rgb(colour) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Light:
-    """What a sky does to a scene; colours are linear."""
+    """The light that a sky gives; colours are linear."""
 
     sun: tuple[float, float, float]  # direct light
-    shade: tuple[float, float, float]  # light from all around
+    shade: tuple[float, float, float]  # ambient light
     low: tuple[float, float, float]  # the sky at the horizon
     high: tuple[float, float, float]  # the sky further up
     haze: tuple[float, float, float]  # what the far floor fades into
-    spread: float  # apparent size of the light: how soft its shadows are
+    spread: float  # apparent size of the light; larger makes softer shadows
 
 
 # The sun's colour is kept mild, or yellow would be orange at sunset and white blue at night.
@@ -46,7 +46,7 @@ LIGHTS = {
 
 
 def towards_light(scene: Scene, samples: int):
-    """Directions (lx [1, S], ly, lz [S, 1]) to the light: to four points of it in each pixel."""
+    """Directions (lx [1, S], ly, lz [S, 1]) to the light: four points of it per pixel."""
     x, y, z = scene.sun
     spread = LIGHTS[scene.sky].spread
     sign = np.where(np.arange(samples) % 2, 1.0, -1.0).astype(np.float32)

@@ -1,8 +1,8 @@
 """The ray-caster: from a scene to an image, with light, shadow and gloss.
 
-Four rays a pixel, everything float32 and in linear light; an object costs only the rectangle of the
-image that it, or its shadow, can reach. The four rays of a pixel look at four slightly different
-points of the light, which is what makes the shadows soft.
+Four rays per pixel, everything float32 and in linear light; an object costs only the rectangle of
+the image that it, or its shadow, can reach. The four rays of a pixel see four slightly different
+points of the light, which makes the shadows soft.
 """
 
 import math
@@ -13,7 +13,7 @@ from ldm_jax.data.scenes import geometry, surroundings
 from ldm_jax.data.scenes.light import LIGHTS, rgb, towards_light
 from ldm_jax.data.scenes.world import Scene
 
-# As displayed under white light. Eight colours as far apart as eight words of common use allow:
+# sRGB under white light. Eight colours with common names, as far apart as possible:
 # no orange (red at sunset, or wood), no brown (yellow in the shade), no grey (floors).
 PALETTE = {
     "red": (0.86, 0.08, 0.09),
@@ -63,7 +63,7 @@ def _floor(scene, samples, horizon):
 
 
 def _shadows(scene, samples, horizon, x, y):
-    """How much sunlight and how much open sky reaches the floor: two arrays [h, S] in [0, 1]."""
+    """The fractions of sunlight and of sky light that reach the floor: two arrays [h, S]."""
     lx, ly, lz = towards_light(scene, samples)
     spread = LIGHTS[scene.sky].spread
     sunlit, open_sky = np.ones_like(x), np.ones_like(x)
@@ -124,12 +124,18 @@ def _paint(scene, number, light, depth, instance):
     ambient = openness[:, None] * (shade * 1.15) + bounce[:, None] * (sun + shade)
     colour = albedo * (facing[:, None] * (sun * 1.05) + ambient)
     if solid.material == "shiny":
-        colour = colour + _gloss(dx, dy, dz, nx, ny, nz, lx, ly, lz, facing, source)
+        gloss = _gloss(source, facing, (dx, dy, dz), (nx, ny, nz), (lx, ly, lz))
+        colour = colour + gloss
     light[i, j] = colour
 
 
-def _gloss(dx, dy, dz, nx, ny, nz, lx, ly, lz, facing, light):
-    """What a polished surface adds: the light's highlight and a faint image of the sky [N, 3]."""
+def _gloss(light, facing, ray, normal, to_light):
+    """Specular light [N, 3] of a shiny surface: a highlight and a faint reflection of the sky.
+
+    facing: [N], the cosine between normal and light, 0 in shadow. ray, normal, to_light: directions
+    as (x, y, z), each [N].
+    """
+    (dx, dy, dz), (nx, ny, nz), (lx, ly, lz) = ray, normal, to_light
     length = 1.0 / np.sqrt(dx * dx + dy * dy + dz * dz)
     vx, vy, vz = -dx * length, -dy * length, -dz * length
     along = 2.0 * (nx * vx + ny * vy + nz * vz)

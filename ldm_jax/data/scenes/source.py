@@ -1,9 +1,12 @@
-"""Scenes as a random-access source: images, captions and classes, and the exact truth of each."""
+"""Scenes as a random-access source: images, captions and classes, and exact ground truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from ldm_jax.bounds import Bounds, PositiveInt, violations
 from ldm_jax.data.scenes import captions, geometry
 from ldm_jax.data.scenes.render import render
 from ldm_jax.data.scenes.world import (
@@ -11,10 +14,12 @@ from ldm_jax.data.scenes.world import (
     MAX_OBJECTS,
     SHAPES,
     SPLITS,
+    Level,
     Scene,
     generator,
     sample_scene,
 )
+from ldm_jax.data.source import Rngs, Split
 from ldm_jax.errors import UserError
 
 SEMANTIC_NAMES = ("sky", "floor", *SHAPES)
@@ -22,8 +27,24 @@ EXTRAS = ("semantic", "boxes")
 
 
 @dataclass(frozen=True)
+class ScenesConfig:
+    """The embedded scenes: rendered by NumPy, with a caption and, at level single, a class."""
+
+    size: Annotated[int, Bounds(8)] = 32
+    """Side of the images in pixels."""
+    level: Level = "single"
+    """One object (32 classes: shape and colour), one or two, or one to four."""
+    count: PositiveInt = 16_384
+    """Training images to render."""
+    validation_count: PositiveInt = 512
+    """Held-out images to render."""
+    flip: bool = False
+    """Mirror images at random; captions that say left and right would then be wrong."""
+
+
+@dataclass(frozen=True)
 class ObjectTruth:
-    """One object as the image shows it: attributes, class, box and number of pixels."""
+    """One object in the image: attributes, class, box and number of visible pixels."""
 
     shape: str
     colour: str
@@ -31,12 +52,12 @@ class ObjectTruth:
     material: str
     class_label: int  # index in CLASS_NAMES
     box: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are exclusive
-    pixels: int  # how many are visible: from size 32 on at least 12 * (size / 64)^2
+    pixels: int  # visible ones: from size 32 on at least 12 * (size / 64)^2
 
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Everything exact about one image. H = W = size."""
+    """The ground truth of one image. H = W = size."""
 
     image: np.ndarray  # uint8 [H, W, 3]
     semantic: np.ndarray  # uint8 [H, W]: index in SEMANTIC_NAMES
@@ -48,41 +69,47 @@ class SceneTruth:
 
 
 class ScenesSource:
-    """Coloured solids under four skies, drawn on demand.
+    """Coloured solids under four skies, rendered on demand.
 
     Image `index` is a pure function of (seed, split, level, index, size), whatever `count` is.
 
-    The scene does not depend on the size: index 7 shows the same world at size 32 and at size 64.
+    The scene does not depend on the size: index 7 is the same world at size 32 and at size 64.
 
     Args:
-      size: side of the images in pixels.
-      level: 'single' (one object; class = shape and colour), 'pair' (one or two objects) or 'full'
-        (one to four).
-      count: how many images the source holds.
-      seed: another seed is another, independent set.
+      config: size, level and number of the images.
       split: 'train' or 'validation'; their scenes are independent.
-      extras: what `read` returns besides: 'semantic', 'boxes'.
+      seed: another seed gives another, independent set.
+      extras: additional arrays that `read` returns: 'semantic', 'boxes'.
     Raises:
-      UserError: for a value that cannot be.
+      UserError: for an invalid value.
     """
 
     channels = 3
 
-    def __init__(self, size=32, level="single", count=10_000, seed=0, split="train", extras=()):
+    def __init__(
+        self,
+        config: ScenesConfig,
+        split: Split = "train",
+        seed: int = 0,
+        extras: Sequence[str] = (),
+    ) -> None:
+        level = config.level
         if level not in LEVELS:
             raise UserError(f"unknown level {level!r} of scenes: choose one of {', '.join(LEVELS)}")
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r} of scenes: choose one of {', '.join(SPLITS)}")
-        if size < 8:
-            raise UserError(f"scenes of size {size} cannot be drawn: the size must be 8 or more")
-        if count < 1 or seed < 0:
-            raise UserError(f"scenes need count >= 1 and seed >= 0, not count {count}, seed {seed}")
+        if wrong := [*violations(config, "data")]:
+            raise UserError("; ".join(wrong))
+        if seed < 0:
+            raise UserError(f"the seed of scenes must be 0 or more, not {seed}")
         unknown = set(extras) - set(EXTRAS)
         if unknown:
             raise UserError(
                 f"scenes have no {sorted(unknown)[0]!r}: extras are {', '.join(EXTRAS)}"
             )
-        self.size, self.level, self.count, self.seed, self.split = size, level, count, seed, split
+        self.config, self.split, self.seed = config, split, seed
+        self.size, self.level = config.size, level
+        self.count = config.count if split == "train" else config.validation_count
         self.extras = tuple(name for name in EXTRAS if name in extras)
         self.class_names = captions.CLASS_NAMES if level == "single" else None
         self.box_names = captions.CLASS_NAMES if "boxes" in extras else None
@@ -91,26 +118,21 @@ class ScenesSource:
     def __len__(self) -> int:
         return self.count
 
-    def parameters(self) -> dict:
-        """The arguments that make an equal source."""
-        names = ("size", "level", "count", "seed", "split", "extras")
-        return {name: getattr(self, name) for name in names}
-
     def scene(self, index: int) -> Scene:
-        """The world behind one image."""
+        """The scene of one image."""
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         rng = generator(self.seed, self.split, self.level, int(index) % self.count)
         return sample_scene(rng, self.level, geometry.visible_pixels)
 
-    def read(self, indices, rngs=None) -> dict[str, np.ndarray]:
-        """Draws the images at `indices` (integers [n], any order).
+    def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
+        """Renders the images at `indices` (integers [n], any order).
 
-        `rngs` is there for sources with random views (`Source` in data/source.py); a scene has one.
+        rngs: not used, as a scene has no random crops (see `Source` in data/source.py).
 
         Returns:
           'image' uint8 [n, size, size, 3], 'caption' str objects [n], for the level single
-          'class_label' int32 [n]; on demand 'semantic' uint8 [n, size, size], 'boxes' float32
+          'class_label' int32 [n]; among `extras` 'semantic' uint8 [n, size, size], 'boxes' float32
           [n, 4, 4] (left, top, right, bottom in [0, 1]) and 'box_labels' int32 [n, 4] (-1: none).
         """
         scenes = [self.scene(index) for index in np.asarray(indices).reshape(-1)]
@@ -140,7 +162,7 @@ class ScenesSource:
         return out
 
     def truth(self, i: int) -> SceneTruth:
-        """Everything exact about image `i`."""
+        """The ground truth of image `i`."""
         scene = self.scene(i)
         semantic, instance, depth, objects = _semantic_and_objects(scene, self.size)
         return SceneTruth(
@@ -157,21 +179,21 @@ class ScenesSource:
 def _semantic_and_objects(scene, size):
     depth, instance = geometry.pixel_truth(scene, size)
     # sky, floor, then each object's shape: -2, -1, 0, 1, ... shifted to start at 0.
-    lookup = [0, 1, *(2 + SHAPES.index(thing.shape) for thing in scene.objects)]
+    lookup = [0, 1, *(2 + SHAPES.index(solid.shape) for solid in scene.objects)]
     semantic = np.array(lookup, np.uint8)[instance + 2]
     objects = []
-    for number, thing in enumerate(scene.objects):
+    for number, solid in enumerate(scene.objects):
         rows, columns = np.nonzero(instance == number)
         box = (0, 0, 0, 0)
         if len(rows):
             box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         objects.append(
             ObjectTruth(
-                shape=thing.shape,
-                colour=thing.colour,
-                size=thing.size,
-                material=thing.material,
-                class_label=captions.class_label(thing),
+                shape=solid.shape,
+                colour=solid.colour,
+                size=solid.size,
+                material=solid.material,
+                class_label=captions.class_label(solid),
                 box=tuple(int(edge) for edge in box),
                 pixels=len(rows),
             )

@@ -1,4 +1,4 @@
-"""What sky and floor look like, before anything stands on the floor. Colours are linear."""
+"""Sky and floor without objects. Colours are linear."""
 
 import functools
 import math
@@ -47,7 +47,7 @@ def sky(scene: Scene, samples: int, horizon: int) -> np.ndarray:
         # Stars are cells of a fixed angle, so that they are the same at every size.
         star = _look_up(white, dx * 0.75 + ox, rise * 0.75 + oy)
         star = np.maximum(star - 0.975, 0.0) * 36.0 * np.minimum(rise * 12, 1.0)
-        # And a moon, if it is not hidden behind the edge of the image.
+        # A moon, which may lie outside of the image.
         distance = np.sqrt((dx - 0.6 * (ox - 0.5)) ** 2 + (rise - 0.12 - 0.08 * oy) ** 2)
         moon = np.clip((0.032 - distance) * 200.0, 0.0, 1.0) + 0.10 * np.exp(distance * -18.0)
         return colour + np.maximum(star, moon)[..., None] * rgb((0.95, 0.93, 0.80))
@@ -77,7 +77,7 @@ FLOOR_TINT = {
 def floor_pattern(scene: Scene, x, y, fade):
     """The floor's reflectance [h, S] at world points (x [h, S], y [h, 1]), without its tint.
 
-    `fade` [h, 1] is how much of the pattern is left: far away it would only flicker.
+    fade: [h, 1], the contrast of the pattern, which falls with distance to avoid aliasing.
     """
     smooth, white = _noise()
     tone = scene.floor_tone

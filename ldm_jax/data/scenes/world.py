@@ -1,4 +1,4 @@
-"""What is in a scene: objects, camera, light, floor and sky, drawn from one random generator.
+"""The contents of a scene: objects, camera, light, floor and sky, sampled with one generator.
 
 World coordinates: x to the right, y away from the camera, z up; the floor is z = 0. A scene holds
 no pixels: the same scene can be rendered at any size.
@@ -6,6 +6,7 @@ no pixels: the same scene can be rendered at any size.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,13 +16,14 @@ SIZES = ("small", "large")
 MATERIALS = ("matte", "shiny")
 FLOORS = ("plain", "checkered", "wooden", "speckled")
 SKIES = ("day", "sunset", "overcast", "night")
-LEVELS = ("single", "full", "pair")  # a level's place seeds its scenes: further ones go last
-SPLITS = ("train", "validation")
+Level = Literal["single", "pair", "full"]
+LEVELS = ("single", "full", "pair")  # the index seeds the generator: append new levels
+SPLITS = ("train", "validation")  # the index seeds the generator
 MAX_OBJECTS = 4
-MIN_VISIBLE = 12  # pixels at 64x64 that an object must show to count; other sizes in proportion
+MIN_VISIBLE = 12  # visible pixels that an object needs at 64x64; other sizes in proportion
 
-# Level: (most objects, radii of small and large ones, nearest and farthest place).
-_CROWDS = {
+# Level: (most objects, radii of small and large objects, least and greatest distance).
+_PLACEMENTS = {
     "pair": (2, (0.65, 0.95), (4.6, 6.0)),
     "full": (MAX_OBJECTS, (0.55, 0.90), (4.2, 8.4)),
 }
@@ -82,7 +84,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything there is to draw and to say about one image."""
+    """Everything that decides one image and its caption."""
 
     objects: tuple[SceneObject, ...]
     camera: Camera
@@ -92,7 +94,7 @@ class Scene:
     floor_turn: float  # direction of the floor's pattern, radians
     floor_tone: float  # [0, 1): dark to light
     offset: tuple[float, float]  # [0, 1): where patterns, grain and clouds start
-    wording: int  # 16 random bits: the choices a caption has
+    wording: int  # 16 random bits: which of the possible captions it gets
 
 
 def generator(seed: int, split: str, level: str, index: int) -> np.random.Generator:
@@ -101,18 +103,18 @@ def generator(seed: int, split: str, level: str, index: int) -> np.random.Genera
 
 
 def sample_scene(rng: np.random.Generator, level: str, visible_pixels) -> Scene:
-    """Draws one scene.
+    """Samples one scene.
 
     Args:
       rng: its generator; the scene is a pure function of it.
       level: 'single' (one object, close), 'pair' (one or two, nearly as close) or 'full' (one to
         four, farther away). Objects may hide each other in part.
-      visible_pixels: function of a scene, the pixels that each object shows at 64x64. A scene where
-        an object shows too few is drawn again, so that a caption never names what cannot be seen.
+      visible_pixels: (scene) -> visible pixels of each object at 64x64. A scene where
+        an object shows too few is sampled again, so that a caption names only visible objects.
     """
     if level == "single":
         return _surroundings(rng, _close_camera(rng), (_close_object(rng),))
-    most, radii, distances = _CROWDS[level]
+    most, radii, distances = _PLACEMENTS[level]
     while True:
         camera = _near_camera(rng) if level == "pair" else _far_camera(rng)
         count = int(rng.integers(1, most + 1))
@@ -120,14 +122,14 @@ def sample_scene(rng: np.random.Generator, level: str, visible_pixels) -> Scene:
         if objects is None:
             continue
         scene = _surroundings(rng, camera, objects)
-        # Twice the minimum, so that the rule also holds at sizes where a pixel falls otherwise.
+        # Twice the minimum, so that it also holds at other sizes, whose pixels lie elsewhere.
         if len(objects) == 1 or min(visible_pixels(scene)) >= 2 * MIN_VISIBLE:
             return scene
 
 
 def _close_camera(rng) -> Camera:
     height = rng.uniform(1.95, 2.35)
-    aim = rng.uniform(1.0, 1.15)  # the height it looks at, above where the objects stand
+    aim = rng.uniform(1.0, 1.15)  # the height that it looks at, at the distance of the objects
     return Camera(height, math.atan((height - aim) / 4.6), rng.uniform(0.35, 0.38))
 
 
@@ -157,20 +159,20 @@ def _object(rng, radii, x, y) -> SceneObject:
 
 
 def _place_objects(rng, camera, count, radii, distances):
-    """`count` objects that do not touch, each whole inside the image; None if none was found."""
+    """`count` objects that do not touch, each wholly inside the image; None if that failed."""
     objects = []
     for _ in range(30 * count):
         y = rng.uniform(*distances)
         half_width = y * camera.spread
         one = _object(rng, radii, rng.uniform(-half_width, half_width), y)
-        if _inside(one, camera) and all(_apart(one, other) for other in objects):
+        if _in_image(one, camera) and all(_apart(one, other) for other in objects):
             objects.append(one)
         if len(objects) == count:
             return tuple(objects)
     return None
 
 
-def _inside(one, camera) -> bool:
+def _in_image(one, camera) -> bool:
     margin = 0.97
     for z in (0.0, one.height):
         for x in (one.x - one.footprint, one.x + one.footprint):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def trained_task(train_tiny, tmp_path_factory):
 def files(tmp_path_factory):
     """What a user would have: an image, a mask, a map, a layout."""
     folder = tmp_path_factory.mktemp("files")
-    scene = ScenesSource(48, "full", 1, extras=("semantic",)).read([0])
+    scene = ScenesSource(ScenesConfig(48, "full", 1), extras=("semantic",)).read([0])
     Image.fromarray(scene["image"][0][:33]).save(folder / "image.png")  # 48 wide, 33 high
     Image.fromarray(scene["semantic"][0]).save(folder / "map.png")
     mask = np.zeros((33, 48), np.uint8)

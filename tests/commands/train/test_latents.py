@@ -9,9 +9,9 @@ import pytest
 
 from ldm_jax.commands.train.diffusion import diffusion_task
 from ldm_jax.commands.train.latents import LatentView, latent_loader, one_view
+from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import FolderData
 from ldm_jax.model.data import open_data
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.latent_diffusion import LatentDiffusion
@@ -22,7 +22,7 @@ from ldm_jax.training.config import LoaderConfig
 class Drawn:
     """A source that says its views are random, though they are not: it is not cached."""
 
-    drawn = True
+    is_random = True
 
     def __init__(self, source):
         self.source, self.channels, self.class_names = source, source.channels, source.class_names
@@ -41,7 +41,7 @@ def problem(photographs):
     unet = UNetConfig(8, (1,), 1, attention_factors=(), head_channels=4, groups=4)
     experiment = dataclasses.replace(
         smoke,
-        data=FolderData(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
+        data=FolderConfig(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
         diffusion=dataclasses.replace(smoke.diffusion, unet=unet, batch_size=4),
     )
     data = open_data(experiment.data, experiment.diffusion, experiment.seed)
@@ -63,7 +63,7 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     for source in (data.train, Drawn(data.train)):
         loader, scale = loader_of(view, dataclasses.replace(data, train=source), one_device)
         batch = loader.batch(3)
-        assert ("image" in batch) == source.drawn
+        assert ("image" in batch) == source.is_random
         constants = {"autoencoder": autoencoder, "scale_factor": scale}
         loss, t = jax.jit(model.objective.loss)(params, constants, batch, jax.random.key(2))
         losses.append((loss, t, batch["condition"], scale))

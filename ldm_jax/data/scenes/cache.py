@@ -1,11 +1,12 @@
-"""Draws a whole source once, on all cores, and keeps the result in a cache folder.
+"""Renders a whole source once, on all cores, and keeps the result in a cache folder.
 
-The cores are reached by starting this package as a program: no fork (the caller runs JAX, whose
-threads a fork would break), and no `multiprocessing` spawn (which runs the caller's script again,
-and so needs a guard in every script). Threads gain nothing, as small NumPy calls hold the
-interpreter lock: on two cores two threads draw 1.0 times as fast, two processes 1.7 times.
+The processes run `python -m ldm_jax.data.scenes`: no fork (the caller runs JAX, whose threads a
+fork would break), and no `multiprocessing` spawn (which runs the caller's script again, and so
+needs a guard in every script). Threads gain nothing, as small NumPy calls hold the
+interpreter lock: on two cores two threads render 1.0 times as fast, two processes 1.7 times.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,34 +27,36 @@ from ldm_jax.errors import UserError
 RENDER_VERSION = 3  # raise it with any change to the images or captions: old caches are ignored
 
 _CHUNK = 64  # images between two steps of the progress bar
-_WORTH_A_PROCESS = 1_000  # images; fewer are drawn sooner than another interpreter starts
+_IMAGES_PER_PROCESS = 1_000  # fewer are rendered sooner than another interpreter starts
 
 
 def cache_folder() -> Path:
-    """Where drawn sources are kept: $LDM_JAX_CACHE/scenes, or ~/.cache/ldm_jax/scenes."""
+    """The folder of rendered sources: $LDM_JAX_CACHE/scenes, or ~/.cache/ldm_jax/scenes."""
     root = os.environ.get("LDM_JAX_CACHE")
     return (Path(root) if root else Path.home() / ".cache" / "ldm_jax") / "scenes"
 
 
-def cache_file(source: ScenesSource, cache_dir=None) -> Path:
-    """The file that holds (or will hold) this source drawn."""
-    key = json.dumps([RENDER_VERSION, source.parameters()], sort_keys=True)
+def cache_file(source: ScenesSource, cache_dir=None, version: int = RENDER_VERSION) -> Path:
+    """The file of the cache for this source, whether it exists or not."""
+    names = ("size", "level", "count", "seed", "split", "extras")
+    images = {name: getattr(source, name) for name in names}  # all that decides them
+    key = json.dumps([version, images], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:20]
     folder = cache_folder() if cache_dir is None else Path(cache_dir)
     return folder / f"{source.level}-{source.size}-{source.split}-{source.count}-{name}.npz"
 
 
-def draw(
+def render_all(
     source: ScenesSource, cache_dir=None, progress=True, workers=None
 ) -> dict[str, np.ndarray]:
-    """All of `source` as one dictionary of arrays: what `source.read(range(len(source)))` returns.
+    """All examples of `source` as a dictionary of arrays: `source.read(range(len(source)))`.
 
-    Drawn the first time and read from the cache from then on; a damaged cache file is drawn again.
+    Rendered the first time and then read from the cache; a damaged cache file is rendered again.
 
     Args:
-      source: what to draw.
+      source: the scenes.
       cache_dir: folder of the cache; by default `cache_folder()`.
-      progress: show a progress bar while drawing.
+      progress: show a progress bar while rendering.
       workers: number of processes; by default one per core, or none for a small source.
     Raises:
       UserError: if the cache folder cannot be written.
@@ -63,26 +67,30 @@ def draw(
         return found
     _check_writable(path.parent)  # before the work, not after it
     if workers is None:
-        workers = min(_cores(), len(source) // _WORTH_A_PROCESS)
-    with tqdm(total=len(source), desc="drawing scenes", unit="image", disable=not progress) as bar:
+        workers = min(_cores(), len(source) // _IMAGES_PER_PROCESS)
+    with tqdm(
+        total=len(source), desc="rendering scenes", unit="image", disable=not progress
+    ) as bar:
         if workers > 1:
-            arrays = _in_processes(source, workers, bar)
+            arrays = _render_in_processes(source, workers, bar)
         else:
-            arrays = draw_stretch(source, 0, len(source), bar.update)
+            arrays = render_range(source, 0, len(source), bar.update)
     save(path, arrays)
     return arrays
 
 
-def draw_stretch(source, start: int, stop: int, drawn) -> dict[str, np.ndarray]:
-    """Reads images [start, stop) in chunks; `drawn(n)` hears of each chunk of n images."""
+def render_range(
+    source: ScenesSource, start: int, stop: int, report: Callable[[int], object]
+) -> dict[str, np.ndarray]:
+    """Renders images [start, stop) in chunks, and calls `report(n)` after each chunk of n."""
     parts = []
     for first in range(start, stop, _CHUNK):
         parts.append(source.read(np.arange(first, min(first + _CHUNK, stop))))
-        drawn(len(parts[-1]["image"]))
-    return _joined(parts)
+        report(len(parts[-1]["image"]))
+    return _concatenate(parts)
 
 
-def _joined(parts):
+def _concatenate(parts):
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -93,41 +101,42 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         raise UserError(
             f"the cache folder {folder} cannot be written ({error.strerror}): "
-            "set LDM_JAX_CACHE to one that can"
+            "set LDM_JAX_CACHE to a folder that can"
         ) from error
 
 
 def _cores() -> int:
-    # Fewer than the machine has where a container or a scheduler allows fewer.
+    # A container or a scheduler may allow fewer than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _in_processes(source, workers, bar):
-    """Each process draws one stretch into its own file and says how many images are done."""
+def _render_in_processes(source, workers, bar):
+    """Each process renders one range into its own file and prints how many images are done."""
     edges = np.linspace(0, len(source), workers + 1).astype(int).tolist()
     package = str(Path(ldm_jax.__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    arguments = dataclasses.asdict(source.config), source.split, source.seed, source.extras
     processes = []
     with tempfile.TemporaryDirectory(prefix="ldm_jax_scenes_") as folder:
         files = [Path(folder) / f"{k}.npz" for k in range(workers)]
-        # One pipe for all: it ends when the last process does, and they stop when nobody listens.
-        listen, speak = os.pipe()
+        # One pipe for all: it ends with the last process, and they stop when it is closed.
+        read_end, write_end = os.pipe()
         try:
-            with open(listen) as lines:
+            with open(read_end) as lines:
                 try:
                     for k, file in enumerate(files):
-                        job = json.dumps([source.parameters(), edges[k], edges[k + 1], str(file)])
+                        job = json.dumps([*arguments, edges[k], edges[k + 1], str(file)])
                         processes.append(
                             subprocess.Popen(
                                 [sys.executable, "-m", "ldm_jax.data.scenes", job],
-                                stdout=speak,
+                                stdout=write_end,
                                 env={**os.environ, "PYTHONPATH": paths},
                             )
                         )
                 finally:
-                    os.close(speak)
+                    os.close(write_end)
                 for line in lines:
                     bar.update(int(line))
         except BaseException:
@@ -138,12 +147,12 @@ def _in_processes(source, workers, bar):
             codes = [process.wait() for process in processes]
         parts = [load(file, edges[k + 1] - edges[k]) for k, file in enumerate(files)]
     if any(codes) or any(part is None for part in parts):
-        raise RuntimeError(f"drawing scenes failed: the processes ended with codes {codes}")
-    return _joined(parts)
+        raise RuntimeError(f"rendering scenes failed: the processes ended with codes {codes}")
+    return _concatenate(parts)
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes `arrays` so that the file is either whole or not there."""
+    """Writes `arrays` atomically: the file is complete or does not exist."""
     plain = {name: a.astype("S") if a.dtype == object else a for name, a in arrays.items()}
     handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
@@ -156,7 +165,7 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load(path: Path, count: int) -> dict[str, np.ndarray] | None:
-    """The arrays in `path`, or None when there is no such file or it is damaged (its CRC says)."""
+    """The arrays in `path`; None where the file is missing, or damaged according to its CRC."""
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
