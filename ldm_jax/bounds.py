@@ -56,6 +56,7 @@ UnitFloat = Annotated[float, Bounds(0, 1)]
 """0 <= value <= 1."""
 PositiveFraction = Annotated[float, Bounds(0, 1, above=True)]
 """0 < value <= 1."""
+PositiveFloat = Annotated[float, Bounds(0, above=True)]
 NonNegative = Annotated[float, Bounds(0)]
 Finite = Annotated[float, Bounds()]
 Factors = Annotated[tuple[int, ...], Bounds(1)]

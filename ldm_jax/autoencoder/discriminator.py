@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ldm_jax.bounds import PositiveInt
 from ldm_jax.layers import Array
 
 _normal = nnx.initializers.normal(0.02)
@@ -17,9 +18,9 @@ _normal = nnx.initializers.normal(0.02)
 class DiscriminatorConfig:
     """Sizes of the PatchGAN; each logit sees a patch (70 px with three layers)."""
 
-    channels: int = 64
+    channels: PositiveInt = 64
     """Channels of the first layer."""
-    layers: int = 3
+    layers: PositiveInt = 3
     """Stride-2 layers; each further one doubles the channels, up to 8x."""
 
     @property

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.autoencoder.perceptual import PerceptualNetwork
+from ldm_jax.bounds import Count, NonNegative
 from ldm_jax.layers import Array
 
 Perceptual = Callable[[Array, Array], Array]
@@ -22,28 +23,28 @@ Perceptual = Callable[[Array, Array], Array]
 class AutoencoderLossConfig:
     """Weights of Eq. (25)."""
 
-    l1_weight: float = 1.0
+    l1_weight: NonNegative = 1.0
     """Weight of mean |x - x_hat|."""
-    l2_weight: float = 0.0
+    l2_weight: NonNegative = 0.0
     """Weight of mean (x - x_hat)^2; the paper has none, short runs gain from it."""
     perceptual: PerceptualNetwork = "vgg16"
     """Feature network of the perceptual distance, LPIPS; the paper's is vgg16."""
-    perceptual_weight: float = 0.0
+    perceptual_weight: NonNegative = 0.0
     """Weight of LPIPS; the paper has 1. 0 needs no feature network."""
     perceptual_file: str = ""
     """File with the network's published weights; '': downloaded once."""
-    kl_weight: float = 1e-6
+    kl_weight: NonNegative = 1e-6
     """Weight of the KL term, summed over the latent and divided by the number of pixel values."""
-    codebook_weight: float = 1.0
+    codebook_weight: NonNegative = 1.0
     """Weight of the codes' distance from the latents (VQ); the published models had 0.25."""
-    commitment_weight: float = 0.25
+    commitment_weight: NonNegative = 0.25
     """Weight of the latents' distance from their codes (VQ); the published models had 1."""
-    disc_weight: float = 0.5
+    disc_weight: NonNegative = 0.5
     """Weight of the adversarial term before it is adapted; 0 trains without a discriminator."""
-    max_adaptive_weight: float = 1e4
+    max_adaptive_weight: NonNegative = 1e4
     """Upper bound of the factor by which it is adapted. The KL originals summed their loss over
     the pixel values, 196,608 of them, so that their bound of 1e4 is 0.051 here."""
-    disc_start: int = 50_001
+    disc_start: Count = 50_001
     """Step at which the adversary enters; until then both its losses count zero."""
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ldm_jax.autoencoder.vq import codebook_init, quantise, straight_through
+from ldm_jax.bounds import Factors, Fraction, Multipliers, PositiveInt
 from ldm_jax.layers import (
     Array,
     Downsample,
@@ -26,26 +27,26 @@ EPSILON = 1e-6  # of every GroupNorm here; the UNet's ResBlocks have 1e-5
 class AutoencoderConfig:
     """Sizes of the first stage (Table 8); f = 2 ** (len(channel_mult) - 1)."""
 
-    channels: int = 128
+    channels: PositiveInt = 128
     """Channels at full resolution."""
-    channel_mult: tuple[int, ...] = (1, 2, 4)
+    channel_mult: Multipliers = (1, 2, 4)
     """Channel multiplier of each level; every further level halves the resolution."""
-    num_res_blocks: int = 2
+    num_res_blocks: PositiveInt = 2
     """ResBlocks a level of the encoder; the decoder has one more."""
-    attention_factors: tuple[int, ...] = ()
+    attention_factors: Factors = ()
     """Downsampling factors at which each ResBlock is followed by self-attention."""
     mid_attention: bool = True
     """Self-attention between the two ResBlocks at the lowest resolution."""
-    z_channels: int = 3
+    z_channels: PositiveInt = 3
     """Channels c of the latent."""
     bottleneck: Literal["kl", "vq", "none"] = "kl"
     """What keeps the latents in bounds: a slight pull to N(0, 1), or a codebook. none: there is no
     first stage, and the diffusion model works on pixels (LDM-1)."""
-    codebook_size: int = 8192
+    codebook_size: PositiveInt = 8192
     """Codes |Z| of a VQ bottleneck."""
-    groups: int = 32
+    groups: PositiveInt = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Dropout inside the ResBlocks."""
 
     @property

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ldm_jax.bounds import PositiveInt
 from ldm_jax.layers import Array, Attention, layer_norm, linear, run_block
 
 HEAD_DIM = 64
@@ -17,11 +18,11 @@ HEAD_DIM = 64
 class TransformerConfig:
     """Sizes of tau_theta (Table 17: text 32 x 1280, layout 16 x 512)."""
 
-    dim: int = 1280
+    dim: PositiveInt = 1280
     """Width d_tau of the tokens."""
-    depth: int = 32
+    depth: PositiveInt = 32
     """Number of layers N."""
-    heads: int = 8
+    heads: PositiveInt = 8
     """Attention heads, of width 64 each."""
 
 

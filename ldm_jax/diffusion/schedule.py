@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.bounds import NonNegative, PositiveInt
 from ldm_jax.errors import UserError
 
 Array = jax.Array
@@ -25,11 +26,11 @@ class ScheduleConfig:
 
     kind: Literal["sqrt-linear", "linear", "cosine"] = "sqrt-linear"
     """sqrt-linear is what the paper calls "linear": sqrt(beta) rises linearly."""
-    timesteps: int = 1000
+    timesteps: PositiveInt = 1000
     """Number of diffusion steps T."""
-    beta_start: float = 0.0015
+    beta_start: NonNegative = 0.0015
     """beta of the first step (not used by cosine)."""
-    beta_end: float = 0.0195
+    beta_end: NonNegative = 0.0195
     """beta of the last step (not used by cosine)."""
 
 

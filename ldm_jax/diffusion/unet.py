@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ldm_jax.bounds import Count, Factors, Fraction, Multipliers, PositiveInt
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.layers import (
     Array,
@@ -29,27 +30,27 @@ EPSILON = 1e-5  # of the GroupNorms here; the autoencoder and the transformers h
 class UNetConfig:
     """Sizes of the UNet (Tables 12-15)."""
 
-    channels: int = 192
+    channels: PositiveInt = 192
     """Channels at the latent's resolution."""
-    channel_mult: tuple[int, ...] = (1, 2, 3, 5)
+    channel_mult: Multipliers = (1, 2, 3, 5)
     """Channel multiplier of each level; every further level halves the resolution."""
-    num_res_blocks: int = 2
+    num_res_blocks: PositiveInt = 2
     """ResBlocks a level on the way down; the way up has one more ("depth" in the tables)."""
-    attention_factors: tuple[int, ...] = (2, 4, 8)
+    attention_factors: Factors = (2, 4, 8)
     """Downsampling factors of the levels that attend; the middle always does."""
-    head_channels: int = 32
+    head_channels: PositiveInt = 32
     """Channels of one attention head, where `heads` is 0."""
-    heads: int = 0
+    heads: Count = 0
     """Attention heads of every level; 0: as many as have `head_channels` channels each."""
-    transformer_depth: int = 1
+    transformer_depth: PositiveInt = 1
     """Transformer blocks in each spatial transformer (T of Table 16)."""
     scale_shift: bool = False
     """The time step scales and shifts the ResBlocks' second norm; otherwise it is added."""
     resample_in_res_blocks: bool = False
     """Resolution changes inside ResBlocks (as in BigGAN); otherwise by convolutions."""
-    groups: int = 32
+    groups: PositiveInt = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Dropout inside the ResBlocks."""
 
     @property

@@ -16,6 +16,7 @@ from ldm_jax.experiments.config import AutoencoderStage, Experiment
 from ldm_jax.sampling.solvers import check_eta
 from ldm_jax.sampling.timesteps import check_steps
 from ldm_jax.training.config import TrainingConfig
+from ldm_jax.training.optimiser import OptimiserConfig
 from ldm_jax.training.sharding import check_batch_size
 
 TRAINED = ("autoencoder", "diffusion")  # unless a stage is named
@@ -50,6 +51,8 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
         yield from _broken("autoencoder.batch-size", lambda: _check_batch(first, mesh))
     if "diffusion" in stages:
         yield from _broken("diffusion.batch-size", lambda: _check_batch(second, mesh))
+    for name in ("autoencoder", "diffusion", "classifier"):
+        yield from _optimiser(name, getattr(experiment, name).optimiser)
     for option, rule in (
         ("diffusion.schedule", lambda: make_schedule(second.schedule)),
         (
@@ -76,6 +79,14 @@ def _broken(option: str, rule: Callable[[], object]) -> Iterator[str]:
         rule()
     except UserError as error:
         yield f"--{option}: {error}"
+
+
+def _optimiser(stage: str, optimiser: OptimiserConfig) -> Iterator[str]:
+    if optimiser.final_rate > optimiser.learning_rate:
+        yield (
+            f"--{stage}.optimiser.final-rate is {optimiser.final_rate}; it must be at most the "
+            f"learning rate, {optimiser.learning_rate}"
+        )
 
 
 def _group_sizes(prefix: str, sizes: AutoencoderConfig | UNetConfig) -> Iterator[str]:

@@ -7,51 +7,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ldm_jax.errors import UserError
+from ldm_jax.bounds import Count, Fraction, NonNegative, PositiveFloat
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
     """How the weights follow the gradients. The defaults are the latent diffusion model's."""
 
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """Absolute learning rate after the warm-up (never multiplied by batch size or device count)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up: the same rate, or a half cosine down to `final_rate`."""
-    warmup_steps: int = 0
+    warmup_steps: Count = 0
     """Steps over which the rate first rises linearly, from rate/warmup_steps at the first step."""
-    decay_steps: int = 0
+    decay_steps: Count = 0
     """Step at which the cosine ends; 0: the last step of the run."""
-    final_rate: float = 0.0
+    final_rate: NonNegative = 0.0
     """Learning rate at the end of the cosine."""
-    b1: float = 0.9
+    b1: Fraction = 0.9
     """Adam's decay of the mean gradient (the autoencoder and its discriminator use 0.5)."""
-    b2: float = 0.999
+    b2: Fraction = 0.999
     """Adam's decay of the mean squared gradient (the autoencoder and discriminator use 0.9)."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Decoupled weight decay (AdamW); 0 is plain Adam."""
-    clip_norm: float = 0.0
+    clip_norm: NonNegative = 0.0
     """Gradients with a larger global norm are scaled down to it; 0 is off."""
-
-    def __post_init__(self):
-        rules = [
-            (self.learning_rate > 0, "learning_rate", "must be positive"),
-            (self.schedule in ("constant", "cosine"), "schedule", "is 'constant' or 'cosine'"),
-            (self.warmup_steps >= 0, "warmup_steps", "must not be negative"),
-            (self.decay_steps >= 0, "decay_steps", "must not be negative (0: to the last step)"),
-            (
-                0 <= self.final_rate <= self.learning_rate,
-                "final_rate",
-                "lies between 0 and the rate",
-            ),
-            (0 <= self.b1 < 1, "b1", "must lie in [0, 1)"),
-            (0 <= self.b2 < 1, "b2", "must lie in [0, 1)"),
-            (self.weight_decay >= 0, "weight_decay", "must not be negative"),
-            (self.clip_norm >= 0, "clip_norm", "must not be negative (0 is off)"),
-        ]
-        for fine, name, rule in rules:
-            if not fine:
-                raise UserError(f"{name} {rule}; it is {getattr(self, name)!r}.")
 
 
 def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:

@@ -80,7 +80,7 @@ def flat(tmp_path):
         (["smoke", "--stage", "third"], ["--stage", "'third'", "autoencoder"]),
         (
             ["smoke", "--autoencoder.optimiser.learning-rate", -1],
-            ["autoencoder.optimiser", "learning_rate must be positive; it is -1.0"],
+            ["--autoencoder.optimiser.learning-rate is -1.0; it must be at least 0"],
         ),
         (["smoke", "--data.size", 30], ["--data.size 30", "28 or 32"]),
         (["smoke", "--sampling.steps", 0], ["--sampling.steps is 0; it must be at least 1"]),

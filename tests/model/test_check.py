@@ -134,7 +134,15 @@ def changed(*fields):
             "{} 30 is not divisible by 4 (the autoencoder reduces by f = 2, the UNet by 2)",
         ),
         ("data.size", 30, "the nearest that are: 28 or 32"),
-        ("data.size", 3, "the nearest that are: 4"),
+        ("data", FolderConfig(path="x", size=3), "the nearest that are: 4"),
+        (
+            "diffusion.optimiser.final-rate",
+            1.0,
+            "{} is 1.0; it must be at most the learning rate, 0.001",
+        ),
+        ("autoencoder.optimiser.learning-rate", -1.0, "{} is -1.0; it must be at least 0"),
+        ("autoencoder.optimiser.learning-rate", 0.0, "{} is 0.0; it must be more than 0"),
+        ("autoencoder.optimiser.b1", 1.0, "{} is 1.0; it must be less than 1"),
         (
             "autoencoder.network.groups",
             3,

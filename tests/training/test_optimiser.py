@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from ldm_jax.errors import UserError
+from ldm_jax.bounds import violations
 from ldm_jax.training.optimiser import OptimiserConfig, learning_rate, make_optimiser
 
 
@@ -70,11 +70,9 @@ def test_updates_are_those_of_adam(weight_decay, clip_norm):
     "field, value",
     [
         ("learning_rate", 0.0),
-        ("schedule", "linear"),
         ("warmup_steps", -1),
         ("decay_steps", -1),
         ("final_rate", -1e-9),
-        ("final_rate", 1.0),  # above the learning rate
         ("b1", 1.0),
         ("b2", -0.1),
         ("weight_decay", -1.0),
@@ -82,5 +80,5 @@ def test_updates_are_those_of_adam(weight_decay, clip_norm):
     ],
 )
 def test_impossible_values_are_named(field, value):
-    with pytest.raises(UserError, match=f"^{field} .*; it is {value!r}"):
-        OptimiserConfig(**{field: value})
+    [problem] = violations(OptimiserConfig(**{field: value}))
+    assert problem.startswith(f"--{field.replace('_', '-')} is {value}; it must be ")
