@@ -26,7 +26,7 @@ def unet(config: UNetConfig, params: dict, c: int, context_dim: int) -> torch.nn
         "up_block_types": [name.format("Up") if a else "UpBlock2D" for a in attends[::-1]],
     }
     if context_dim:
-        heads = [config.heads_of(c) for c in channels]  # it calls them attention_head_dim
+        heads = [config.num_heads(c) for c in channels]  # it calls them attention_head_dim
         network = UNet2DConditionModel(
             **sizes, attention_head_dim=heads, cross_attention_dim=context_dim
         )

@@ -40,9 +40,7 @@ class Layer(nnx.Module):
         self.remat = remat
         dim, heads = config.dim, config.heads
         self.norm1 = layer_norm(dim, **kw)
-        self.attention = Attention(
-            dim, heads=heads, head_dim=dim // heads, qkv_bias=True, causal=True, **kw
-        )
+        self.attention = Attention(dim, heads=heads, head_dim=dim // heads, qkv_bias=True, **kw)
         self.norm2 = layer_norm(dim, **kw)
         self.mlp_in = linear(dim, 4 * dim, **kw)
         self.mlp_out = linear(4 * dim, dim, **kw)
@@ -51,7 +49,7 @@ class Layer(nnx.Module):
         return run_block(Layer._forward, self, x, remat=self.remat)
 
     def _forward(self, x: Array) -> Array:
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attention(self.norm1(x), causal=True)
         return x + self.mlp_out(quick_gelu(self.mlp_in(self.norm2(x))))
 
 

@@ -230,7 +230,7 @@ def _res_block(at: At, *, skip: bool) -> Rows:
 def _self_attention(at: At, channels: int, *, config: UNetConfig, grouped_qkv: bool) -> Rows:
     yield from norm(at / ("norm", "norm", "group_norm"))
     qkv = [at / (f"attention.{i}", "qkv", f"to_{i}") for i in "qkv"]
-    yield from fused(qkv, turns=1 if grouped_qkv else config.heads_of(channels))
+    yield from fused(qkv, turns=1 if grouped_qkv else config.num_heads(channels))
     yield from layer(at / ("attention.out", "proj_out", "to_out.0"), ones=1)
 
 
