@@ -219,7 +219,7 @@ def with_names(facts: DataInfo, file: str) -> DataInfo:
 def parts(experiment: Experiment, facts: DataInfo, stage: str) -> list[Part]:
     """The networks of a run and where CompVis and diffusers keep them, with our shapes."""
     first = experiment.autoencoder
-    rows = names.autoencoder_entries(first.network)
+    rows = names.autoencoder_rows(first.network)
     if first.network.bottleneck == "none":
         found = []
     else:
@@ -228,7 +228,7 @@ def parts(experiment: Experiment, facts: DataInfo, stage: str) -> list[Part]:
         prefix = "" if alone else "first_stage_model."
         found = [Part("autoencoder", rows, shapes["autoencoder"], prefix, component="vae")]
         if alone and "discriminator" in shapes:
-            critic = names.discriminator_entries(first.discriminator)
+            critic = names.discriminator_rows(first.discriminator)
             found.append(
                 Part(
                     "discriminator",
@@ -242,28 +242,28 @@ def parts(experiment: Experiment, facts: DataInfo, stage: str) -> list[Part]:
         return found
     shapes = shapes_of(partial(build_model, experiment, facts))
     how = mechanism(experiment, facts)
-    unet = names.unet_entries(
+    unet = names.unet_rows(
         experiment.diffusion.unet,
         cross_attention=how.context_dim > 0,
         class_labels=how.classes > 0,
     )
     found.insert(0, Part("unet", unet, shapes["unet"], "model.diffusion_model.", component="unet"))
     if "tau" in shapes:
-        rows = _tau_entries(experiment, facts)
+        rows = _tau_rows(experiment, facts)
         component = "text_encoder" if facts.condition == "text" else None
         found.append(Part("tau", rows, shapes["tau"], "cond_stage_model.", component=component))
     return found
 
 
-def _tau_entries(experiment: Experiment, facts: DataInfo):
+def _tau_rows(experiment: Experiment, facts: DataInfo):
     stage = experiment.diffusion
     if facts.condition == "class":
-        return names.class_embedder_entries()
+        return names.class_embedder_rows()
     if facts.condition == "semantic":
-        return names.rescaler_entries()
+        return names.rescaler_rows()
     if facts.condition == "text" and stage.tokenizer == "clip":
-        return names.clip_text_entries(ClipTextConfig().depth)
-    return names.transformer_entries(stage.text)
+        return names.clip_text_rows(ClipTextConfig().depth)
+    return names.transformer_rows(stage.text)
 
 
 def _state(

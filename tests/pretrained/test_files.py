@@ -380,7 +380,7 @@ def test_files_without_arrays(torch, safetensors, save, tmp_path):
     assert refusal(save({})) == "holds no arrays"
     assert refusal(save([1, 2])) == "holds no arrays"
     assert refusal(save(torch.ones(2))) == "holds no arrays"
-    expected = "holds no arrays, nor a 'state_dict' of arrays, but 'model', 'step'"
+    expected = "holds no arrays and no 'state_dict' of arrays, but 'model', 'step'"
     assert refusal(save({"model": {"w": torch.ones(1)}, "step": 3})) == expected
     assert "'state_dict'" in refusal(save({"state_dict": None}))
     write_safetensors(tmp_path / "none.safetensors", {})
