@@ -168,7 +168,7 @@ def _facts(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
     if condition == "text" and stage.tokenizer != "words":
         facts["tokenizer"] = published_tokenizer(stage)
     elif condition == "text":
-        tokenizer = Tokenizer.of(_captions(train), stage.vocabulary)
+        tokenizer = Tokenizer.from_captions(_captions(train), stage.vocabulary)
         facts |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
     return DataInfo(**facts)
 
