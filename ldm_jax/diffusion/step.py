@@ -17,7 +17,7 @@ from flax import nnx
 from ldm_jax.diffusion.loss import Norm, ldm_loss
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.parameters import Build, fresh, graph_of
+from ldm_jax.parameters import Build, init_params, make_graphdef
 
 Array = jax.Array
 NOISE_LEVELS = ("least_noise", "less_noise", "more_noise", "most_noise")  # quarters of the T steps
@@ -49,11 +49,11 @@ class DiffusionProblem:
     ):
         self.build, self.schedule, self.prediction = build, schedule, prediction
         self.latents, self.condition, self.norm, self.dropout = latents, condition, norm, dropout
-        self.graph = graph_of(build)
+        self.graph = make_graphdef(build)
 
     def init(self, key: Array) -> dict:
         """Fresh parameters."""
-        return fresh(self.build, key)
+        return init_params(self.build, key)
 
     def model(self, params: dict) -> nnx.Module:
         """The module from its parameters."""

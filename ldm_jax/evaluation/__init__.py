@@ -1,1 +1,1 @@
-"""Evaluation: is an image good, and does it show what was asked (paper Sec. 4, App. E.3)."""
+"""Evaluation: the quality of images and their agreement with the condition (Sec. 4, App. E.3)."""

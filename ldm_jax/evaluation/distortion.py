@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image."""
+"""PSNR and SSIM between images and their reconstructions (Tables 5, 8, 11)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ldm_jax.errors import UserError
 
-# SSIM's window is separable: weights of one axis, which sum to 1.
+# Weights of the separable SSIM window along one axis; their sum is 1.
 _WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 _WINDOW /= _WINDOW.sum()
 
 
 def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each pair of images: bytes `[n, H, W, C]` -> `[n]`.
+    """Peak signal-to-noise ratio in dB of each pair of images: uint8 `[n, H, W, C]` -> `[n]`.
 
     10 log10(255^2 / mean square error), the error in float64; infinite for equal images.
     """
@@ -23,13 +23,12 @@ def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Mean structural similarity of each pair of images: bytes `[n, H, W, C]` -> `[n]`.
+    """Mean structural similarity of each pair of images: uint8 `[n, H, W, C]` -> `[n]`.
 
     Wang et al. 2004: means, variances and covariance under a Gaussian window of 11x11 pixels with
-    standard deviation 1.5, whose weights sum to 1 (so not the unbiased variances of a sample);
-    constants (0.01 * 255)^2 and (0.03 * 255)^2. Averaged over the places where the whole window
-    lies within the image and over the channels, each taken by itself; in float64, at full
-    resolution. 1 for equal images, never more.
+    standard deviation 1.5, whose weights sum to 1 (so the variances are not the unbiased ones);
+    constants (0.01 * 255)^2 and (0.03 * 255)^2. The mean is over all positions of the window inside
+    the image and over the channels; in float64, at full resolution. At most 1, for equal images.
 
     Raises:
       UserError: the images have a side of less than 11 pixels, or differ in shape.
@@ -45,7 +44,7 @@ def ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _ssim_of_pair(x: np.ndarray, y: np.ndarray) -> float:
-    """`ssim` of two images `[H, W, C]`; one at a time, so that thousands fit in memory."""
+    """`ssim` of two images `[H, W, C]`; one pair at a time limits the memory."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     moments = np.stack([x, y, x * x, y * y, x * y])
     for axis in (1, 2):

@@ -1,11 +1,11 @@
-"""The oracle: reads shape and colour back from an image of one object.
+"""The oracle: a classifier of shape and colour for images of one object.
 
-It makes 'the sample shows what was asked' a number, where the paper can only show images.
+It measures whether a sample agrees with its condition, where the paper can only show images.
 
 A small convolutional network, trained on true renders only (`python -m ldm_jax.evaluation.oracle`
 trains it again, in five minutes on two cores). It is a measure and never a loss: no model of this
-project is trained against it. Beside each score stand its ceiling (the oracle on true renders) and
-its floor (the same images with the conditions shuffled): `oracle_report`.
+project is trained against it. `oracle_report` gives each score with its ceiling (the oracle on true
+renders) and its floor (the same images with shuffled conditions).
 """
 
 import functools
@@ -22,12 +22,14 @@ from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SHAPES, ScenesSource, draw
 from ldm_jax.errors import UserError
 
 WEIGHTS = Path(__file__).with_name("oracle.npz")
-SIZE = 32  # what the network sees; larger images are averaged down to it
+SIZE = 32  # input size of the network; larger images are averaged down to it
 
 _CHANNELS = (16, 32, 48, 64)  # the first convolution keeps the size, each further one halves it
 _HIDDEN = 48
 _MICRO_BATCH = 256  # one compiled shape for any number of images
-_SEED = 1_000_003  # far from the seeds people choose: these renders are the oracle's own
+_SEED = (
+    1_000_003  # unlike the seeds that users choose, so that these renders are in no other data set
+)
 
 
 def init(key) -> dict[str, jax.Array]:
@@ -80,10 +82,10 @@ def _classify(params, x):
 
 
 def read_scenes(images) -> tuple[np.ndarray, np.ndarray]:
-    """What the oracle sees: (shape, colour), indices int32 [n] in `SHAPES` and `COLOURS`.
+    """The oracle's predictions: (shape, colour), indices int32 [n] in `SHAPES` and `COLOURS`.
 
     Args:
-      images: uint8 [n, H, H, 3] of the level single, H a multiple of 32.
+      images: uint8 [n, H, H, 3] of the level `single`, H a multiple of 32.
     Raises:
       UserError: for any other dtype or size.
     """
@@ -115,13 +117,13 @@ def _to_input(images) -> np.ndarray:
 
 
 def agreement(images, asked) -> dict[str, float]:
-    """Share of images in which the oracle sees the shape, the colour, and both as asked.
+    """Fraction of images whose predicted shape, colour, and both agree with the condition.
 
     Args:
       images: uint8 [n, H, H, 3].
-      asked: n captions (the first-named object counts) or n class labels of the level single.
+      asked: n captions (their first object counts) or n class labels of the level `single`.
     Raises:
-      UserError: if the numbers differ, or a condition names no object.
+      UserError: the numbers differ, or a condition names no object.
     """
     shape, colour = read_scenes(images)
     asked_shape, asked_colour = _asked(asked)
@@ -150,14 +152,14 @@ def _asked(asked):
 
 
 def oracle_report(images, asked, truth_images, truth_asked) -> dict[str, dict[str, float]]:
-    """Agreement of samples with what was asked, between the two numbers that give it a meaning.
+    """Agreement of samples with their conditions, with a ceiling and a floor to compare with.
 
     Args:
       images, asked: samples and their conditions, as in `agreement`.
       truth_images, truth_asked: held-out true renders and theirs.
     Returns:
-      'samples'; 'ceiling', the oracle on true renders; 'floor', the samples against their own
-      conditions in another (fixed) order, which is what a model deaf to its condition reaches.
+      'samples'; 'ceiling', the oracle on true renders; 'floor', the samples with their conditions
+      permuted (always in the same way): the score of a model that ignores its condition.
     """
     asked = np.asarray(asked)
     shuffled = asked[np.random.default_rng(0).permutation(len(asked))]
@@ -169,9 +171,9 @@ def oracle_report(images, asked, truth_images, truth_asked) -> dict[str, dict[st
 
 
 def augment(key, x):
-    """x [B, 32, 32, 3] a little shifted, soft, brighter or darker, tinted and noisy.
+    """Random shifts, blur, brightness, tint and noise for x [B, 32, 32, 3].
 
-    It is what separates a generated image from a render.
+    These are the differences between a generated image and a render.
     """
     keys = jax.random.split(key, 6)
     b = x.shape[0]
@@ -224,7 +226,7 @@ def train(renders: int = 24_000, steps: int = 1_500, batch: int = 192, progress:
 
 
 def main() -> None:
-    """Trains, writes the weights as float16 and prints the accuracy on renders it never saw."""
+    """Trains, writes the weights as float16 and prints the accuracy on held-out renders."""
     half = {name: np.asarray(value, np.float16) for name, value in train().items()}
     np.savez(WEIGHTS, **half)
     _weights.cache_clear()

@@ -28,7 +28,7 @@ from ldm_jax.experiments.mechanism import SUBWORDS, build_model, mechanism
 from ldm_jax.experiments.models import FirstStage
 from ldm_jax.experiments.run_dir import DataInfo, RunDir
 from ldm_jax.experiments.second_stage import NAME as DIFFUSION
-from ldm_jax.parameters import shapes_of
+from ldm_jax.parameters import abstract_params
 from ldm_jax.pretrained import names
 from ldm_jax.pretrained.buffers import schedule_buffers
 from ldm_jax.pretrained.convert import read_compvis, read_diffusers, write_compvis
@@ -240,7 +240,7 @@ def parts(experiment: Experiment, facts: DataInfo, stage: str) -> list[Part]:
             )
     if stage == AUTOENCODER:
         return found
-    shapes = shapes_of(partial(build_model, experiment, facts))
+    shapes = abstract_params(partial(build_model, experiment, facts))
     how = mechanism(experiment, facts)
     unet = names.unet_rows(
         experiment.diffusion.unet,

@@ -20,7 +20,7 @@ from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.experiments.models import Classifier, SecondStage
 from ldm_jax.experiments.run_dir import DataInfo
 from ldm_jax.layers import ResBlock, SpatialSelfAttention
-from ldm_jax.parameters import shapes_of
+from ldm_jax.parameters import abstract_params
 from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import SMALLEST_SHARDED, make_mesh, tree_sharding
 from ldm_jax.training.state import Stage, init_state, train_step
@@ -140,7 +140,7 @@ TENSOR = {
 def test_tensor_splits_the_projections_of_attention_and_feed_forward_and_nothing_else():
     experiment = EXPERIMENTS["text2img256"]()
     facts = DataInfo(3, "text", (), tuple("abcdefgh"), 77)
-    params = shapes_of(partial(build_model, experiment, facts))
+    params = abstract_params(partial(build_model, experiment, facts))
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree_sharding(params, make_mesh(1, 1, 8)))
     found = {}
     for path, sharding in leaves:
