@@ -27,9 +27,7 @@ SIZE = 32  # input size of the network; larger images are averaged down to it
 _CHANNELS = (16, 32, 48, 64)  # the first convolution keeps the size, each further one halves it
 _HIDDEN = 48
 _MICRO_BATCH = 256  # one compiled shape for any number of images
-_SEED = (
-    1_000_003  # unlike the seeds that users choose, so that these renders are in no other data set
-)
+_SEED = 1_000_003  # unlikely to be chosen by users: these renders are in no other data set
 
 
 def init(key) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""What a caption asks for: its objects and how they stand to each other, read from the words."""
+"""Parses captions of scenes into objects and their spatial relations."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ldm_jax.evaluation.scene_objects import SeenObject
 
 
 class AskedObject(NamedTuple):
-    """An object as a caption names it; None is what the caption does not say."""
+    """An object of a caption; None: the caption does not specify it."""
 
     label: int  # index in CLASS_NAMES
     size: str | None
@@ -18,7 +18,7 @@ class AskedObject(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """Two of a caption's objects, by their places in it, and how the first stands to the second."""
+    """A spatial relation of two objects of a caption, given by their indices."""
 
     name: str  # one of RELATIONS
     first: int
@@ -26,34 +26,36 @@ class Relation(NamedTuple):
 
 
 class AskedScene(NamedTuple):
-    """All that a caption says about objects."""
+    """The objects of a caption and their relations."""
 
     objects: tuple[AskedObject, ...]
     relations: tuple[Relation, ...]
 
 
 RELATIONS = ("in front of", "left of", "next to")
-_INVERSE = {"behind": "in front of", "right of": "left of"}  # not in our captions, but people's
+_INVERSE = {
+    "behind": "in front of",
+    "right of": "left of",
+}  # not in captions of `data/scenes`, but users write them
 
 _ANY = "|".join
 _OBJECT = re.compile(
     rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?\b({_ANY(COLOURS)}) ({_ANY(SHAPES)})\b"
 )
 
-# 'Next to' in the image, in which it holds for most pairs of which captions say so: a gap of this
-# many times the boxes' mean width, and lower edges this far apart in sides of the image.
-_NEAR = 0.9
-_LEVEL = 0.16
+# "Next to" in the image, fitted to the true renders of captions that say it.
+_NEXT_GAP = 0.9  # maximum gap, in mean widths of the two boxes
+_NEXT_HEIGHT = 0.16  # maximum difference of the lower edges, in sides of the image
 
 
 def parse_caption(text: str) -> AskedScene:
     """Objects and relations of 'a large shiny red cone in front of a small blue cube on a ...'.
 
-    Reads every caption of `data/scenes/captions.py`, and 'right of' and 'behind' besides. Objects
-    joined by 'and' stand in no relation.
+    Accepts every caption of `data/scenes/captions.py`, and also 'right of' and 'behind'. Objects
+    joined by 'and' have no relation.
 
     Raises:
-      UserError: if no object is named by colour and shape.
+      UserError: no object is named by colour and shape.
     """
     words = " ".join(text.lower().split())
     named = list(_OBJECT.finditer(words))
@@ -62,7 +64,7 @@ def parse_caption(text: str) -> AskedScene:
             f"caption {text!r} names no object: a colour ({', '.join(COLOURS)}) and "
             f"a shape ({', '.join(SHAPES)}) are needed"
         )
-    things = tuple(
+    objects = tuple(
         AskedObject(CLASS_NAMES.index(f"{colour} {shape}"), size, material)
         for size, material, colour, shape in (match.groups() for match in named)
     )
@@ -75,13 +77,14 @@ def parse_caption(text: str) -> AskedScene:
             if re.search(rf"\b{phrase}\b", between):
                 pair = (i, i + 1) if phrase in RELATIONS else (i + 1, i)
                 relations.append(Relation(_INVERSE.get(phrase, phrase), *pair))
-    return AskedScene(things, tuple(relations))
+    return AskedScene(objects, tuple(relations))
 
 
-def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
-    """Whether the relation `name` holds between two objects of an image, judged by their boxes.
+def relation_holds(name: str, one: SeenObject, two: SeenObject) -> bool:
+    """Whether the relation `name` holds between two objects of an image, by their boxes.
 
-    Left is the middle of the box, in front the lower edge: all stand on one floor.
+    "Left of" compares the centres of the boxes; "in front of" compares the lower edges, since all
+    objects stand on one floor.
     """
     (left, _, right, bottom), (left2, _, right2, bottom2) = one.box, two.box
     if name == "left of":
@@ -91,17 +94,19 @@ def stands(name: str, one: SeenObject, two: SeenObject) -> bool:
     if name == "next to":
         gap = max(left, left2) - min(right, right2)
         width = (right - left + right2 - left2) / 2
-        return gap < _NEAR * width and abs(bottom - bottom2) < _LEVEL
+        return gap < _NEXT_GAP * width and abs(bottom - bottom2) < _NEXT_HEIGHT
     raise UserError(f"unknown relation {name!r}: choose one of {', '.join(RELATIONS)}")
 
 
-def holds(relation: Relation, asked: Sequence[AskedObject], found: Sequence[SeenObject]) -> bool:
-    """Whether two different objects of the asked classes were found and stand as asked."""
+def shows_relation(
+    relation: Relation, asked: Sequence[AskedObject], found: Sequence[SeenObject]
+) -> bool:
+    """Whether two different objects of the requested classes satisfy the relation."""
     first, second = asked[relation.first].label, asked[relation.second].label
     return any(
         one is not two
         and (one.label, two.label) == (first, second)
-        and stands(relation.name, one, two)
+        and relation_holds(relation.name, one, two)
         for one in found
         for two in found
     )

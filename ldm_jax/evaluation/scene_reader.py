@@ -1,8 +1,8 @@
-"""The scene reader: says for every pixel of a scene what it shows.
+"""The scene reader: a segmentation network for images of several objects.
 
-It is to images of several objects what the oracle (`oracle.py`) is to images of one: it makes
-'the sample shows what was asked' a number. What follows from the pixels is elsewhere: objects in
-`scene_objects.py`, agreement with a condition in `scene_reports.py`.
+It measures whether a sample agrees with its condition, as the oracle (`oracle.py`) does for images
+of one object. `scene_objects.py` derives objects from the pixels, and `scene_reports.py` the
+agreement with a condition.
 
 A small U-shaped convolutional network, trained on true renders only (`scene_reader_training.py`).
 It is a measure and never a loss: no model of this project is trained against it.
@@ -19,29 +19,30 @@ from jax import lax
 
 from ldm_jax.data.scenes import COLOURS, MATERIALS, SEMANTIC_NAMES, SIZES
 from ldm_jax.errors import UserError
+from ldm_jax.layers import upsample2x
 
 WEIGHTS = Path(__file__).with_name("scene_reader.npz")
-SIZE = 64  # what the network sees: 32 x 32 is enlarged to it, larger images are averaged down
+SIZE = 64  # input size of the network: 32 x 32 is enlarged to it, larger images are averaged down
 SMALL = SIZE // 2
 
-# What the network says of a pixel, in this order; all but the first only where an object is.
+# Outputs for each pixel -> channels, in this order; all but the first are for object pixels only.
 OUTPUTS = {
     "semantic": len(SEMANTIC_NAMES),
     "colour": len(COLOURS),
     "size": len(SIZES),
     "material": len(MATERIALS),
-    "way": 2,  # to the middle of the object's box: right and down, in sides of the image
+    "offset": 2,  # to the middle of the object's box: right and down, in sides of the image
 }
-OBJECT_WEIGHT = 3.0  # of a pixel of an object in training: they fill but a tenth of an image
+OBJECT_WEIGHT = 3.0  # weight of object pixels in training: they are only a tenth of an image
 _EDGES = np.cumsum(list(OUTPUTS.values()))[:-1].tolist()
 _WIDTHS = (32, 44, 56)  # channels at a half, a quarter and an eighth of the size
 _MICRO_BATCH = 64  # one compiled shape for any number of images
 
 
 class Reading(NamedTuple):
-    """What the reader sees, pixel by pixel; all but the first two mean something on objects only.
+    """Predictions for each pixel; all but the first two are valid on objects only.
 
-    H is the images' side, but at most 64: larger images are read at 64.
+    H is the side of the images, at most 64: larger images are averaged down to it.
     """
 
     semantic: np.ndarray  # uint8 [n, H, H]: index in SEMANTIC_NAMES
@@ -72,7 +73,7 @@ def init(key) -> dict[str, jax.Array]:
     for (name, shape), k in zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True):
         deviation = (2.0 / np.prod(shape[:3])) ** 0.5  # He et al.
         if name == "out":
-            deviation *= 0.1  # undecided at the start
+            deviation *= 0.1  # nearly uniform probabilities at the start
         params[name] = deviation * jax.random.normal(k, shape)
         params[f"{name}_bias"] = jnp.zeros((1, 1, 1, shape[-1]))
     return params
@@ -89,7 +90,7 @@ def apply(params, x) -> jax.Array:
         return y + params[f"{name}_bias"]
 
     relu = jax.nn.relu
-    # The whole network works at half the size, where a pixel holds 2 x 2 of the image.
+    # The network works at half the size: 2 x 2 pixels become the channels of one.
     fine = relu(conv("in", _fold(x)))
     half = relu(conv("down1", fine, stride=2))
     half = half + relu(conv("half", half))
@@ -116,15 +117,10 @@ def _unfold(x):
     return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
-def upsample2x(x):
-    """Each pixel four times: [B, h, w, c] to [B, 2h, 2w, c]."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-
-
-def see(params, x) -> dict[str, jax.Array]:
+def predict(params, x) -> dict[str, jax.Array]:
     """Outputs by name, each [B, H, H, n], for images x [B, H, H, 3] in [-1, 1], H 32 or 64.
 
-    A small image is enlarged, and what is said of four pixels is averaged.
+    Small images are enlarged, and the outputs of four pixels are averaged.
     """
     if x.shape[1] == SMALL:
         y = _fold(apply(params, upsample2x(x)))
@@ -136,18 +132,19 @@ def see(params, x) -> dict[str, jax.Array]:
 
 @functools.cache
 def weights() -> dict[str, jax.Array]:
+    """The trained parameters, float32."""
     with np.load(WEIGHTS) as file:
         return {name: jnp.asarray(file[name], jnp.float32) for name in file.files}
 
 
 @jax.jit
 def _read(params, x) -> Reading:
-    seen = see(params, x)
-    # In training the pixels of objects counted more than others; that is taken back here.
+    seen = predict(params, x)
+    # Corrects for the larger weight of object pixels in training.
     rarity = jnp.where(jnp.arange(OUTPUTS["semantic"]) >= 2, -jnp.log(OBJECT_WEIGHT), 0.0)
     semantic = jax.nn.softmax(seen["semantic"] + rarity[None, None, None])
     colour = jax.nn.softmax(seen["colour"])
-    # Whether there is an object is decided before which one: four shapes share the probability.
+    # Decide first whether there is an object, by the sum over shapes, and then which shape.
     shapes = semantic[..., 2:]
     solid = shapes.sum(axis=-1)
     best = jnp.argmax(semantic[..., :2], axis=-1)
@@ -163,15 +160,15 @@ def _read(params, x) -> Reading:
         jnp.argmax(colour, axis=-1).astype(jnp.uint8),
         jax.nn.softmax(seen["size"])[..., SIZES.index("large")],
         jax.nn.softmax(seen["material"])[..., MATERIALS.index("shiny")],
-        place + seen["way"],
+        place + seen["offset"],
     )
 
 
 def read(images) -> Reading:
-    """What the reader sees in scenes of any level.
+    """Reads scenes of any level.
 
-    Whether an object is large it tells for the distances it learned from, those of the levels
-    single and full; at level pair that is a guess.
+    The size of an object (large or small) is reliable for the levels `single` and `full` only: the
+    reader was trained on the distances in these levels.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
@@ -187,7 +184,7 @@ def read(images) -> Reading:
             f"{SIZE}, not {images.dtype} {list(images.shape)}"
         )
     parts = []
-    for start in range(0, max(len(images), 1), _MICRO_BATCH):  # once even for no image at all
+    for start in range(0, max(len(images), 1), _MICRO_BATCH):  # also once without images
         x = _to_input(images[start : start + _MICRO_BATCH])
         count = len(x)
         x = np.pad(x, ((0, _MICRO_BATCH - count), (0, 0), (0, 0), (0, 0)))
@@ -205,7 +202,7 @@ def _to_input(images) -> np.ndarray:
 
 
 def semantic(images) -> np.ndarray:
-    """The semantic map that the reader sees: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
+    """The predicted semantic map: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
     seen = read(images).semantic
     k = np.shape(images)[1] // seen.shape[1]
     return seen.repeat(k, axis=1).repeat(k, axis=2)

@@ -1,8 +1,8 @@
 """Trains the scene reader: `python -m ldm_jax.evaluation.scene_reader_training`.
 
-It learns from true renders only, of the levels single and full, at 32x32 and 64x64, a little
-spoiled as generated images are. Half an hour on two cores. The weights that are shipped had less
-than that: of the second cycle 1,791 steps, and then 400 in which the rate fell to nothing.
+It learns from true renders of the levels `single` and `full`, at 32x32 and 64x64, augmented to
+resemble generated images. Half an hour on two cores. The shipped weights were trained for less: the
+second cycle had 1,791 steps, and then 400 in which the learning rate fell to 0.
 """
 
 from typing import NamedTuple
@@ -26,17 +26,17 @@ from ldm_jax.evaluation.scene_reader import (
     SMALL,
     WEIGHTS,
     init,
-    see,
+    predict,
     semantic,
-    upsample2x,
     weights,
 )
+from ldm_jax.layers import upsample2x
 
-SEED = 1_000_033  # far from the seeds people choose: these renders are the reader's own
+SEED = 1_000_033  # unlikely to be chosen by users: these renders are in no other data set
 
 
 def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
-    """All scenes of `sources` at both sizes, with what the network learns.
+    """All scenes of `sources` at both sizes, with the ground truth.
 
     Returns:
       'image64' and 'image32' uint8 [n, S, S, 3]; 'instance64', 'instance32' int32 [n, S, S]: 0 sky,
@@ -45,7 +45,7 @@ def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
     """
     scenes = [(source, i) for source in sources for i in range(len(source))]
     n, things = len(scenes), 2 + MAX_OBJECTS
-    data = {name: np.zeros((n, things), np.int32) for name in OUTPUTS if name != "way"}
+    data = {name: np.zeros((n, things), np.int32) for name in OUTPUTS if name != "offset"}
     data["middle"] = np.zeros((n, things, 2), np.float32)
     for size in (SIZE, SMALL):
         data[f"image{size}"] = np.empty((n, size, size, 3), np.uint8)
@@ -70,20 +70,20 @@ def draw_truth(sources, progress: bool = True) -> dict[str, np.ndarray]:
 
 
 def targets(data, instance) -> dict[str, jax.Array]:
-    """From things to pixels: what is right at each pixel, by the names of `OUTPUTS`."""
+    """The target at each pixel, by the names of `OUTPUTS`, from the ground truth of objects."""
     b, side = instance.shape[:2]
     pick = jax.vmap(lambda table, which: table[which])
-    right = {name: pick(data[name], instance) for name in OUTPUTS if name != "way"}
+    target = {name: pick(data[name], instance) for name in OUTPUTS if name != "offset"}
     ticks = (jnp.arange(side) + 0.5) / side
     place = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)[None]
-    return right | {"way": pick(data["middle"], instance) - place}
+    return target | {"offset": pick(data["middle"], instance) - place}
 
 
-def augment(key, x, right, noisiness=1.0):
-    """Images x [B, S, S, 3] a little moved, soft, brighter or darker, tinted and noisy.
+def augment(key, x, target, noisiness=1.0):
+    """Random mirroring, shifts, blur, brightness, tint and noise for images x [B, S, S, 3].
 
-    It is what separates a generated image from a render. What is right moves with the image.
-    `noisiness` scales the noise alone.
+    These are the differences between a generated image and a render. The targets move with the
+    image. `noisiness` scales the noise only.
     """
     keys = iter(jax.random.split(key, 10))
     b, side = x.shape[:2]
@@ -93,15 +93,15 @@ def augment(key, x, right, noisiness=1.0):
     corner = jax.random.randint(next(keys), (b, 2), 0, 2 * reach + 1)
 
     def move(a):
-        whole = (0,) * (a.ndim - 3)  # what there is beyond rows and columns stays as it is
+        whole = (0,) * (a.ndim - 3)  # further axes do not move
         a = jnp.where(mirrored.reshape(b, 1, 1, *(1 for _ in whole)), a[:, :, ::-1], a)
         margins = ((0, 0), (reach, reach), (reach, reach), *((0, 0) for _ in whole))
         cut = jax.vmap(lambda wide, at: lax.dynamic_slice(wide, (*at, *whole), a.shape[1:]))
         return cut(jnp.pad(a, margins, "edge"), corner)
 
-    x, right = move(x), {name: move(a) for name, a in right.items()}
+    x, target = move(x), {name: move(a) for name, a in target.items()}
     turned = jnp.stack([jnp.where(mirrored, -1.0, 1.0), jnp.ones(b)], axis=-1)
-    right["way"] = right["way"] * turned[:, None, None]
+    target["offset"] = target["offset"] * turned[:, None, None]
 
     def soften(x):
         wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
@@ -116,24 +116,24 @@ def augment(key, x, right, noisiness=1.0):
     noise = jax.random.normal(next(keys), x.shape)
     x = x + noise * jax.random.uniform(next(keys), each, maxval=0.12 * noisiness)
     blotches = upsample2x(jax.random.normal(next(keys), (b, side // 2, side // 2, 3)))
-    return x + blotches * jax.random.uniform(next(keys), each, maxval=0.08 * noisiness), right
+    return x + blotches * jax.random.uniform(next(keys), each, maxval=0.08 * noisiness), target
 
 
-def loss_of(params, x, right):
-    """Cross-entropy per pixel: what it is everywhere, the rest where objects are."""
-    seen = see(params, x)
+def pixel_loss(params, x, target):
+    """Mean loss per pixel: the semantic class everywhere, the other outputs on objects."""
+    seen = predict(params, x)
     error = optax.softmax_cross_entropy_with_integer_labels
-    on_object = (right["semantic"] >= 2).astype(jnp.float32)
+    on_object = (target["semantic"] >= 2).astype(jnp.float32)
 
     def on_objects(values):
         return (values * on_object).sum() / (on_object.sum() + 1.0)
 
-    what = error(seen["semantic"], right["semantic"])
+    what = error(seen["semantic"], target["semantic"])
     total = (what * jnp.where(on_object > 0, OBJECT_WEIGHT, 1.0)).mean()
-    way = jnp.abs(seen["way"] - right["way"]).sum(axis=-1)
-    total += 0.3 * on_objects(error(seen["colour"], right["colour"])) + on_objects(way)
+    offset = jnp.abs(seen["offset"] - target["offset"]).sum(axis=-1)
+    total += 0.3 * on_objects(error(seen["colour"], target["colour"])) + on_objects(offset)
     for name in ("size", "material"):
-        total += 0.1 * on_objects(error(seen[name], right[name]))
+        total += 0.1 * on_objects(error(seen[name], target[name]))
     return total
 
 
@@ -146,12 +146,12 @@ class Cycle(NamedTuple):
     noisiness: float
 
 
-# The second cycle ends nearer to what will be read: images with little noise.
+# The second cycle has less noise, like the images that will be read.
 CYCLES = (Cycle(2_000, 24, 4e-3, 1.0), Cycle(3_000, 16, 2.5e-3, 0.5))
 
 
 def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool = True):
-    """Trains the reader on true renders of the levels single and full at both sizes.
+    """Trains the reader on true renders of the levels `single` and `full` at both sizes.
 
     Returns:
       Its parameters, float32: a pure function of the arguments.
@@ -168,7 +168,7 @@ def train(full: int = 7_000, single: int = 1_500, cycles=CYCLES, progress: bool 
 
 
 def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
-    """The parameters after one more cycle; `number` decides what it draws at random."""
+    """The parameters after one more cycle; `number` is its random seed."""
     tables = ("semantic", "colour", "size", "material", "middle")
     rate = optax.cosine_onecycle_schedule(cycle.steps, cycle.rate)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
@@ -177,8 +177,8 @@ def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
         total = 0.0
         for part, k in zip(parts, jax.random.split(key), strict=True):
             x = part["image"].astype(jnp.float32) / 127.5 - 1.0
-            right = targets(part, part["instance"])
-            total += loss_of(params, *augment(k, x, right, cycle.noisiness))
+            target = targets(part, part["instance"])
+            total += pixel_loss(params, *augment(k, x, target, cycle.noisiness))
         return total / len(parts)
 
     @jax.jit
@@ -206,7 +206,7 @@ def train_cycle(params, data, cycle: Cycle, number: int, progress: bool = True):
 
 
 def main() -> None:
-    """Trains, writes the weights as float16, prints the accuracy on renders it never saw."""
+    """Trains, writes the weights as float16, prints the accuracy on held-out renders."""
     half = {name: np.asarray(value, np.float16) for name, value in train().items()}
     np.savez(WEIGHTS, **half)
     weights.cache_clear()
@@ -216,8 +216,8 @@ def main() -> None:
             size, "full", 500, seed=SEED, split="validation", extras=("semantic",)
         )
         data = held_out.read(range(500))
-        right = (semantic(data["image"]) == data["semantic"]).mean()
-        print(f"held-out renders at {size}: {right:.2%} of the pixels are read right")
+        accuracy = (semantic(data["image"]) == data["semantic"]).mean()
+        print(f"held-out renders at {size}: {accuracy:.2%} of the pixels are correct")
 
 
 if __name__ == "__main__":

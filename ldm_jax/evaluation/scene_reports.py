@@ -1,8 +1,7 @@
-"""Do images of scenes show what was asked: semantic maps, layouts, captions, or just a scene.
+"""Agreement of images of scenes with semantic maps, layouts and captions; validity of a scene.
 
-Every report stands between two numbers that give it a meaning: its ceiling, the same measure on
-held-out true renders, and its floor, which is what a model deaf to its condition reaches (the
-samples against each other's conditions).
+Every report has a ceiling, the same measure on held-out true renders, and a floor, the score of a
+model that ignores its condition (each sample with the condition of another one).
 
 All images are uint8 [n, H, H, 3], H = 32 or a multiple of 64 (`scene_reader.py`).
 """
@@ -15,18 +14,19 @@ import numpy as np
 from ldm_jax.data.scenes import SEMANTIC_NAMES
 from ldm_jax.data.scenes.world import MAX_OBJECTS
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.scene_captions import AskedScene, holds, parse_caption
+from ldm_jax.evaluation.scene_captions import AskedScene, parse_caption, shows_relation
 from ldm_jax.evaluation.scene_objects import SeenObject, objects, objects_of
 from ldm_jax.evaluation.scene_reader import Reading, read, semantic
 
 Report = dict[str, dict[str, float]]
 
-# What a proper scene obeys. Each alone lets nearly every true render pass; of 500 held-out ones of
-# the level full 93 in 100 keep to all (small objects are read with doubt), of 50:50 blends of two
-# 30 to 35, of those with noise of standard deviation 40 at most 3, of shuffled ones at most 4.
-_LEAST_CERTAIN = 0.35  # certainty of an object
-_MOST_ASTRAY = {32: 0.017, 64: 0.010}  # share of the background across the horizon, by side read
-_MOST_CRUMBS = 0.05  # share of object pixels that belong to no object
+# Criteria of a valid scene. Nearly every true render passes each of them. All are passed by 93 % of
+# 500 held-out renders of the level `full` (small objects are read with low certainty), by 30 to
+# 35 % of 50:50 blends of two, by at most 3 % with noise of standard deviation 40, and by at most
+# 4 % of shuffled ones.
+_MIN_CERTAINTY = 0.35  # of each object
+_MAX_MISPLACED = {32: 0.017, 64: 0.010}  # side -> fraction of background across the horizon
+_MAX_STRAY = 0.05  # fraction of object pixels that belong to no object
 
 
 def mean_iou(predicted, truth, classes: int) -> float:
@@ -34,7 +34,7 @@ def mean_iou(predicted, truth, classes: int) -> float:
 
     Args:
       predicted, truth: integers of one shape.
-      classes: how many there are; those in neither array do not count.
+      classes: their number; those in neither array are left out of the mean.
     Raises:
       UserError: if the shapes differ or nothing is compared.
     """
@@ -55,14 +55,15 @@ def mean_iou(predicted, truth, classes: int) -> float:
 
 
 def semantic_report(images, truth_maps, truth_images) -> Report:
-    """How well samples follow the semantic maps that they were asked to.
+    """How well samples follow their semantic maps.
 
     Args:
       images: samples, one per map.
       truth_maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
       truth_images: the true renders of these maps.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the share read as asked.
+      'samples', 'ceiling' and 'floor', each with 'mean_iou' and 'pixels', the
+      fraction of pixels that agree.
     """
     truth_maps = np.asarray(truth_maps)
 
@@ -76,7 +77,7 @@ def semantic_report(images, truth_maps, truth_images) -> Report:
 
 
 def box_report(images, boxes, box_labels, truth_images) -> Report:
-    """How well samples follow layouts: objects of the asked classes in the asked boxes.
+    """How well samples follow layouts: objects of the requested classes in the requested boxes.
 
     Args:
       images: samples, one per layout.
@@ -84,9 +85,9 @@ def box_report(images, boxes, box_labels, truth_images) -> Report:
       box_labels: [n, M], indices in CLASS_NAMES, -1 where there is no box.
       truth_images: the true renders of these layouts.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'iou', of each asked box with the best object of
-      its class (0 without one), averaged; 'found', the share of boxes for which it is 0.5 or more;
-      'precision', the share of seen objects that fit an asked box of their class so well.
+      'samples', 'ceiling' and 'floor', each with 'iou', the mean IoU of each requested box with
+      the best object of its class (0 without one); 'found', the fraction of boxes with an IoU of at
+      least 0.5; 'precision', the fraction of detected objects with such an IoU.
     """
     boxes, box_labels = np.asarray(boxes), np.asarray(box_labels)
     if boxes.shape != (*box_labels.shape, 4) or box_labels.ndim != 2:
@@ -128,17 +129,17 @@ def box_iou(one, two) -> float:
 
 
 def caption_report(images, captions, truth_images, truth_captions) -> Report:
-    """How much of what captions say the samples show.
+    """How well samples follow their captions.
 
     Args:
       images, captions: samples, and one caption of the scenes' vocabulary for each.
       truth_images, truth_captions: held-out true renders and theirs.
     Returns:
-      'samples', 'ceiling' and 'floor', each with these shares: 'objects', of the asked objects that
-      are there (shape and colour; two of a kind must be two); 'captions', of the captions whose
-      objects all are; 'exact', of those to which nothing was added either; 'size' and 'material',
-      of the objects for which the caption says it that are there and have it; 'relations', of the
-      asked relations whose objects are there and stand so.
+      'samples', 'ceiling' and 'floor', each with these fractions: 'objects', of the requested
+      objects that are found (by shape and colour, as a multiset); 'captions', of the captions whose
+      objects are all found; 'exact', of the captions with exactly these objects; 'size' and
+      'material', of the objects with a specified size or material that are found with it;
+      'relations', of the requested relations that hold between objects that are found.
     """
     asked = [parse_caption(str(text)) for text in captions]
     truth_asked = [parse_caption(str(text)) for text in truth_captions]
@@ -146,65 +147,67 @@ def caption_report(images, captions, truth_images, truth_captions) -> Report:
 
 
 def _caption_score(found: Sequence[list[SeenObject]], asked: Sequence[AskedScene]):
-    there, wanted = Counter(), Counter()
+    found_counts, asked_counts = Counter(), Counter()
     whole, exact = [], []
     for seen, scene in zip(found, asked, strict=True):
-        # What each word of the score compares: two lists, as multisets.
+        # Each score compares two lists as multisets.
         lists = {"objects": ([x.label for x in seen], [x.label for x in scene.objects])}
         for name in ("size", "material"):
-            said = [(x.label, getattr(x, name)) for x in scene.objects if getattr(x, name)]
-            lists[name] = [(x.label, getattr(x, name)) for x in seen], said
+            specified = [(x.label, getattr(x, name)) for x in scene.objects if getattr(x, name)]
+            lists[name] = [(x.label, getattr(x, name)) for x in seen], specified
         for name, (have, want) in lists.items():
-            there[name] += (Counter(have) & Counter(want)).total()
-            wanted[name] += len(want)
+            found_counts[name] += (Counter(have) & Counter(want)).total()
+            asked_counts[name] += len(want)
         have, want = (Counter(labels) for labels in lists["objects"])
         whole.append(want <= have)
         exact.append(want == have)
-        there["relations"] += sum(holds(r, scene.objects, seen) for r in scene.relations)
-        wanted["relations"] += len(scene.relations)
-    shares = {name: there[name] / max(wanted[name], 1) for name in wanted}
+        found_counts["relations"] += sum(
+            shows_relation(r, scene.objects, seen) for r in scene.relations
+        )
+        asked_counts["relations"] += len(scene.relations)
+    shares = {name: found_counts[name] / max(asked_counts[name], 1) for name in asked_counts}
     return shares | {"captions": _mean(whole), "exact": _mean(exact)}
 
 
 def validity(images) -> np.ndarray:
-    """1.0 for each image that reads as a proper scene, 0.0 for any other: float32 [n].
+    """1.0 for each image that is a valid scene, 0.0 for any other: float32 [n].
 
-    A proper scene has sky above floor with a level horizon between them, one to four objects, each
-    of which the reader is certain, and nothing else.
+    A valid scene has sky above floor with a level horizon between them, one to four objects, each
+    read with certainty, and nothing else.
     """
     seen = read(images)
     side = seen.semantic.shape[1]
-    astray, crumbs, least, counts = plausibility(seen)
-    proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _LEAST_CERTAIN)
-    proper &= (astray <= _MOST_ASTRAY[side]) & (crumbs <= _MOST_CRUMBS)
-    return proper.astype(np.float32)
+    misplaced, stray, least, counts = plausibility(seen)
+    valid = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _MIN_CERTAINTY)
+    valid &= (misplaced <= _MAX_MISPLACED[side]) & (stray <= _MAX_STRAY)
+    return valid.astype(np.float32)
 
 
 def plausibility(seen: Reading):
-    """What `validity` judges by, each [n].
+    """The criteria of `validity`, each [n].
 
     Returns:
-      the share of sky and floor pixels on the wrong side of the horizon that fits best (1 without
-      any); the share of object pixels that belong to no object; the certainty of the least certain
-      object (0 without any); the number of objects.
+      the fraction of sky and floor pixels on the wrong side of the best horizon (1 without any);
+      the fraction of object pixels that belong to no object; the lowest certainty of an object (0
+      without any); the number of objects.
     """
     sky, floor = seen.semantic == 0, seen.semantic == 1
     background = (sky | floor).sum(axis=(1, 2))
-    # With the horizon above row r, floor pixels before r and sky pixels from r on are astray.
+    # With the horizon above row r, floor pixels before r and sky pixels from r on are misplaced.
     floor_before = np.pad(np.cumsum(floor.sum(axis=2), axis=1), ((0, 0), (1, 0)))
     sky_before = np.pad(np.cumsum(sky.sum(axis=2), axis=1), ((0, 0), (1, 0)))
     wrong = (floor_before + sky_before[:, -1:] - sky_before).min(axis=1)
-    astray = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
+    misplaced = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
     found = objects_of(seen)
     filled = (~sky & ~floor).sum(axis=(1, 2))
     kept = np.array([sum(thing.pixels for thing in things) for things in found], int)
-    crumbs = 1.0 - kept / np.maximum(filled, 1)
+    stray = 1.0 - kept / np.maximum(filled, 1)
     least = np.array([min((x.certainty for x in things), default=0.0) for things in found])
-    return astray, crumbs, least, np.array([len(things) for things in found], int)
+    return misplaced, stray, least, np.array([len(things) for things in found], int)
 
 
-def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> Report:
-    """Samples, ceiling and floor of one `score(seen, asked)`; each image is looked at once."""
+def _report(score, read_images: Callable, images, asked, truth_images, truth_asked) -> Report:
+    """Samples, ceiling and floor of one `score(seen, asked)`; each image is read once."""
     for name, shown, conditions in (
         ("images", images, asked),
         ("true renders", truth_images, truth_asked),
@@ -215,16 +218,16 @@ def _report(score, look: Callable, images, asked, truth_images, truth_asked) -> 
             )
         if not len(shown):
             raise UserError("a report needs at least one image and one true render")
-    seen = look(images)
+    seen = read_images(images)
     return {
         "samples": score(seen, asked),
-        "ceiling": score(look(truth_images), truth_asked),
-        "floor": score(seen, [asked[i] for i in others(len(asked))]),
+        "ceiling": score(read_images(truth_images), truth_asked),
+        "floor": score(seen, [asked[i] for i in derangement(len(asked))]),
     }
 
 
-def others(n: int) -> np.ndarray:
-    """For each of n conditions another one, always the same: one random cycle through them all."""
+def derangement(n: int) -> np.ndarray:
+    """A fixed permutation of n conditions, one random cycle, so that none keeps its place."""
     order = np.random.default_rng(0).permutation(n)
     other = np.empty(n, int)
     other[order] = np.roll(order, 1)

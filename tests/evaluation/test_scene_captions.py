@@ -9,9 +9,9 @@ from ldm_jax.evaluation.scene_captions import (
     RELATIONS,
     AskedObject,
     Relation,
-    holds,
     parse_caption,
-    stands,
+    relation_holds,
+    shows_relation,
 )
 from ldm_jax.evaluation.scene_objects import SeenObject
 
@@ -82,21 +82,21 @@ def test_every_caption_of_the_scenes_is_read_as_it_was_meant():
 def test_relations_are_judged_by_boxes():
     left, right = seen("red ball", (0.1, 0.4, 0.3, 0.6)), seen("blue ball", (0.35, 0.4, 0.55, 0.6))
     far = seen("pink ball", (0.8, 0.2, 0.9, 0.3))
-    assert stands("left of", left, right) and not stands("left of", right, left)
-    assert stands("in front of", left, far) and not stands("in front of", far, left)
-    assert not stands("in front of", left, right)
-    assert stands("next to", left, right) and stands("next to", right, left)
-    assert not stands("next to", left, far)
+    assert relation_holds("left of", left, right) and not relation_holds("left of", right, left)
+    assert relation_holds("in front of", left, far) and not relation_holds("in front of", far, left)
+    assert not relation_holds("in front of", left, right)
+    assert relation_holds("next to", left, right) and relation_holds("next to", right, left)
+    assert not relation_holds("next to", left, far)
     with pytest.raises(UserError, match="choose one of"):
-        stands("above", left, right)
+        relation_holds("above", left, right)
 
 
 def test_a_relation_needs_two_objects_of_the_asked_classes():
     left, right = seen("red ball", (0.1, 0.4, 0.3, 0.6)), seen("red ball", (0.5, 0.4, 0.7, 0.6))
     twins = (asked("red ball"), asked("red ball"))
-    assert holds(Relation("left of", 0, 1), twins, [right, left])
-    assert not holds(Relation("left of", 0, 1), twins, [left])
-    assert not holds(
+    assert shows_relation(Relation("left of", 0, 1), twins, [right, left])
+    assert not shows_relation(Relation("left of", 0, 1), twins, [left])
+    assert not shows_relation(
         Relation("left of", 0, 1), (asked("red ball"), asked("red cube")), [left, right]
     )
 

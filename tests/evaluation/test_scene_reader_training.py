@@ -25,7 +25,7 @@ def test_what_is_right_moves_with_the_image():
     # All pixels of an object still point at one place.
     ticks = (np.arange(32) + 0.5) / 32
     place = np.stack(np.meshgrid(ticks, ticks), axis=-1)
-    for way, what in zip(right_moved["way"], right_moved["semantic"], strict=True):
+    for way, what in zip(right_moved["offset"], right_moved["semantic"], strict=True):
         inner = np.zeros((32, 32), bool)
         inner[3:-3, 3:-3] = np.asarray(what)[3:-3, 3:-3] >= 2  # edges were repeated
         middles = np.unique((place + way)[inner].round(3), axis=0)
@@ -49,5 +49,5 @@ def test_training_learns(quick_compilation):
     x = data["image32"].astype(np.float32) / 127.5 - 1
     params = training.train(8, 1, cycles, progress=False)
     fresh = scene_reader.init(jax.random.key(0))
-    before, after = (training.loss_of(p, x, right) for p in (fresh, params))
+    before, after = (training.pixel_loss(p, x, right) for p in (fresh, params))
     assert after < 0.8 * before

@@ -12,8 +12,8 @@ from ldm_jax.evaluation.scene_reports import (
     box_iou,
     box_report,
     caption_report,
+    derangement,
     mean_iou,
-    others,
     semantic_report,
     validity,
 )
@@ -32,7 +32,7 @@ def data(request):
 def half_wrong(values):
     """Every second condition belongs to another image."""
     wrong = np.array(values)
-    wrong[::2] = wrong[others(COUNT)][::2]
+    wrong[::2] = wrong[derangement(COUNT)][::2]
     return wrong
 
 
@@ -154,7 +154,7 @@ def test_renders_are_valid_and_other_images_are_not(data):
     assert proper.shape == (n,) and set(np.unique(proper)) <= {0.0, 1.0}
     assert proper.mean() >= 0.8
     noise = rng.integers(0, 256, image.shape, dtype=np.uint8)
-    blend = ((image.astype(int) + image[others(n)]) // 2).astype(np.uint8)
+    blend = ((image.astype(int) + image[derangement(n)]) // 2).astype(np.uint8)
     k = side // 4
     patches = image.reshape(n, 4, k, 4, k, 3).transpose(0, 1, 3, 2, 4, 5).reshape(n, 16, k, k, 3)
     patches = patches[:, rng.permutation(16)].reshape(n, 4, 4, k, k, 3)
@@ -173,10 +173,10 @@ def test_renders_are_valid_and_other_images_are_not(data):
 
 def test_others_are_all_conditions_but_never_ones_own():
     for n in (2, 3, 50):
-        assert sorted(others(n)) == list(range(n))
-        assert (others(n) != np.arange(n)).all()
-        assert np.array_equal(others(n), others(n))
-    assert others(1).tolist() == [0]
+        assert sorted(derangement(n)) == list(range(n))
+        assert (derangement(n) != np.arange(n)).all()
+        assert np.array_equal(derangement(n), derangement(n))
+    assert derangement(1).tolist() == [0]
 
 
 def test_what_cannot_be_reported_is_said():
