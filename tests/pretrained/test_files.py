@@ -321,8 +321,8 @@ def test_other_files(torch, safetensors, tmp_path):
     page = b"<!DOCTYPE html>\n<title>Sign in</title>" + b" " * 1000
     assert said(page) == "is not a checkpoint: it begins with '<!DOCTYPE html>\\n'"
     assert "begins with 'version https://'" in said(b"version https://git-lfs.github.com/spec/v1")
-    assert "no safetensors" in said(page, "model.safetensors")
-    assert "no safetensors" in said(bytes(100), "model.safetensors")
+    assert "not a safetensors" in said(page, "model.safetensors")
+    assert "not a safetensors" in said(bytes(100), "model.safetensors")
     broken = (50).to_bytes(8, "little") + b'{"w": {"dtype": "F32", "shape": [1'.ljust(60)
     assert "invalid JSON" in said(broken, "model.safetensors")
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
