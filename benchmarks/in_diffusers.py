@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.diffusion.unet import UNetConfig
-from ldm_jax.pretrained.names import autoencoder_entries, unet_entries
+from ldm_jax.pretrained.names import autoencoder_rows, unet_rows
 
 
 def unet(config: UNetConfig, params: dict, c: int, context_dim: int) -> torch.nn.Module:
@@ -26,13 +26,13 @@ def unet(config: UNetConfig, params: dict, c: int, context_dim: int) -> torch.nn
         "up_block_types": [name.format("Up") if a else "UpBlock2D" for a in attends[::-1]],
     }
     if context_dim:
-        heads = [config.heads_of(c) for c in channels]  # it calls them attention_head_dim
+        heads = [config.num_heads(c) for c in channels]  # it calls them attention_head_dim
         network = UNet2DConditionModel(
             **sizes, attention_head_dim=heads, cross_attention_dim=context_dim
         )
     else:
         network = UNet2DModel(**sizes, attention_head_dim=config.head_channels)
-    rows = unet_entries(config, cross_attention=context_dim > 0)
+    rows = unet_rows(config, cross_attention=context_dim > 0)
     return _with_weights(network, rows, params)
 
 
@@ -51,14 +51,14 @@ def autoencoder(config: AutoencoderConfig, params: dict, channels: int) -> torch
         norm_num_groups=config.groups,
         mid_block_add_attention=config.mid_attention,
     )
-    return _with_weights(network, autoencoder_entries(config), params)
+    return _with_weights(network, autoencoder_rows(config), params)
 
 
 def _with_weights(network: torch.nn.Module, rows, params: dict) -> torch.nn.Module:
     flat, theirs = traverse_util.flatten_dict(params), network.state_dict()
     state = {}
     for row in rows:
-        for path, name in zip(row.ours, row.diffusers, strict=True):
+        for path, name in zip(row.paths, row.diffusers, strict=True):
             array = np.asarray(flat[path])
             if row.layout.transposed and array.ndim > 1:  # inputs, outputs -> outputs, inputs
                 array = np.moveaxis(array, (-1, -2), (0, 1))

@@ -32,7 +32,7 @@ from flax import nnx
 from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.unet import UNet
-from ldm_jax.parameters import fresh, graph_of
+from ldm_jax.parameters import init_params, make_graphdef
 from ldm_jax.sampling.sample import image_keys, noise_like, sample
 from ldm_jax.sampling.single_step import ddim_step
 from ldm_jax.sampling.solvers import SOLVERS
@@ -49,7 +49,7 @@ class Drawing:
 
     def __init__(self, size: sbs.UNetSize, batch: int, steps: int, dtype):
         self.size, self.steps, self.dtype = size, steps, dtype
-        self.params = sbs.random_weights(partial(fresh, self.builder(dtype)))
+        self.params = sbs.random_weights(partial(init_params, self.builder(dtype)))
         self.keys = image_keys(0, jnp.arange(batch))
         self.z_T = np.asarray(noise_like(self.keys, size.latent))
         self.context = None
@@ -63,7 +63,7 @@ class Drawing:
 
     def ours(self, name: str, mesh) -> sbs.Way:
         """The walk in one program, or a step at a time, on the devices of a mesh."""
-        graph, prediction = graph_of(self.builder(self.dtype)), self.size.prediction
+        graph, prediction = make_graphdef(self.builder(self.dtype)), self.size.prediction
         grid = timestep_grid("uniform", self.steps, SCHEDULE)
 
         def predict(params, context, z_t, t):
@@ -149,7 +149,7 @@ class Drawing:
         import in_diffusers
 
         sbs.allow_tf32(torch, False)
-        graph, t = graph_of(self.builder(jnp.float32)), np.full(len(self.z_T), 500)
+        graph, t = make_graphdef(self.builder(jnp.float32)), np.full(len(self.z_T), 500)
         ask = jax.jit(lambda p, *a: nnx.merge(graph, p)(*a), compiler_options=sbs.quickly())
         ours = np.asarray(ask(self.params, self.z_T, t, self.context))
         network, z_T, more = self.in_torch(torch, jnp.float32)

@@ -1,22 +1,40 @@
-"""The blocks that the autoencoder and the UNet share: norm, convolution, ResBlock, attention.
+"""The layers that the autoencoder and the UNet share: norm, convolution, ResBlock, attention.
 
-Arrays are `[B, H, W, C]`. Every module takes `dtype`, the type it computes in; parameters are
-float32, and so are GroupNorm statistics and the softmax, whatever `dtype` is.
+Arrays are `[B, H, W, C]`. `dtype` is the type a module computes in. Parameters, the statistics of
+GroupNorm and the softmax are always float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 Array = jax.Array
 
 # The published networks were initialised by PyTorch's defaults: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 zeros = nnx.initializers.zeros
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What all blocks of one network have in common."""
+
+    groups: int
+    """Groups of every GroupNorm."""
+    epsilon: float
+    """Added to the variance in every GroupNorm."""
+    dropout: float = 0.0
+    """Dropout inside the ResBlocks."""
+    remat: bool = False
+    """Recompute the activations of a block in the backward pass instead of storing them."""
+    dtype: DTypeLike = jnp.float32
+    """The type the blocks compute in."""
 
 
 def conv(
@@ -30,7 +48,7 @@ def conv(
     dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A 2-D convolution; `zero` starts it at zero, so that a residual branch starts as nothing."""
+    """A 2-D convolution; `zero` starts the kernel at zero, so a residual branch adds 0 at first."""
     return nnx.Conv(
         c_in,
         c_out,
@@ -58,21 +76,21 @@ def linear(
 
 
 class GroupNorm(nnx.GroupNorm):
-    """nnx.GroupNorm on `[B, H, W, C]` by the exact two passes: the fast one loses small variances.
+    """nnx.GroupNorm on `[B, H, W, C]` with a two-pass variance: a one-pass one is less exact.
 
-    Each mean is first taken over the positions and then over the few channels of a group, which a
-    CPU does two to three times as fast as over both at once.
+    Each mean is taken over the positions first and then over the channels of a group: on a CPU this
+    is two to three times as fast as one mean over both.
     """
 
     def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.float32)
-        d = x - self._of_group(jnp.mean(x, axis=(1, 2)))
-        var = self._of_group(jnp.mean(d**2, axis=(1, 2)))
+        d = x - self._group_mean(jnp.mean(x, axis=(1, 2)))
+        var = self._group_mean(jnp.mean(d**2, axis=(1, 2)))
         scale, bias = self.scale[...][None, None, None], self.bias[...][None, None, None]
         return (d * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
 
-    def _of_group(self, a_bc: Array) -> Array:
-        """The mean over a group for each of its channels, `[B, C]` -> `[B, 1, 1, C]`."""
+    def _group_mean(self, a_bc: Array) -> Array:
+        """The mean of each channel's group, `[B, C]` -> `[B, 1, 1, C]`."""
         a_bg = jnp.mean(a_bc.reshape(-1, self.num_groups, self.group_size), axis=-1)
         return jnp.repeat(a_bg, self.group_size, axis=-1)[:, None, None]
 
@@ -83,70 +101,68 @@ def group_norm(channels: int, groups: int, epsilon: float, *, dtype, rngs: nnx.R
 
 
 def avg_pool2x(x: Array) -> Array:
-    """Means of 2x2 squares: `[B, H, W, C]` -> `[B, H/2, W/2, C]`."""
+    """Average pooling over 2x2 pixels: `[B, H, W, C]` -> `[B, H/2, W/2, C]`."""
     return nnx.avg_pool(x, (2, 2), strides=(2, 2))
 
 
 def upsample2x(x: Array) -> Array:
-    """Every pixel twice along each axis: `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
+    """Nearest-neighbour upsampling: `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def layer_norm(dim: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm on the last axis, with the exact two-pass variance as in `group_norm`."""
+    """LayerNorm on the last axis, with a two-pass variance as in `GroupNorm`."""
     return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 def run_block(forward: Callable[..., Array], block: nnx.Module, *inputs, remat: bool) -> Array:
-    """forward(block, *inputs); with `remat` it keeps nothing else for the backward pass.
+    """forward(block, *inputs).
 
-    What was computed inside is then computed there again.
+    With `remat` only the inputs are stored for the backward pass, which recomputes the activations.
     """
     return (jax.checkpoint(forward) if remat else forward)(block, *inputs)
 
 
 class ResBlock(nnx.Module):
-    """GroupNorm, SiLU, conv, twice, around a skip; `emb` (the time step) enters in the middle.
+    """Twice GroupNorm, SiLU, conv, with a skip connection; `emb` enters between the two.
 
-    The autoencoder has no `emb` (`emb_dim=0`) and starts its last convolution at random; the UNet
-    starts it at zero. `[B, H, W, c_in]` -> `[B, H, W, c_out]`.
+    `[B, H, W, c_in]` -> `[B, H, W, c_out]`, with `emb` `[B, emb_dim]` (the time step).
 
     Args:
-      scale_shift: `emb` scales and shifts the second norm's output instead of being added before.
-      resample: `avg_pool2x` or `upsample2x`, applied to both branches, the residual one just before
-        its first convolution: a change of resolution that needs no layer of its own.
-      remat: see `run_block`.
+      config: what all blocks of the network have in common.
+      emb_dim: 0: no `emb`, as in the autoencoder.
+      scale_shift: `emb` scales and shifts the output of the second norm; otherwise it is added to
+        the input of that norm.
+      resample: `avg_pool2x` or `upsample2x`, applied to both branches, in the residual one before
+        its first convolution; None: the resolution does not change.
+      zero_out: the last convolution starts at zero, as in the UNet.
     """
 
     def __init__(
         self,
         c_in: int,
         c_out: int,
+        config: BlockConfig,
         *,
         emb_dim: int = 0,
         scale_shift: bool = False,
         resample: Callable[[Array], Array] | None = None,
-        groups: int,
-        epsilon: float,
-        dropout: float = 0.0,
         zero_out: bool = False,
-        remat: bool = False,
-        dtype,
         rngs: nnx.Rngs,
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
-        self.scale_shift, self.resample, self.remat = scale_shift, resample, remat
-        self.norm1 = group_norm(c_in, groups, epsilon, **kw)
+        kw = {"dtype": config.dtype, "rngs": rngs}
+        self.scale_shift, self.resample, self.remat = scale_shift, resample, config.remat
+        self.norm1 = group_norm(c_in, config.groups, config.epsilon, **kw)
         self.conv1 = conv(c_in, c_out, **kw)
         emb_out = 2 * c_out if scale_shift else c_out
         self.emb = nnx.data(linear(emb_dim, emb_out, **kw) if emb_dim else None)
-        self.norm2 = group_norm(c_out, groups, epsilon, **kw)
-        self.dropout = nnx.Dropout(dropout)
+        self.norm2 = group_norm(c_out, config.groups, config.epsilon, **kw)
+        self.dropout = nnx.Dropout(config.dropout)
         self.conv2 = conv(c_out, c_out, zero=zero_out, **kw)
         self.skip = nnx.data(conv(c_in, c_out, 1, **kw) if c_in != c_out else None)
 
     def __call__(self, x: Array, emb: Array | None = None, rngs: nnx.Rngs | None = None) -> Array:
-        # The key is drawn out here: what counts the draws would not move on inside.
+        # The key is drawn outside of jax.checkpoint, inside of which rngs could not count the draw.
         key = None if rngs is None else rngs.dropout()
         return run_block(ResBlock._forward, self, x, emb, key, remat=self.remat)
 
@@ -167,12 +183,22 @@ class ResBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of tokens `x_bnc` on `context_bmd` (on themselves if it is None).
+    """Multi-head attention, Softmax(Q K^T / sqrt(d)) V of Sec. 3.3, d the width of one head.
 
-    Softmax(Q K^T / sqrt(d)) V of Sec. 3.3, d the width of one head. The logits and the softmax are
-    float32. `qkv_bias` and `zero_out` follow the caller: the UNet's transformer has no bias there.
-    With `causal` a token sees itself and those before it.
+    The logits and the softmax are float32.
+
+    Args:
+      dim, context_dim: widths of the tokens that give Q, and of those that give K and V (None: the
+        same).
+      out_dim: width of the output; None: `dim`.
+      qkv_bias: Q, K and V have a bias.
+      zero_out: the output layer starts at zero.
+
+    Its attribute `record`, False until `set_attributes(record=True)`, keeps the probabilities of a
+    call as `nnx.Intermediate`.
     """
+
+    record = False
 
     def __init__(
         self,
@@ -184,19 +210,24 @@ class Attention(nnx.Module):
         out_dim: int | None = None,
         qkv_bias: bool = False,
         zero_out: bool = False,
-        causal: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         inner = heads * head_dim
-        self.heads, self.causal = heads, causal
+        self.heads = heads
         self.q = linear(dim, inner, bias=qkv_bias, **kw)
         self.k = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
         self.v = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
         self.out = linear(inner, out_dim or dim, zero=zero_out, **kw)
 
-    def __call__(self, x_bnc: Array, context_bmd: Array | None = None) -> Array:
+    def __call__(
+        self, x_bnc: Array, context_bmd: Array | None = None, *, causal: bool = False
+    ) -> Array:
+        """The tokens `x_bnc` attend to `context_bmd`; None: self-attention. -> `[B, N, out_dim]`.
+
+        With `causal` a token attends to itself and to those before it.
+        """
         context_bmd = x_bnc if context_bmd is None else context_bmd
 
         def split(a):  # [B, N, heads * d] -> [B, N, heads, d]
@@ -204,28 +235,29 @@ class Attention(nnx.Module):
 
         q_bnhd = split(self.q(x_bnc))
         k_bmhd, v_bmhd = split(self.k(context_bmd)), split(self.v(context_bmd))
-        y_bnhd = jax.nn.dot_product_attention(q_bnhd, k_bmhd, v_bmhd, is_causal=self.causal)
+        if self.record:
+            scale = q_bnhd.shape[-1] ** -0.5
+            logits_bhnm = scale * jnp.einsum("bnhd,bmhd->bhnm", q_bnhd, k_bmhd)
+            self.sow(nnx.Intermediate, "probabilities", jax.nn.softmax(logits_bhnm, axis=-1))
+        y_bnhd = jax.nn.dot_product_attention(q_bnhd, k_bmhd, v_bmhd, is_causal=causal)
         return self.out(y_bnhd.reshape(*x_bnc.shape[:2], -1))
 
 
 class SpatialSelfAttention(nnx.Module):
-    """GroupNorm, then self-attention over the H*W positions, around a skip. `[B, H, W, C]`."""
+    """GroupNorm, then self-attention over the H*W positions, with a skip. `[B, H, W, C]`."""
 
     def __init__(
         self,
         channels: int,
+        config: BlockConfig,
         *,
         heads: int = 1,
-        groups: int,
-        epsilon: float,
         zero_out: bool = False,
-        remat: bool = False,
-        dtype,
         rngs: nnx.Rngs,
     ):
-        kw = {"dtype": dtype, "rngs": rngs}
-        self.remat = remat
-        self.norm = group_norm(channels, groups, epsilon, **kw)
+        kw = {"dtype": config.dtype, "rngs": rngs}
+        self.remat = config.remat
+        self.norm = group_norm(channels, config.groups, config.epsilon, **kw)
         self.attention = Attention(
             channels,
             heads=heads,
@@ -245,7 +277,7 @@ class SpatialSelfAttention(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Nearest-neighbour x2, then a 3x3 convolution. `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
+    """Nearest-neighbour upsampling, then a 3x3 convolution. `[B, H, W, C]` -> `[B, 2H, 2W, C]`."""
 
     def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
         self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)

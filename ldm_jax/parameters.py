@@ -1,4 +1,4 @@
-"""From a function that builds a module to what pure functions take: graph and parameters."""
+"""Splits a module into what pure functions take: its graph definition and its parameters."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ import jax
 from flax import nnx
 
 Build = Callable[["Keys"], nnx.Module]
+"""A function that builds a module; its argument is the module's `rngs`."""
 
 
 class Keys:
-    """Keys for fresh parameters; modules take it as `rngs`.
+    """Random keys for new parameters; modules take it as `rngs`.
 
-    In the place of `nnx.Rngs`, which counts its draws in an array: with that, tracing the published
-    networks takes a minute or more, and with a number in Python a second or two.
+    It replaces `nnx.Rngs`, which counts its keys in an array and so takes a minute or more to trace
+    the published networks. A Python number takes a second or two.
     """
 
     def __init__(self, key: jax.Array):
-        self.key, self.drawn = key, 0
+        self.key, self.count = key, 0
 
     def params(self) -> jax.Array:
         """The next key."""
-        self.drawn += 1
-        return jax.random.fold_in(self.key, self.drawn)
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count)
 
 
-def graph_of(build: Build) -> nnx.GraphDef:
-    """What `nnx.merge(graph, params)` needs beside the parameters. Allocates nothing."""
-    return nnx.graphdef(_abstract(build))
+def make_graphdef(build: Build) -> nnx.GraphDef:
+    """The graph of `nnx.merge(graph, params)`. Allocates no arrays."""
+    return nnx.graphdef(_abstract_module(build))
 
 
-def shapes_of(build: Build) -> dict:
-    """The parameters as nested dicts of `ShapeDtypeStruct`. Allocates nothing."""
-    return nnx.to_pure_dict(nnx.state(_abstract(build), nnx.Param))
+def abstract_params(build: Build) -> dict:
+    """The shapes of the parameters, as nested dicts of `ShapeDtypeStruct`. Allocates no arrays."""
+    return nnx.to_pure_dict(nnx.state(_abstract_module(build), nnx.Param))
 
 
-def fresh(build: Build, key: jax.Array) -> dict:
-    """Fresh parameters as nested dicts of arrays."""
+def init_params(build: Build, key: jax.Array) -> dict:
+    """New random parameters, as nested dicts of arrays."""
     return nnx.to_pure_dict(nnx.state(build(Keys(key)), nnx.Param))
 
 
-def _abstract(build: Build) -> nnx.Module:
+def _abstract_module(build: Build) -> nnx.Module:
     return nnx.eval_shape(lambda: build(Keys(jax.random.key(0))))

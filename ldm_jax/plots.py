@@ -1,4 +1,4 @@
-"""Images of what happens: grids, labelled grids, curves. Knows no model."""
+"""Image grids, labelled grids, boxes and training curves, independent of any model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import matplotlib.colors
 import numpy as np
 from etils import epath
@@ -14,14 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-matplotlib.rcParams["svg.fonttype"] = "none"
-
 
 def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -> np.ndarray:
     """Images uint8 `[n, H, W, C]` in rows of `columns`, on white: uint8 `[H', W', 3]`.
 
-    Small images are enlarged by a whole number, pixel by pixel, to at least `least_side` a side,
-    so that what one sees is what the model made.
+    Small images are enlarged by an integer factor to at least `least_side` pixels a side, without
+    interpolation, so that the pixels of the model are visible.
     """
     n, h, w, _ = images.shape
     scale = max(1, -(-least_side // min(h, w)))
@@ -38,7 +35,7 @@ def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -
 def save_png(
     file: epath.PathLike, image: np.ndarray, metadata: Mapping[str, object] | None = None
 ) -> None:
-    """Writes uint8 `[H, W, 3]` or `[H, W]`, with the settings that made it as text in the PNG."""
+    """Writes uint8 `[H, W, 3]` or `[H, W]` as a PNG, with `metadata` as its text fields."""
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
@@ -54,21 +51,21 @@ def save_gif(
     seconds: float = 3.0,
     most: int = 60,
 ) -> None:
-    """Writes frames uint8 `[n, H, W, 3]` as an endless animation, which rests on the last one.
+    """Writes frames uint8 `[n, H, W, 3]` as an endless animation that pauses on the last frame.
 
-    Of more than `most` frames some are left out, evenly. All share 256 colours.
+    It shows at most `most` frames, evenly spaced, in 256 common colours.
     """
     chosen = np.rint(np.linspace(0, len(frames) - 1, min(most, len(frames)))).astype(int)
     colours = Image.fromarray(np.concatenate(frames[chosen])).quantize(256)
     images = [Image.fromarray(frames[i]).quantize(palette=colours) for i in chosen]
-    each = round(1000 * seconds / len(images))
+    duration = round(1000 * seconds / len(images))  # of a frame, in milliseconds
     buffer = io.BytesIO()
     images[0].save(
         buffer,
         format="gif",
         save_all=True,
         append_images=images[1:],
-        duration=[each] * (len(images) - 1) + [2000],
+        duration=[duration] * (len(images) - 1) + [2000],
         loop=0,
         comment="\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()),
     )
@@ -76,18 +73,18 @@ def save_gif(
 
 
 def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
-    """Images that belong together above each other, so many beside each other, on white.
+    """Puts corresponding images below each other, `columns` side by side, on white.
 
     Args:
-      rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions. Those of a row that are
-        smaller are enlarged, pixel by pixel, by the whole number that makes them as large.
+      rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions. Smaller images are
+        enlarged by an integer factor, without interpolation.
 
     Returns:
       uint8 `[H', W', 3]`.
     """
     n, columns = len(rows[0]), min(columns, len(rows[0]))
     side = max(row.shape[1] for row in rows)
-    blank = -n % columns  # fills up the last row
+    blank = -n % columns  # images missing in the last row
     rows = [
         np.pad(enlarged(row, side), ((0, blank), *[(0, 0)] * 3), constant_values=255)
         for row in rows
@@ -97,20 +94,20 @@ def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
 
 
 def enlarged(images: np.ndarray, height: int) -> np.ndarray:
-    """Images `[n, H, W, C]`, pixel by pixel, by the whole number that makes them as high."""
+    """Images `[n, H, W, C]`, enlarged by an integer factor, without interpolation, to `height`."""
     scale = height // images.shape[1]
     images = np.broadcast_to(images, (*images.shape[:3], 3))
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Rows of inputs, each above its reconstructions: uint8 `[H', W', 3]`."""
+    """Inputs, each above its reconstruction: uint8 `[H', W', 3]`."""
     return stacked([x, x_hat], columns)
 
 
 def coloured(maps: np.ndarray) -> np.ndarray:
-    """Class indices `[...]` -> uint8 `[..., 3]`, each class in a colour of its own."""
-    # Steps of the golden ratio in hue: neighbours differ, however many there are.
+    """Class indices `[...]` -> uint8 `[..., 3]`, a different colour for each class."""
+    # Golden-ratio steps in hue: the colours of neighbouring classes always differ.
     classes = np.arange(int(maps.max(initial=0)) + 1)
     h, s, v = classes * 0.618 % 1, 0.45 + 0.4 * (classes % 2), 0.95 - 0.3 * (classes % 3 == 2)
     palette = matplotlib.colors.hsv_to_rgb(np.stack([h, s, v], axis=-1))
@@ -120,11 +117,11 @@ def coloured(maps: np.ndarray) -> np.ndarray:
 def labelled_grid(
     images: np.ndarray, labels: Sequence[str], columns: int = 8, least_side: int = 144
 ) -> np.ndarray:
-    """As `grid`, with a label under each image, in four lines at most: uint8 `[H', W', 3]`."""
+    """`grid` with a label of at most four lines under each image: uint8 `[H', W', 3]`."""
     columns, gap = min(columns, len(images)), 6
     cell = grid(images[:1], 1, least_side=least_side)
     h, w = cell.shape[:2]
-    size = min(max(w // 12, 11), 24)  # of letters, in pixels
+    size = min(max(w // 12, 11), 24)  # of the font, in pixels
     font = ImageFont.load_default(size)
     lines = [_wrapped(label, font, w)[:4] for label in labels]
     below = round(1.3 * size) * max(map(len, lines), default=0) + gap
@@ -141,7 +138,7 @@ def labelled_grid(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The words of a text in lines that are no wider than this, in pixels, if words are not."""
+    """Wraps a text into lines of at most `width` pixels (a longer word gets its own line)."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -166,9 +163,10 @@ def with_boxes(
     """An image with outlined boxes and their names: uint8 `[scale * H, scale * W, 3]`.
 
     Args:
-      image: uint8 `[H, W, C]`; None: light grey, of `size` (H, W).
+      image: uint8 `[H, W, C]`; None: a light grey one of `size` (H, W).
       boxes: `[k, 4]`, left, top, right, bottom, in [0, 1].
-      scale: the image is enlarged by it, pixel by pixel.
+      names: one for each box.
+      scale: the factor by which the image is enlarged.
     """
     image = np.full((*size, 3), 224, np.uint8) if image is None else image
     h, w = (scale * side for side in image.shape[:2])
@@ -176,7 +174,7 @@ def with_boxes(
     canvas = Image.fromarray(np.ascontiguousarray(large))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
     taken: list[tuple[int, int, int, int]] = []
-    tags = []  # drawn after all outlines
+    tags = []  # names, drawn after all outlines
     for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
         colour = _OUTLINES[number % len(_OUTLINES)]
         left, top, right, bottom = (
@@ -185,12 +183,14 @@ def with_boxes(
         left, top = min(left, w - 1), min(top, h - 1)
         right, bottom = max(right - 1, left), max(bottom - 1, top)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
-        wide = math.ceil(font.getlength(name)) + 4
-        x = max(0, min(left, w - wide))
-        # Above the box if there is room, or else inside; where no other name is, if possible.
+        width = math.ceil(font.getlength(name)) + 4
+        x = max(0, min(left, w - width))
+        # Above the box if there is room, else inside; if possible without covering another name.
         places = [y for y in (top - _NAME_HEIGHT, *range(top, bottom, _NAME_HEIGHT)) if y >= 0]
-        places = [(x, y, x + wide - 1, y + _NAME_HEIGHT - 1) for y in places or [top]]
-        place = next((p for p in places if not any(_meet(p, other) for other in taken)), places[0])
+        places = [(x, y, x + width - 1, y + _NAME_HEIGHT - 1) for y in places or [top]]
+        place = next(
+            (p for p in places if not any(_overlap(p, other) for other in taken)), places[0]
+        )
         taken.append(place)
         tags.append((place, colour, name))
     for place, colour, name in tags:
@@ -199,11 +199,11 @@ def with_boxes(
     return np.asarray(canvas)
 
 
-def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-# Panels of the curves: title -> (metrics in it, logarithmic).
+# Panels of `curves`: title -> (metrics, logarithmic scale).
 _PANELS = {
     "loss": (("loss",), True),
     "accuracy": (
@@ -233,21 +233,21 @@ _PANELS = {
 
 
 def curves(lines: Sequence[Mapping[str, object]]) -> np.ndarray:
-    """The lines of metrics.jsonl as curves, one row of panels a stage: uint8 `[H', W', 3]`."""
+    """Plots the lines of metrics.jsonl, one row of panels per stage: uint8 `[H', W', 3]`."""
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     table = []
     for stage in stages:
-        mine = [line for line in lines if line["stage"] == stage]
-        here = {key for line in mine for key in line}
-        panels = {t: [m for m in ms if m in here] for t, (ms, _) in _PANELS.items()}
-        table.append((stage, mine, {t: ms for t, ms in panels.items() if ms}))
+        stage_lines = [line for line in lines if line["stage"] == stage]
+        recorded = {key for line in stage_lines for key in line}
+        panels = {t: [m for m in ms if m in recorded] for t, (ms, _) in _PANELS.items()}
+        table.append((stage, stage_lines, {t: ms for t, ms in panels.items() if ms}))
     columns = max((len(panels) for *_, panels in table), default=1)
     figure = Figure(figsize=(3.2 * columns, 2.6 * max(1, len(table))), layout="constrained")
-    for row, (stage, mine, panels) in enumerate(table):
+    for row, (stage, stage_lines, panels) in enumerate(table):
         for column, (title, metrics) in enumerate(panels.items()):
             axes = figure.add_subplot(len(table), columns, row * columns + column + 1)
             for metric in metrics:
-                points = [(line["step"], line[metric]) for line in mine if metric in line]
+                points = [(line["step"], line[metric]) for line in stage_lines if metric in line]
                 axes.plot(*zip(*points, strict=True), label=metric, linewidth=1.2)
             axes.set_title(f"{stage}: {title}", fontsize=9)
             axes.tick_params(labelsize=7)

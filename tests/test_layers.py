@@ -1,5 +1,7 @@
 """The shared blocks: initialisation, exact normalisation, attention, resampling, dropout."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 from ldm_jax.layers import (
     Attention,
+    BlockConfig,
     Downsample,
     ResBlock,
     SpatialSelfAttention,
@@ -20,7 +23,7 @@ from ldm_jax.layers import (
 )
 
 F32 = {"dtype": jnp.float32}
-BLOCK = {"groups": 2, "epsilon": 1e-5, **F32}
+BLOCK = BlockConfig(groups=2, epsilon=1e-5)
 
 
 def normal(*shape, seed=0):
@@ -32,9 +35,9 @@ def softmax(a):
     return e / e.sum(-1, keepdims=True)
 
 
-def call(graph, params, *args):
+def call(graph, params, *args, **options):
     """The module's output, compiled as one program."""
-    return jax.jit(lambda params, *args: nnx.merge(graph, params)(*args))(params, *args)
+    return jax.jit(lambda params, *args: nnx.merge(graph, params)(*args, **options))(params, *args)
 
 
 def silu(a):
@@ -76,9 +79,9 @@ def test_kernels_start_as_pytorch_starts_them():
         assert np.std(kernel) == pytest.approx((3 * fan_in) ** -0.5, rel=0.03)  # uniform
 
 
-def test_zero_starts_a_residual_branch_as_nothing(drawn):
+def test_zero_starts_a_residual_branch_at_zero(drawn):
     x = normal(1, 4, 4, 4)
-    graph, params = drawn(ResBlock, 4, 4, **BLOCK)
+    graph, params = drawn(ResBlock, 4, 4, BLOCK)
     assert not np.allclose(call(graph, params, x), x)
     params["conv2"] = jax.tree.map(np.zeros_like, params["conv2"])
     np.testing.assert_array_equal(call(graph, params, x), x)
@@ -107,7 +110,7 @@ def test_group_norm_has_float32_statistics_in_bfloat16():
 
 def test_res_block_adds_the_time_step_after_its_first_convolution(drawn):
     x, emb = normal(2, 4, 4, 4), normal(2, 6)
-    graph, params = drawn(ResBlock, 4, 8, emb_dim=6, **BLOCK)
+    graph, params = drawn(ResBlock, 4, 8, BLOCK, emb_dim=6)
     shift = emb / (1 + np.exp(-emb)) @ params["emb"]["kernel"]  # SiLU, then a projection
     moved = params | {"conv1": dict(params["conv1"]), "emb": dict(params["emb"])}
     moved["emb"]["kernel"] = np.zeros_like(params["emb"]["kernel"])
@@ -125,7 +128,7 @@ def repeated(x):
     return np.kron(x, np.ones((1, 2, 2, 1)))
 
 
-def test_halve_is_the_mean_of_squares_and_double_repeats():
+def test_avg_pool2x_is_the_mean_of_squares_and_upsample2x_repeats():
     x = normal(2, 6, 4, 3)
     np.testing.assert_allclose(avg_pool2x(x), mean_of_squares(x), atol=1e-6)
     np.testing.assert_array_equal(upsample2x(x), repeated(x))
@@ -140,7 +143,7 @@ def test_halve_is_the_mean_of_squares_and_double_repeats():
 )
 def test_res_block_restated(resample, restated, scale_shift, c_out, drawn):
     graph, params = drawn(
-        ResBlock, 4, c_out, emb_dim=6, scale_shift=scale_shift, resample=resample, **BLOCK
+        ResBlock, 4, c_out, BLOCK, emb_dim=6, scale_shift=scale_shift, resample=resample
     )
     assert params["emb"]["kernel"].shape == (6, 2 * c_out if scale_shift else c_out)
     x, emb = normal(2, 4, 6, 4), normal(2, 6)
@@ -156,7 +159,7 @@ def test_res_block_restated(resample, restated, scale_shift, c_out, drawn):
 
 
 def test_dropout_needs_rngs_and_follows_them(drawn):
-    graph, params = drawn(ResBlock, 4, 4, dropout=0.5, **BLOCK)
+    graph, params = drawn(ResBlock, 4, 4, dataclasses.replace(BLOCK, dropout=0.5))
     x = normal(2, 4, 4, 4)
 
     @jax.jit
@@ -175,7 +178,7 @@ def test_dropout_needs_rngs_and_follows_them(drawn):
 def test_attention_is_the_formula_of_section_3_3(context_dim, causal, out_dim, drawn):
     """Softmax(Q K^T / sqrt(d)) V in every head, d the width of one."""
     heads, d = 3, 4
-    options = {"qkv_bias": True, "causal": causal, "out_dim": out_dim, **F32}
+    options = {"qkv_bias": True, "out_dim": out_dim, **F32}
     graph, params = drawn(Attention, 6, context_dim, heads=heads, head_dim=d, **options)
     x = 3 * normal(2, 7, 6)
     context = x if context_dim is None else 3 * normal(2, 9, 5, seed=1)
@@ -188,24 +191,24 @@ def test_attention_is_the_formula_of_section_3_3(context_dim, causal, out_dim, d
     for i in range(heads):
         head = np.s_[..., i * d : (i + 1) * d]
         logits = q[head] @ k[head].swapaxes(1, 2) / np.sqrt(d)
-        if causal:  # what comes after a token has no weight
+        if causal:  # later tokens have no weight
             logits = np.where(np.tri(7, dtype=bool), logits, -np.inf)
         y[head] = softmax(logits) @ v[head]
-    out = call(graph, params, x, *([] if context_dim is None else [context]))
+    out = call(graph, params, x, *([] if context_dim is None else [context]), causal=causal)
     assert out.shape == (2, 7, out_dim or 6)
     np.testing.assert_allclose(out, dense("out", y), atol=2e-5)
 
 
-def test_a_causal_token_does_not_see_those_after_it(drawn):
-    graph, params = drawn(Attention, 6, heads=2, head_dim=3, causal=True, **F32)
+def test_a_causal_token_ignores_later_tokens(drawn):
+    graph, params = drawn(Attention, 6, heads=2, head_dim=3, **F32)
     x, other = normal(1, 7, 6), normal(1, 7, 6, seed=1)
     other[:, :4] = x[:, :4]
-    one, two = call(graph, params, x), call(graph, params, other)
+    one, two = (call(graph, params, tokens, causal=True) for tokens in (x, other))
     np.testing.assert_array_equal(one[:, :4], two[:, :4])
     assert not np.any(np.isclose(one[:, 4:], two[:, 4:]).all(-1))
 
 
-def test_attention_adds_up_in_float32_when_it_computes_in_bfloat16(drawn):
+def test_softmax_is_float32_when_attention_computes_in_bfloat16(drawn):
     graph, params = drawn(Attention, 8, heads=1, head_dim=8, dtype=jnp.bfloat16)
     params = jax.tree.map(lambda a: np.eye(8, dtype=np.float32) if a.ndim == 2 else 0 * a, params)
     x = np.zeros((1, 1000, 8), np.float32)
@@ -215,8 +218,8 @@ def test_attention_adds_up_in_float32_when_it_computes_in_bfloat16(drawn):
     np.testing.assert_allclose(np.asarray(out, np.float32)[0, :, 0], 1.0, rtol=0.01)
 
 
-def test_spatial_attention_knows_no_position(drawn):
-    graph, params = drawn(SpatialSelfAttention, 4, heads=2, **BLOCK)
+def test_spatial_attention_ignores_positions(drawn):
+    graph, params = drawn(SpatialSelfAttention, 4, BLOCK, heads=2)
     x, order = normal(1, 12, 4), np.random.default_rng(0).permutation(12)
     one = call(graph, params, x.reshape(1, 2, 6, 4))
     other = call(graph, params, x[:, order].reshape(1, 4, 3, 4))
@@ -244,18 +247,19 @@ def test_downsample_paddings_see_other_pixels(drawn):
 
 
 def test_parameters_are_float32_whatever_it_computes_in(drawn):
-    block = {**BLOCK, "dtype": jnp.bfloat16}
-    graph, params = drawn(ResBlock, 4, 8, emb_dim=6, **block)
+    block = dataclasses.replace(BLOCK, dtype=jnp.bfloat16)
+    graph, params = drawn(ResBlock, 4, 8, block, emb_dim=6)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
     assert call(graph, params, normal(1, 4, 4, 4), normal(1, 6)).dtype == jnp.bfloat16
 
 
-def test_a_block_computed_again_keeps_less_and_has_the_same_gradients(drawn):
+def test_remat_stores_less_and_has_the_same_gradients(drawn):
     """Dropout included: the second block draws another mask than the first, both times."""
     x, emb = normal(2, 8, 8, 4), normal(2, 6)
     kept, gradients = [], []
     for remat in (False, True):
-        graph, params = drawn(ResBlock, 4, 4, emb_dim=6, dropout=0.5, remat=remat, **BLOCK)
+        config = dataclasses.replace(BLOCK, dropout=0.5, remat=remat)
+        graph, params = drawn(ResBlock, 4, 4, config, emb_dim=6)
 
         def loss(params, graph=graph):
             rngs, block = nnx.Rngs(dropout=jax.random.key(1)), nnx.merge(graph, params)

@@ -16,16 +16,16 @@ _normal = nnx.initializers.normal(0.02)
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Sizes of the PatchGAN; each logit sees a patch (70 px with three layers)."""
+    """Sizes of the PatchGAN; each logit depends on a patch (70 pixels wide with three layers)."""
 
     channels: PositiveInt = 64
     """Channels of the first layer."""
     layers: PositiveInt = 3
-    """Stride-2 layers; each further one doubles the channels, up to 8x."""
+    """Number of stride-2 layers; each one after the first doubles the channels, up to 8x."""
 
     @property
     def smallest_size(self) -> int:
-        """Smallest image side that still gives one logit."""
+        """Smallest image side that gives a logit."""
         return 2**self.layers * 3
 
 
@@ -34,10 +34,10 @@ def _scale_init(key, shape, dtype=jnp.float32):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation by the batch's own statistics, in float32.
+    """Batch normalisation by the statistics of the batch, in float32.
 
-    A discriminator only ever judges the batch it trains on, so there is no running average here
-    and the model stays a tree of parameters. Under data parallelism the batch is the global one.
+    There are no running averages: a discriminator is applied only to training batches. Under data
+    parallelism the statistics are those of the global batch.
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
@@ -53,7 +53,7 @@ class BatchNorm(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """x `[B, H, W, C]` in [-1, 1] -> one logit a patch, `[B, H', W', 1]`, float32."""
+    """x `[B, H, W, C]` in [-1, 1] -> one logit per patch, `[B, H', W', 1]`, float32."""
 
     def __init__(
         self, config: DiscriminatorConfig, channels: int, *, dtype=jnp.float32, rngs: nnx.Rngs
@@ -90,12 +90,12 @@ class Discriminator(nnx.Module):
 
 
 def hinge_generator(logits_fake: Array) -> Array:
-    """-L_adv of Eq. (25) for the autoencoder, in its non-saturating hinge form: -mean D(x_hat)."""
+    """-L_adv of Eq. (25) for the autoencoder, non-saturating hinge form: -mean D(x_hat)."""
     return -jnp.mean(logits_fake)
 
 
 def hinge_discriminator(logits_real: Array, logits_fake: Array) -> Array:
-    """Hinge loss of D_psi, Eq. (25): 1 when it cannot tell the two apart."""
+    """Hinge loss of D_psi, Eq. (25); 1 if it cannot distinguish real from fake."""
     return 0.5 * (
         jnp.mean(jax.nn.relu(1.0 - logits_real)) + jnp.mean(jax.nn.relu(1.0 + logits_fake))
     )

@@ -15,7 +15,7 @@ def split_moments(moments: Array) -> tuple[Array, Array]:
 
 
 def sample_posterior(moments: Array, key: Array) -> Array:
-    """z = mu + sigma * eps (App. G): the diffusion model trains on samples, not on means."""
+    """z = mu + sigma * eps (App. G): the diffusion model is trained on samples, not on means."""
     mean, logvar = split_moments(moments)
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
 

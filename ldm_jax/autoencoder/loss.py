@@ -1,7 +1,7 @@
 """The first-stage objective, Eq. (25) of App. G: reconstruction, adversary, regulariser.
 
-Everything is a mean over images and pixels, where the original sums over pixels. The minimum is
-the same: dividing Eq. (25) by N = H*W*C leaves mean |x - x_hat| + kl_weight * KL / N.
+All terms are means over images and pixels; the original sums over pixels. The minimum is the same:
+Eq. (25) divided by N = H*W*C is mean |x - x_hat| + kl_weight * KL / N.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ class AutoencoderLossConfig:
     l1_weight: NonNegative = 1.0
     """Weight of mean |x - x_hat|."""
     l2_weight: NonNegative = 0.0
-    """Weight of mean (x - x_hat)^2; the paper has none, short runs gain from it."""
+    """Weight of mean (x - x_hat)^2. It is not in the paper, but improves short runs."""
     perceptual: PerceptualNetwork = "vgg16"
-    """Feature network of the perceptual distance, LPIPS; the paper's is vgg16."""
+    """Network of the perceptual distance LPIPS; the paper uses vgg16."""
     perceptual_weight: NonNegative = 0.0
-    """Weight of LPIPS; the paper has 1. 0 needs no feature network."""
+    """Weight of LPIPS; 1 in the paper. 0: the network is not needed."""
     perceptual_file: str = ""
-    """File with the network's published weights; '': downloaded once."""
+    """File with published weights of the network; '': they are downloaded once."""
     kl_weight: NonNegative = 1e-6
     """Weight of the KL term, summed over the latent and divided by the number of pixel values."""
     codebook_weight: NonNegative = 1.0
-    """Weight of the codes' distance from the latents (VQ); the published models had 0.25."""
+    """Weight of the codebook loss (VQ); 0.25 in the published models."""
     commitment_weight: NonNegative = 0.25
-    """Weight of the latents' distance from their codes (VQ); the published models had 1."""
+    """Weight of the commitment loss (VQ); 1 in the published models."""
     disc_weight: NonNegative = 0.5
-    """Weight of the adversarial term before it is adapted; 0 trains without a discriminator."""
+    """Weight of the adversarial loss, times the adaptive weight; 0: there is no discriminator."""
     max_adaptive_weight: NonNegative = 1e4
-    """Upper bound of the factor by which it is adapted. The KL originals summed their loss over
-    the pixel values, 196,608 of them, so that their bound of 1e4 is 0.051 here."""
+    """Upper bound of the adaptive weight. The published KL models sum their loss over 196,608 pixel
+    values, so their bound of 1e4 corresponds to 0.051 here."""
     disc_start: Count = 50_001
-    """Step at which the adversary enters; until then both its losses count zero."""
+    """Step from which the adversarial loss and the discriminator loss count; before, they are 0."""
 
 
 def reconstruction_loss(
@@ -67,15 +67,16 @@ def reconstruction_loss(
 def adaptive_weight(
     rec_grad: Array, gan_grad: Array, disc_weight: float, at_most: float = 1e4
 ) -> Array:
-    """Weight that lets the adversary pull on the last layer as hard as the reconstruction does.
+    """Weight that balances the gradients of adversary and reconstruction at the last layer.
 
     Args:
       rec_grad, gan_grad: gradients of L_rec and of the generator's hinge loss with respect to the
         kernel of the decoder's last convolution.
-      disc_weight: factor on top of the ratio of their norms. at_most: upper bound of that ratio.
+      disc_weight: factor on the ratio of their norms.
+      at_most: upper bound of that ratio.
 
     Returns:
-      disc_weight * min(|rec_grad| / (|gan_grad| + 1e-4), at_most), a constant for differentiation.
+      disc_weight * min(|rec_grad| / (|gan_grad| + 1e-4), at_most); no gradient passes through it.
     """
     ratio = jnp.linalg.norm(rec_grad.ravel()) / (jnp.linalg.norm(gan_grad.ravel()) + 1e-4)
     return jax.lax.stop_gradient(disc_weight * jnp.minimum(ratio, at_most))

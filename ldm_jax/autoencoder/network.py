@@ -12,6 +12,7 @@ from ldm_jax.autoencoder.vq import codebook_init, quantise, straight_through
 from ldm_jax.bounds import Factors, Fraction, Multipliers, PositiveInt
 from ldm_jax.layers import (
     Array,
+    BlockConfig,
     Downsample,
     ResBlock,
     SpatialSelfAttention,
@@ -20,7 +21,7 @@ from ldm_jax.layers import (
     group_norm,
 )
 
-EPSILON = 1e-6  # of every GroupNorm here; the UNet's ResBlocks have 1e-5
+EPSILON = 1e-6  # of every GroupNorm here; in the UNet's ResBlocks it is 1e-5
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class AutoencoderConfig:
     channel_mult: Multipliers = (1, 2, 4)
     """Channel multiplier of each level; every further level halves the resolution."""
     num_res_blocks: PositiveInt = 2
-    """ResBlocks a level of the encoder; the decoder has one more."""
+    """ResBlocks in each level of the encoder; the decoder has one more in each."""
     attention_factors: Factors = ()
     """Downsampling factors at which each ResBlock is followed by self-attention."""
     mid_attention: bool = True
@@ -40,10 +41,10 @@ class AutoencoderConfig:
     z_channels: PositiveInt = 3
     """Channels c of the latent."""
     bottleneck: Literal["kl", "vq", "none"] = "kl"
-    """What keeps the latents in bounds: a slight pull to N(0, 1), or a codebook. none: there is no
-    first stage, and the diffusion model works on pixels (LDM-1)."""
+    """How the latents are regularised. kl: a small KL penalty towards N(0, 1); vq: a codebook;
+    none: there is no first stage, and the diffusion model works on pixels (LDM-1)."""
     codebook_size: PositiveInt = 8192
-    """Codes |Z| of a VQ bottleneck."""
+    """Number of codes |Z| of a VQ bottleneck."""
     groups: PositiveInt = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: Fraction = 0.0
@@ -55,9 +56,15 @@ class AutoencoderConfig:
         return 1 if self.bottleneck == "none" else 2 ** (len(self.channel_mult) - 1)
 
 
-def _middle(c: int, config: AutoencoderConfig, block: dict, norm: dict) -> nnx.List:
-    attention = [SpatialSelfAttention(c, **norm)] if config.mid_attention else []
-    return nnx.List([ResBlock(c, c, **block), *attention, ResBlock(c, c, **block)])
+def _block_config(config: AutoencoderConfig, remat: bool, dtype) -> BlockConfig:
+    return BlockConfig(config.groups, EPSILON, config.dropout, remat, dtype)
+
+
+def _middle(c: int, attends: bool, block: BlockConfig, rngs: nnx.Rngs) -> nnx.List:
+    attention = [SpatialSelfAttention(c, block, rngs=rngs)] if attends else []
+    return nnx.List(
+        [ResBlock(c, c, block, rngs=rngs), *attention, ResBlock(c, c, block, rngs=rngs)]
+    )
 
 
 def _run(layer, x: Array, rngs: nnx.Rngs | None) -> Array:
@@ -78,8 +85,7 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **kw}
-        block = {**norm, "dropout": config.dropout}
+        block = _block_config(config, remat, dtype)
         c = config.channels
         self.conv_in = conv(in_channels, c, **kw)
         layers = []
@@ -87,12 +93,12 @@ class Encoder(nnx.Module):
             if level > 0:
                 layers.append(Downsample(c, (0, 1), **kw))
             for _ in range(config.num_res_blocks):
-                layers.append(ResBlock(c, config.channels * mult, **block))
+                layers.append(ResBlock(c, config.channels * mult, block, rngs=rngs))
                 c = config.channels * mult
                 if 2**level in config.attention_factors:
-                    layers.append(SpatialSelfAttention(c, **norm))
+                    layers.append(SpatialSelfAttention(c, block, rngs=rngs))
         self.down = nnx.List(layers)
-        self.middle = _middle(c, config, block, norm)
+        self.middle = _middle(c, config.mid_attention, block, rngs)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
         self.conv_out = conv(c, z_out, **kw)
 
@@ -106,8 +112,8 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Features `[B, h, w, c]` -> x_hat `[B, f h, f w, C]`.
 
-    `features` and `conv_out` are apart because the adversarial weight needs gradients with
-    respect to the last kernel alone (autoencoder/loss.py).
+    `features` and `conv_out` are separate: the adaptive weight of the adversary needs gradients
+    with respect to the kernel of `conv_out` alone (autoencoder/loss.py).
     """
 
     def __init__(
@@ -121,23 +127,22 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **kw}
-        block = {**norm, "dropout": config.dropout}
+        block = _block_config(config, remat, dtype)
         c = config.channels * config.channel_mult[-1]
         self.conv_in = conv(z_in, c, **kw)
-        self.middle = _middle(c, config, block, norm)
+        self.middle = _middle(c, config.mid_attention, block, rngs)
         layers = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for _ in range(config.num_res_blocks + 1):
-                layers.append(ResBlock(c, config.channels * mult, **block))
+                layers.append(ResBlock(c, config.channels * mult, block, rngs=rngs))
                 c = config.channels * mult
                 if 2**level in config.attention_factors:
-                    layers.append(SpatialSelfAttention(c, **norm))
+                    layers.append(SpatialSelfAttention(c, block, rngs=rngs))
             if level > 0:
                 layers.append(Upsample(c, **kw))
         self.up = nnx.List(layers)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
-        # The image is float32 whatever the network computes in.
+        # The image is always float32.
         self.conv_out = conv(c, out_channels, dtype=jnp.float32, rngs=rngs)
 
     def features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
@@ -152,13 +157,13 @@ class Decoder(nnx.Module):
 
 
 class Autoencoder(nnx.Module):
-    """E, D, the 1x1 convolutions on either side of the bottleneck, and the codebook of a VQ one.
+    """E, D, the 1x1 convolutions before and after the bottleneck, and the codebook (VQ only).
 
     Args:
       config: the sizes.
       channels: image channels C, any number.
-      remat: whether the blocks' activations are computed again in the backward pass, not kept.
-      dtype: computing type; latents and images come out in float32.
+      remat: recompute the activations of the blocks in the backward pass instead of storing them.
+      dtype: the type it computes in; latents and images are float32.
     """
 
     def __init__(
@@ -186,20 +191,20 @@ class Autoencoder(nnx.Module):
         """E(x) for x `[B, H, W, C]` in [-1, 1]; h = H/f.
 
         Returns:
-          float32: the moments of q_E(z|x) `[B, h, w, 2c]` (KL), or z before it is quantised
+          float32: the moments of q_E(z|x) `[B, h, w, 2c]` (KL), or z before quantisation
           `[B, h, w, c]` (VQ).
         """
         return self.quant_conv(self.encoder(x, rngs))
 
     def decode_features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
-        """z `[B, h, w, c]`, quantised if it is VQ -> input of D's last convolution."""
+        """z `[B, h, w, c]`, quantised if VQ -> the input of D's last convolution."""
         return self.decoder.features(self.post_quant_conv(z), rngs)
 
     def decode(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
         """x_hat = D(z): `[B, h, w, c]` -> `[B, H, W, C]`, nominally in [-1, 1], not clipped.
 
-        With a codebook z need not be quantised: that is D's first step (App. G), which gradients
-        pass as if it were not there.
+        With a codebook, z is quantised here: D quantises first (App. G). The gradient ignores the
+        quantisation.
         """
         if self.codebook is not None:
             z = straight_through(z, quantise(z, self.codebook[...]))

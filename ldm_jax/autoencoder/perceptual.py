@@ -1,8 +1,8 @@
 """The perceptual distance LPIPS, which the first stage adds to its L1 error (Sec. 3.1, App. G).
 
-Two images are compared by what a network trained to classify photographs sees in them (Zhang et
-al., arXiv:1801.03924). The network is a constant: a dictionary of arrays that is never trained.
-`ldm_jax.pretrained.lpips` reads published weights into it.
+It compares the features of two images in a network trained to classify photographs (Zhang et al.,
+arXiv:1801.03924). The weights are constant: a dictionary of arrays that is never trained.
+`ldm_jax.pretrained.lpips` reads the published ones.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ldm_jax.layers import Array
 
 PerceptualNetwork = Literal["vgg16", "squeezenet"]
 
-# From [-1, 1] to the statistics of ImageNet that the networks were trained with.
+# Normalises [-1, 1] by the statistics of ImageNet, as in the training of the networks.
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 
-class _Layout(NamedTuple):
+class _Architecture(NamedTuple):
     stages: tuple[dict[str, int], ...]
-    """Layers up to each tap: name -> channels out. A tap is the output of a stage, after ReLU."""
+    """The layers of each stage: name -> output channels. LPIPS taps the output of each stage."""
     pooled: range
-    """Stages that begin with a max-pooling of stride 2."""
+    """Stages that begin with max-pooling of stride 2."""
     window: int
-    """Side of the max-pooling."""
+    """Window of the max-pooling, in pixels."""
     smallest_size: int
-    """Smallest side that leaves one position to the last tap."""
+    """Smallest image side for which the last stage has one position."""
 
 
-_LAYOUTS = {
-    "vgg16": _Layout(  # arXiv:1409.1556, configuration D
+_ARCHITECTURES = {
+    "vgg16": _Architecture(  # arXiv:1409.1556, configuration D
         stages=(
             {"conv1_1": 64, "conv1_2": 64},
             {"conv2_1": 128, "conv2_2": 128},
@@ -48,7 +48,7 @@ _LAYOUTS = {
         window=2,
         smallest_size=16,
     ),
-    "squeezenet": _Layout(  # arXiv:1602.07360, version 1.1: pools earlier than the paper's
+    "squeezenet": _Architecture(  # arXiv:1602.07360, version 1.1: pools earlier than the paper's
         stages=(
             {"conv1": 64},
             {"fire2": 128, "fire3": 128},
@@ -63,15 +63,17 @@ _LAYOUTS = {
         smallest_size=17,
     ),
 }
-SMALLEST_SIZE = {network: layout.smallest_size for network, layout in _LAYOUTS.items()}
+SMALLEST_SIZE = {
+    network: architecture.smallest_size for network, architecture in _ARCHITECTURES.items()
+}
 
 
 def abstract_params(network: PerceptualNetwork) -> dict:
     """Shapes of the parameters of `lpips`, all float32.
 
-    `{layer: {'kernel': [h, w, c_in, c_out], 'bias': [c_out]}}`, a fire module holding three such
-    layers, and `{'heads': {layer: [c_out]}}`: for the last layer before each tap, how much each
-    channel counts, never below zero.
+    `{layer: {'kernel': [h, w, c_in, c_out], 'bias': [c_out]}}`, a fire module holds three such
+    layers, and `{'heads': {layer: [c_out]}}`: for the last layer of each stage the non-negative
+    weight of each channel.
     """
 
     def array(*shape):
@@ -81,7 +83,7 @@ def abstract_params(network: PerceptualNetwork) -> dict:
         return {"kernel": array(size, size, c_in, c_out), "bias": array(c_out)}
 
     params, c_in = {"heads": {}}, 3
-    for stage in _LAYOUTS[network].stages:
+    for stage in _ARCHITECTURES[network].stages:
         for name, c_out in stage.items():
             if name.startswith("fire"):
                 params[name] = {
@@ -105,7 +107,7 @@ def _conv_relu(params: dict, x: Array, stride: int = 1, padding: str = "SAME") -
 
 
 def _layer(name: str, params: dict, x: Array) -> Array:
-    if name == "conv1":  # SqueezeNet's first: it alone has a stride, and no padding
+    if name == "conv1":  # the first layer of SqueezeNet has a stride and no padding
         return _conv_relu(params, x, 2, "VALID")
     if name.startswith("fire"):
         h = _conv_relu(params["squeeze"], x)
@@ -115,19 +117,19 @@ def _layer(name: str, params: dict, x: Array) -> Array:
 
 
 def _max_pool(x: Array, window: int) -> Array:
-    # VGG drops a last odd row. SqueezeNet has none left over: its last window may overhang by one
-    # row ("ceil mode"), and without that LPIPS is 10 % off.
-    overhang = [(0, (n - window) % 2 if window == 3 else 0) for n in x.shape[1:3]]
-    padding = ((0, 0), *overhang, (0, 0))
+    # VGG drops an odd last row. In SqueezeNet the last window may extend one row beyond the image
+    # ("ceil mode"); without that LPIPS would differ by 10 %.
+    extension = [(0, (n - window) % 2 if window == 3 else 0) for n in x.shape[1:3]]
+    padding = ((0, 0), *extension, (0, 0))
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), padding)
 
 
 def _taps(params: dict, network: PerceptualNetwork, x: Array) -> dict[str, Array]:
-    """Last layer of each stage -> its features `[B, h, w, c]`."""
-    layout, taps = _LAYOUTS[network], {}
-    for i, stage in enumerate(layout.stages):
-        if i in layout.pooled:
-            x = _max_pool(x, layout.window)
+    """Name of the last layer of each stage -> its features `[B, h, w, c]`."""
+    architecture, taps = _ARCHITECTURES[network], {}
+    for i, stage in enumerate(architecture.stages):
+        if i in architecture.pooled:
+            x = _max_pool(x, architecture.window)
         for name in stage:
             x = _layer(name, params[name], x)
         taps[name] = x
@@ -135,20 +137,20 @@ def _taps(params: dict, network: PerceptualNetwork, x: Array) -> dict[str, Array
 
 
 def _unit(h: Array) -> Array:
-    """Features scaled to length 1 over the channels, float32; where all are zero they stay so.
+    """Features divided by their norm over the channels, float32; zero vectors stay zero.
 
-    The original divides by sqrt(sum h^2) + 1e-10. So does this, except that a zero vector, at
-    which the root has no derivative, is a constant: the value is the same, the gradient 0.
+    The original divides by sqrt(sum h^2) + 1e-10. This gives the same values, but the gradient at
+    a zero vector is 0, where the square root has no derivative.
     """
     h = h.astype(jnp.float32)
     square = jnp.sum(h**2, axis=-1, keepdims=True)
-    seen = square > 0
-    length = jnp.sqrt(jnp.where(seen, square, 1.0))
-    return jnp.where(seen, h / (length + 1e-10), 0.0)
+    nonzero = square > 0
+    length = jnp.sqrt(jnp.where(nonzero, square, 1.0))
+    return jnp.where(nonzero, h / (length + 1e-10), 0.0)
 
 
 def _grey(x: Array) -> Array:
-    """Each channel as an image of its own, repeated three times: `[B * C, H, W, 3]`."""
+    """Each channel as a separate grey image (three equal channels): `[B * C, H, W, 3]`."""
     b, h, w, c = x.shape
     return jnp.repeat(x.transpose(0, 3, 1, 2).reshape(b * c, h, w, 1), 3, axis=-1)
 
@@ -156,19 +158,19 @@ def _grey(x: Array) -> Array:
 def lpips(
     params: dict, network: PerceptualNetwork, x: Array, x_hat: Array, dtype=jnp.float32
 ) -> Array:
-    """LPIPS of each pair of images, float32 `[B]`: 0 for equal ones, the larger the less alike.
+    """LPIPS of each pair of images, float32 `[B]`: 0 for equal images, larger for less similar.
 
-    Three channels are red, green and blue. Of any other number, each channel is compared as a grey
-    image (repeated three times), and the distances are averaged: one channel is a grey image.
+    Three channels are red, green and blue. With any other number, each channel is compared as a
+    grey image (three equal channels), and the distances are averaged.
 
     Args:
-      params: as `abstract_params(network)`. Under `jit` they should be an argument: 15 million
-        numbers of VGG16 are too many for a constant in the program.
+      params: as `abstract_params(network)`. Pass them as an argument of a jitted function: the 15
+        million numbers of VGG16 are too many for a constant in the program.
       x, x_hat: `[B, H, W, C]` in [-1, 1].
-      dtype: the type the network computes in; the distances between its features are float32.
+      dtype: the type the network computes in; distances between features are float32.
 
     Raises:
-      UserError: if the shapes differ, or a side is below `SMALLEST_SIZE[network]`.
+      UserError: the shapes differ, or a side is below `SMALLEST_SIZE[network]`.
     """
     if x.shape != x_hat.shape:
         raise UserError(f"LPIPS compares images of one shape, not {x.shape} with {x_hat.shape}")
@@ -185,12 +187,12 @@ def lpips(
         y = (y - SHIFT[None, None, None]) / SCALE[None, None, None]
         return _taps(params, network, y.astype(dtype))
 
-    # A pass for x and one for x_hat, not both as one batch: training needs no gradient for x, and
-    # so its half has no backward pass and keeps no activations.
+    # Two passes instead of one batch: training needs no gradient for x, so the pass for x stores no
+    # activations.
     h, h_hat = taps(x), taps(x_hat)
     distance = jnp.zeros(b, jnp.float32)
     for name, head in params["heads"].items():
         difference = (_unit(h[name]) - _unit(h_hat[name])) ** 2
-        # A sum, not a matrix product, which accelerators may round to bfloat16.
+        # A sum: accelerators may round a matrix product to bfloat16.
         distance += jnp.sum(difference * head[None, None, None], axis=-1).mean(axis=(1, 2))
     return distance

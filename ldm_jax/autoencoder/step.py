@@ -37,7 +37,7 @@ from ldm_jax.autoencoder.vq import (
     vq_loss,
 )
 from ldm_jax.layers import Array
-from ldm_jax.parameters import fresh, graph_of
+from ldm_jax.parameters import init_params, make_graphdef
 
 
 def to_model_range(image: Array) -> Array:
@@ -83,13 +83,13 @@ class AutoencoderObjective:
             self._builders["discriminator"] = lambda rngs: Discriminator(
                 discriminator, channels, dtype=dtype, rngs=rngs
             )
-        self.graphs = {name: graph_of(build) for name, build in self._builders.items()}
+        self.graphs = {name: make_graphdef(build) for name, build in self._builders.items()}
 
     def init(self, key: Array) -> dict:
         """Fresh parameters of the players."""
         keys = jax.random.split(key, len(self._builders))
         params = {
-            name: fresh(build, k)
+            name: init_params(build, k)
             for (name, build), k in zip(self._builders.items(), keys, strict=True)
         }
 

@@ -1,1 +1,1 @@
-"""Sec. 3.3: conditioning mechanisms, the encoders tau_theta and how a condition enters."""
+"""Sec. 3.3: conditioning, that is the encoders tau_theta and how the UNet gets their output."""

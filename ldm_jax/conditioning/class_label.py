@@ -21,19 +21,23 @@ class ClassLabels:
 
     @property
     def null(self) -> np.ndarray:
-        """The condition that asks for nothing: int32 scalar."""
+        """The null condition (no class): int32 scalar."""
         return np.int32(len(self.names))
 
-    def encode(self, wanted: Sequence[str | int]) -> np.ndarray:
-        """Names or indices -> int32 `[n]`; an unknown one is a UserError that lists the classes."""
-        return np.asarray([self._index(w) for w in wanted], np.int32)
+    def encode(self, labels: Sequence[str | int]) -> np.ndarray:
+        """Names or indices -> int32 `[n]`.
+
+        Raises:
+          UserError: unknown class; it lists the classes.
+        """
+        return np.asarray([self._index(label) for label in labels], np.int32)
 
     def decode(self, condition: np.ndarray) -> list[str]:
         """int32 `[n]` -> names."""
         return [self.names[i] if i < len(self.names) else "(any class)" for i in condition]
 
-    def _index(self, wanted: str | int) -> int:
-        name = str(wanted)
+    def _index(self, label: str | int) -> int:
+        name = str(label)
         if name in self.names:
             return self.names.index(name)
         if name.isdecimal() and int(name) < len(self.names):
@@ -45,7 +49,7 @@ class ClassLabels:
 
 
 class ClassEmbedder(nnx.Module):
-    """tau_theta for classes: int `[B]` -> `[B, 1, dim]`; `num_classes` counts the null class."""
+    """tau_theta for classes: int `[B]` -> `[B, 1, dim]`; `num_classes` includes the null class."""
 
     def __init__(self, num_classes: int, dim: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(

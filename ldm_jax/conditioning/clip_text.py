@@ -1,4 +1,4 @@
-"""The text encoder of CLIP ViT-L/14 (arXiv:2103.00020), which Stable Diffusion v1 has for tau."""
+"""The text encoder of CLIP ViT-L/14 (arXiv:2103.00020): tau_theta of Stable Diffusion v1."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ClipTextConfig:
     heads: int = 12
     """Attention heads, of width dim / heads each."""
     vocabulary: int = 49_408
-    """Number of different tokens."""
+    """Number of tokens in the vocabulary."""
     length: int = 77
-    """Longest caption in tokens, its first and last one included."""
+    """Maximum length of a caption in tokens, including the start and end tokens."""
 
 
 def quick_gelu(x: Array) -> Array:
@@ -33,16 +33,14 @@ def quick_gelu(x: Array) -> Array:
 
 
 class Layer(nnx.Module):
-    """Causal self-attention and an MLP, each behind a norm and around a skip. `[B, M, dim]`."""
+    """Causal self-attention and an MLP, each pre-norm and residual. `[B, M, dim]`."""
 
     def __init__(self, config: ClipTextConfig, *, remat: bool, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
         self.remat = remat
         dim, heads = config.dim, config.heads
         self.norm1 = layer_norm(dim, **kw)
-        self.attention = Attention(
-            dim, heads=heads, head_dim=dim // heads, qkv_bias=True, causal=True, **kw
-        )
+        self.attention = Attention(dim, heads=heads, head_dim=dim // heads, qkv_bias=True, **kw)
         self.norm2 = layer_norm(dim, **kw)
         self.mlp_in = linear(dim, 4 * dim, **kw)
         self.mlp_out = linear(4 * dim, dim, **kw)
@@ -51,15 +49,15 @@ class Layer(nnx.Module):
         return run_block(Layer._forward, self, x, remat=self.remat)
 
     def _forward(self, x: Array) -> Array:
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attention(self.norm1(x), causal=True)
         return x + self.mlp_out(quick_gelu(self.mlp_in(self.norm2(x))))
 
 
 class ClipTextTransformer(nnx.Module):
     """tau_theta of Stable Diffusion v1: tokens y, int `[B, M]` -> `[B, M, dim]`.
 
-    The last hidden states behind the final norm, those of the padding too, as the published UNet
-    was trained on them. CLIP's pooling and projection do not take part.
+    The last hidden states after the final norm, including those of the padding, as in the training
+    of the published UNet. CLIP's pooling and projection are not used.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Layouts: named bounding boxes as a row of tokens for tau_theta (Sec. 4.3.1, App. E.2.1).
 
-A box is three tokens, (class, top left corner, bottom right corner); a corner is one of
-`sections` x `sections` places on a grid over the image. After the boxes come two tokens for the
-part of the image that is seen (the crop); the boxes themselves stay in the frame of the whole
-image. Classes and corners share the numbers from 0 on: what a token means lies in its position.
+A box is three tokens, (class, top left corner, bottom right corner); a corner is a point of a
+`sections` x `sections` grid over the image. After the boxes come two tokens for the visible part
+of the image (the crop); the boxes are relative to the whole image, not to the crop. Classes and
+corners both use the token numbers from 0 on: the position of a token tells them apart.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ import numpy as np
 
 from ldm_jax.errors import UserError
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # the crop that shows everything
-# Attributes of an object in OpenImages, each with its bit of the class token.
-ATTRIBUTES = {"group": 1, "occluded": 2, "depiction": 4, "inside": 8}
-_PUBLISHED = {90: 8192}  # sections -> vocabulary of the published model: 90 = floor(sqrt(8192))
-_FORM = '{"objects": [{"label": "NAME", "box": [left, top, right, bottom]}, ...]}'
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)  # as a crop
+_PUBLISHED_VOCABULARY = {90: 8192}  # sections -> tokens: 90 = floor(sqrt(8192))
+_EXAMPLE = '{"objects": [{"label": "NAME", "box": [left, top, right, bottom]}, ...]}'
 
 
 @dataclass(frozen=True)
 class LayoutTokens:
-    """Layouts as int32 rows of `length` tokens; 92 of 8192 as in Table 17 where not told otherwise.
+    """Encodes layouts as int32 rows of `length` tokens; by default 92 of 8192, as in Table 17.
 
-    Boxes and crops are (left, top, right, bottom) as shares of the whole image, in [0, 1].
+    Boxes and crops are (left, top, right, bottom), relative to the whole image, in [0, 1].
 
-    UserError where the names do not fit into the vocabulary, or a number is too small.
+    Raises:
+      UserError: when made, if the names do not fit into the vocabulary, or a number is too small.
     """
 
     names: tuple[str, ...]
     objects: int = 30
-    """Most objects of one layout."""
+    """Maximum number of objects in a layout."""
     sections: int = 90
-    """Places along a side that a corner can have; the outermost lie on the image's edges."""
+    """Grid points along each side of the image, the edges included."""
 
     def __post_init__(self) -> None:
         if self.objects < 1 or self.sections < 2:
@@ -55,11 +54,11 @@ class LayoutTokens:
 
     @property
     def vocabulary(self) -> int:
-        """Number of different tokens: every corner and "none", 8192 for 90 sections as published.
+        """Number of tokens: one for each corner, and the last for "no object".
 
-        The last is "none"; between the corners and it, 8192 leaves some that mean nothing.
+        For 90 sections it is 8192 as published; some of these tokens are unused.
         """
-        return _PUBLISHED.get(self.sections, self.sections**2 + 1)
+        return _PUBLISHED_VOCABULARY.get(self.sections, self.sections**2 + 1)
 
     @property
     def length(self) -> int:
@@ -68,12 +67,12 @@ class LayoutTokens:
 
     @property
     def none(self) -> int:
-        """The token of an object that is not there."""
+        """The token for "no object"."""
         return self.vocabulary - 1
 
     @property
     def null(self) -> np.ndarray:
-        """The condition that asks for nothing, not even a crop: int32 `[length]`."""
+        """The null condition, without objects and crop: int32 `[length]`."""
         return np.full(self.length, self.none, np.int32)
 
     def encode(
@@ -82,37 +81,39 @@ class LayoutTokens:
         labels: np.ndarray,
         crop: np.ndarray | None = None,
         rngs: Sequence[np.random.Generator] | None = None,
-        *,
-        attributes: np.ndarray | None = None,
     ) -> np.ndarray:
         """Boxes `[n, M, 4]` and labels int `[n, M]` (-1: none) -> int32 `[n, length]`.
 
-        An object of which the crop shows nothing is left out. Of more than `objects`, the largest
-        are kept, the earlier of two equal ones (the original keeps the first). They come in the
-        order given, then "none" for those missing, then the crop.
+        Objects outside the crop are dropped. If more than `objects` remain, the largest are kept,
+        and of equal ones the earlier (the original keeps the first `objects`). The row holds them
+        in the given order, then "no object" tokens, then the crop.
 
         Args:
-          crop: `[n, 4]`, the part of the whole image that is seen; None: all of it.
-          rngs: one generator a row, which shuffles the row's objects, as the original does.
-          attributes: int `[n, M]`, sums of `ATTRIBUTES`; the token of a class is then its number
-            + the number of classes * attributes, as in the model published for OpenImages.
+          crop: `[n, 4]`, the visible part of the whole image; None: all of it.
+          rngs: one generator per row, which shuffles the objects of the row, as in the original.
+
         Raises:
-          UserError: a label without a name, or attributes that the vocabulary has no tokens for.
+          UserError: a label has no name.
         """
         boxes = np.clip(np.asarray(boxes, np.float64), 0, 1)
         labels = np.asarray(labels, int)
-        crop = np.tile(WHOLE, (len(labels), 1)) if crop is None else np.asarray(crop, np.float64)
+        crop = (
+            np.tile(WHOLE_IMAGE, (len(labels), 1)) if crop is None else np.asarray(crop, np.float64)
+        )
         crop = np.clip(crop, 0, 1)
-        classes = self._class_tokens(labels, attributes)
+        if labels.size and labels.max() >= len(self.names):
+            raise UserError(
+                f"label {labels.max()} has no name; the labels are 0 to {len(self.names) - 1}"
+            )
         tokens = np.tile(self.null, (len(labels), 1))
         for i, row in enumerate(tokens):
-            shown = _area(_overlap(boxes[i], crop[i])) > 0
-            here = np.flatnonzero((labels[i] >= 0) & shown)
-            largest = np.argsort(-_area(boxes[i, here]), kind="stable")[: self.objects]
-            here = here[np.sort(largest)]
+            visible = _area(_overlap(boxes[i], crop[i])) > 0
+            kept = np.flatnonzero((labels[i] >= 0) & visible)
+            largest = np.argsort(-_area(boxes[i, kept]), kind="stable")[: self.objects]
+            kept = kept[np.sort(largest)]
             if rngs is not None:
-                here = rngs[i].permutation(here)
-            triples = np.column_stack([classes[i, here], self._corners(boxes[i, here])])
+                kept = rngs[i].permutation(kept)
+            triples = np.column_stack([labels[i, kept], self._corners(boxes[i, kept])])
             row[: triples.size] = triples.reshape(-1)
         tokens[:, -2:] = self._corners(crop)
         return tokens
@@ -120,16 +121,14 @@ class LayoutTokens:
     def decode(self, tokens: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """int32 `[n, length]` -> (boxes float32 `[k, 4]`, labels int32 `[k]`, crop `[4]`) of each.
 
-        Boxes and crop lie on the grid, so up to half a section beside those encoded; attributes
-        are dropped. The crop of `null` is the whole image.
+        Boxes and crop are rounded to the grid. The crop of `null` is the whole image.
         """
         layouts = []
         for row in np.asarray(tokens):
             triples = row[:-2].reshape(-1, 3)
             triples = triples[triples[:, 0] != self.none]
-            crop = np.float32(WHOLE) if self.none in row[-2:] else self._box(row[-2:])
-            labels = (triples[:, 0] % len(self.names)).astype(np.int32)
-            layouts.append((self._box(triples[:, 1:]), labels, crop))
+            crop = np.float32(WHOLE_IMAGE) if self.none in row[-2:] else self._box(row[-2:])
+            layouts.append((self._box(triples[:, 1:]), triples[:, 0].astype(np.int32), crop))
         return layouts
 
     def describe(self, tokens: np.ndarray) -> list[str]:
@@ -146,63 +145,49 @@ class LayoutTokens:
 
             {"objects": [{"label": "red ball", "box": [0.1, 0.2, 0.5, 0.9]}], "crop": [0, 0, 1, 1]}
 
-        The crop may be left out: the whole image.
+        Without "crop" the whole image is visible.
 
-        Returns: boxes float64 `[n, objects, 4]`, labels int32 `[n, objects]`, crop `[n, 4]`.
-        UserError: one line for whatever is wrong, with the number of the layout and the object.
+        Returns:
+          boxes float64 `[n, objects, 4]`, labels int32 `[n, objects]`, crop `[n, 4]`.
+
+        Raises:
+          UserError: a mistake in the JSON, with the number of the layout and of the object.
         """
         try:
             layouts = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"the layout is not JSON ({error}); write {_FORM}") from None
+            raise UserError(f"the layout is not JSON ({error}); write {_EXAMPLE}") from None
         several = isinstance(layouts, list)
         layouts = layouts if several else [layouts]
         if not layouts:
-            raise UserError(f"the list of layouts is empty; write [{_FORM}, ...]")
+            raise UserError(f"the list of layouts is empty; write [{_EXAMPLE}, ...]")
         boxes = np.zeros((len(layouts), self.objects, 4))
         labels = np.full((len(layouts), self.objects), -1, np.int32)
         crops = np.zeros((len(layouts), 4))
         for i, layout in enumerate(layouts):
-            where = f"layout {i + 1}" if several else "the layout"
-            objects = _fields(layout, where, {"objects"}, {"crop"})["objects"]
+            title = f"layout {i + 1}" if several else "the layout"
+            objects = _fields(layout, title, {"objects"}, {"crop"})["objects"]
             if not isinstance(objects, list) or not objects:
-                raise UserError(f"{where} has no objects; write {_FORM}")
+                raise UserError(f"{title} has no objects; write {_EXAMPLE}")
             if len(objects) > self.objects:
                 raise UserError(
-                    f"{where} has {len(objects)} objects; this run takes {self.objects} at most"
+                    f"{title} has {len(objects)} objects; this run takes {self.objects} at most"
                 )
-            crops[i] = _parsed_box(layout.get("crop", WHOLE), f"the crop of {where}")
-            for j, one in enumerate(objects):
-                place = f"object {j + 1} of {where}"
-                one = _fields(one, place, {"label", "box"})
-                labels[i, j] = self._label(one["label"], place)
-                boxes[i, j] = _parsed_box(one["box"], f"the box of {place}")
+            crops[i] = _parsed_box(layout.get("crop", WHOLE_IMAGE), f"the crop of {title}")
+            for j, fields in enumerate(objects):
+                object_title = f"object {j + 1} of {title}"
+                fields = _fields(fields, object_title, {"label", "box"})
+                labels[i, j] = self._label(fields["label"], object_title)
+                boxes[i, j] = _parsed_box(fields["box"], f"the box of {object_title}")
                 if not _area(_overlap(boxes[i, j], crops[i])) > 0:
                     raise UserError(
-                        f"the box of {place} lies outside the crop {crops[i].tolist()}; "
-                        "both are in the frame of the whole image"
+                        f"the box of {object_title} lies outside the crop {crops[i].tolist()}; "
+                        "both are relative to the whole image"
                     )
         return boxes, labels, crops
 
-    def _class_tokens(self, labels: np.ndarray, attributes: np.ndarray | None) -> np.ndarray:
-        classes = len(self.names)
-        if labels.size and labels.max() >= classes:
-            raise UserError(f"label {labels.max()} has no name; the labels are 0 to {classes - 1}")
-        if attributes is None:
-            return labels
-        kinds = 1 + sum(ATTRIBUTES.values())
-        attributes = np.asarray(attributes, int)
-        if attributes.size and not 0 <= attributes.min() <= attributes.max() < kinds:
-            raise UserError(f"attributes are sums of {ATTRIBUTES}: 0 to {kinds - 1}")
-        if kinds * classes > self.none:
-            raise UserError(
-                f"{classes} classes with {kinds} combinations of attributes do not fit into "
-                f"{self.none} tokens; use more sections than {self.sections}"
-            )
-        return labels + classes * attributes
-
     def _corners(self, boxes: np.ndarray) -> np.ndarray:
-        """`[k, 4]` -> tokens `[k, 2]`, row by row over the grid; halves go to the even place."""
+        """`[k, 4]` -> tokens `[k, 2]`: grid points, row by row; halves are rounded to even."""
         x, y = np.moveaxis(np.rint(boxes.reshape(-1, 2, 2) * (self.sections - 1)), -1, 0)
         return (y * self.sections + x).astype(np.int32)
 
@@ -212,60 +197,53 @@ class LayoutTokens:
         points = np.stack([x, y], -1) / (self.sections - 1)
         return points.reshape(*corners.shape[:-1], 4).astype(np.float32)
 
-    def _label(self, name: object, place: str) -> int:
+    def _label(self, name: object, title: str) -> int:
         if name in self.names:
             return self.names.index(name)
-        meant = difflib.get_close_matches(str(name), self.names, n=1)
+        similar = difflib.get_close_matches(str(name), self.names, n=1)
         shown = ", ".join(self.names[:40]) + (", ..." if len(self.names) > 40 else "")
         raise UserError(
-            f"{place} has the unknown label {name!r}; "
-            + (f"perhaps you meant {meant[0]!r}; " if meant else "")
+            f"{title} has the unknown label {name!r}; "
+            + (f"perhaps you meant {similar[0]!r}; " if similar else "")
             + f"this run knows: {shown}"
         )
 
 
-def in_crop(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Boxes `[k, 4]` of the whole image -> the same as shares of a crop `[4]`, cut at its edge.
-
-    For drawing them on what a model made, which shows the crop.
-    """
-    corner, side = crop[:2], np.maximum(crop[2:] - crop[:2], 1e-6)
-    return ((_overlap(boxes, crop).reshape(-1, 2, 2) - corner) / side).reshape(-1, 4)
-
-
 def _overlap(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """The parts `[..., 4]` of boxes in a crop; those outside become empty, with right <= left."""
+    """Boxes `[..., 4]` clipped to a crop; those outside become empty, with right <= left."""
     cut = np.clip(boxes.reshape(*boxes.shape[:-1], 2, 2), crop[:2], crop[2:])
     return cut.reshape(boxes.shape)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
-    """`[..., 4]` -> `[...]`; 0 for one whose right edge is left of its left edge, and so on."""
+    """`[..., 4]` -> `[...]`; 0 for an empty box (right <= left or bottom <= top)."""
     return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1)
 
 
 def _fields(
-    entry: object, place: str, needed: set[str], possible: set[str] = frozenset()
+    value: object, title: str, needed: set[str], possible: set[str] = frozenset()
 ) -> Mapping[str, object]:
-    """The entry itself, where it is a JSON object with these fields."""
-    if not isinstance(entry, dict):
-        raise UserError(f"{place} is {reprlib.repr(entry)}; write {_FORM}")
-    for name in sorted(needed - entry.keys()):
-        raise UserError(f"{place} has no {name!r}; write {_FORM}")
-    for name in sorted(entry.keys() - needed - possible):
+    """The value itself, if it is a JSON object with these fields."""
+    if not isinstance(value, dict):
+        raise UserError(f"{title} is {reprlib.repr(value)}; write {_EXAMPLE}")
+    for name in sorted(needed - value.keys()):
+        raise UserError(f"{title} has no {name!r}; write {_EXAMPLE}")
+    for name in sorted(value.keys() - needed - possible):
         known = ", ".join(sorted(needed | possible))
-        raise UserError(f"{place} has the unknown field {name!r}; the fields are {known}")
-    return entry
+        raise UserError(f"{title} has the unknown field {name!r}; the fields are {known}")
+    return value
 
 
-def _parsed_box(box: object, place: str) -> Sequence[float]:
-    said = f"{place} is {reprlib.repr(box)}; "
+def _parsed_box(box: object, title: str) -> Sequence[float]:
+    problem = f"{title} is {reprlib.repr(box)}; "
     four = isinstance(box, list | tuple) and len(box) == 4
-    if not four or not all(type(edge) in (int, float) for edge in box):  # true is no number
-        raise UserError(said + "it must be four numbers [left, top, right, bottom]")
+    if not four or not all(
+        type(edge) in (int, float) for edge in box
+    ):  # a bool is not a number here
+        raise UserError(problem + "it must be four numbers [left, top, right, bottom]")
     if not all(0 <= edge <= 1 for edge in box):
-        raise UserError(said + "its edges must be in [0, 1], shares of the image's width, height")
+        raise UserError(problem + "its edges must be in [0, 1], relative to the image")
     left, top, right, bottom = box
     if not (left < right and top < bottom):
-        raise UserError(said + "right must be greater than left, and bottom greater than top")
+        raise UserError(problem + "right must be greater than left, and bottom greater than top")
     return box

@@ -1,4 +1,4 @@
-"""How a condition y enters the UNet (Sec. 3.3), as one model with its encoder tau_theta."""
+"""The UNet and the encoder tau_theta of its condition y as one model (Sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from flax import nnx
 
 from ldm_jax.layers import Array
 
-Entry = Literal["cross-attention", "concatenation", "time"]
+How = Literal["cross-attention", "concatenation", "time"]
+"""How a condition enters the UNet."""
 
 
 class ConditionalModel(nnx.Module):
@@ -18,26 +19,26 @@ class ConditionalModel(nnx.Module):
 
     Args:
       unet: (z_t, t, context, label, rngs) -> prediction.
-      tau: encodes y; None where there is none (Eq. 2), or y enters as it is.
-      entry: what becomes of tau_theta(y): tokens `[B, M, d_tau]` for the cross-attention, a map
-        `[B, h, w, n]` stacked with z_t, or a class, int `[B]`, whose embedding is added to the
-        time step's.
+      tau: encodes y; None: there is no y (Eq. 2), or the UNet gets y itself.
+      how: how tau_theta(y) enters the UNet: as tokens `[B, M, d_tau]` by cross-attention, as a map
+        `[B, h, w, n]` by concatenation with z_t, or as a class, int `[B]`, whose embedding is added
+        to that of the time step.
     """
 
     def __init__(
-        self, unet: nnx.Module, tau: nnx.Module | None = None, entry: Entry = "cross-attention"
+        self, unet: nnx.Module, tau: nnx.Module | None = None, how: How = "cross-attention"
     ):
         self.unet = unet
         self.tau = nnx.data(tau)
-        self.entry = entry
+        self.how = how
 
     def embed(self, y: Array) -> Array:
-        """tau_theta(y) as numbers, between which there are others: float `[B, ...]`.
+        """tau_theta(y) as a continuous embedding, which can be interpolated: float `[B, ...]`.
 
-        A class that enters with the time step has no tau; its embedding is the UNet's.
+        For `how` "time" it is the UNet's class embedding.
         """
         c = y if self.tau is None else self.tau(y)
-        return self.unet.label(c) if self.entry == "time" else c
+        return self.unet.label(c) if self.how == "time" else c
 
     def __call__(
         self,
@@ -51,21 +52,24 @@ class ConditionalModel(nnx.Module):
         """The prediction for z_t: `[B, h, w, c]`, as z_t.
 
         Args:
-          t: int `[B]`. y: as tau takes it. c: as `embed` returns it, in place of y.
+          z_t: `[B, h, w, c]`.
+          t: int `[B]`.
+          y: input of tau.
+          c: output of `embed`, replaces y.
         """
         if c is None:
             c = y if self.tau is None else self.tau(y)
-        if self.entry == "concatenation":
+        if self.how == "concatenation":
             return self.unet(jnp.concatenate([z_t, c], axis=-1), t, rngs=rngs)
-        if self.entry == "time":
+        if self.how == "time":
             return self.unet(z_t, t, label=c, rngs=rngs)
         return self.unet(z_t, t, context=c, rngs=rngs)
 
 
 def drop_condition(key: Array, y: Array, null: Array, probability: float) -> Array:
-    """Replaces whole conditions by the null one, so that one model learns both for guidance.
+    """Replaces conditions by the null condition at random, for classifier-free guidance.
 
-    y int `[B, ...]`, null `[...]` -> `[B, ...]`, each row null with the given probability.
+    y int `[B, ...]`, null `[...]` -> `[B, ...]`; each row is dropped with this probability.
     """
     drop = jax.random.bernoulli(key, probability, y.shape[:1])
     return jnp.where(drop.reshape(drop.shape + (1,) * (y.ndim - 1)), null[None], y)

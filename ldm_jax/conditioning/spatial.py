@@ -1,4 +1,4 @@
-"""A map beside the latent: shrunk to its size and given channels that it can be stacked with."""
+"""The encoder of semantic maps: downsampling to the size of the latent, then a 1x1 convolution."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ldm_jax.layers import Array, avg_pool2x, uniform_fan_in
 class SpatialRescaler(nnx.Module):
     """tau_theta for a semantic map that enters by concatenation (Sec. 4.3.2).
 
-    `[B, H, W, c_in]` -> `[B, H / 2^stages, W / 2^stages, c_out]`: `stages` times a bilinear x0.5,
-    then a 1x1 convolution without bias. Bilinear without antialiasing, with pixel centres at
-    half-integers: a new pixel lies at 2i + 1/2, in the middle of four old ones, and is their mean.
+    `[B, H, W, c_in]` -> `[B, H / 2^stages, W / 2^stages, c_out]`: `stages` times bilinear
+    downsampling by 2, then a 1x1 convolution without bias. Bilinear downsampling without
+    antialiasing, with pixel centres at half-integers, is the mean of 2x2 pixels.
 
     Raises:
-      UserError: when called, if H or W is no multiple of 2^stages; rows would be lost.
+      UserError: when called, if H or W is not a multiple of 2^stages.
     """
 
     def __init__(self, stages: int, c_in: int, c_out: int, *, dtype=jnp.float32, rngs: nnx.Rngs):

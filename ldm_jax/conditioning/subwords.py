@@ -1,6 +1,6 @@
-"""The sub-word tokenizers of published text encoders, as a Hugging Face `tokenizer.json` has them.
+"""The subword tokenizers of published text encoders, read from a Hugging Face `tokenizer.json`.
 
-They need the extra `[pretrained]`; nothing of it is imported before it is asked for.
+They need the extra `[pretrained]`, whose packages are imported only when used.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ldm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a `tokenizer.json` does not tell: where it is published, what stands around a text."""
+class PublishedTokenizer:
+    """A tokenizer's repository and special tokens, which `tokenizer.json` does not contain."""
 
     repository: str
-    """On huggingface.co."""
+    """Repository on huggingface.co."""
     first: str
-    """Token before the caption."""
+    """Start token, before the caption."""
     last: str
-    """Token after the caption."""
+    """End token, after the caption."""
     pad: str
-    """Token that fills the rest of the row."""
+    """Padding token."""
 
 
-KINDS = {
+PUBLISHED_TOKENIZERS = {
     # The text-to-image model of App. E.2.1 (footnote 3).
-    "bert": Kind("google-bert/bert-base-uncased", "[CLS]", "[SEP]", "[PAD]"),
-    # Stable Diffusion v1. CLIP has no token of its own for padding.
-    "clip": Kind(
+    "bert": PublishedTokenizer("google-bert/bert-base-uncased", "[CLS]", "[SEP]", "[PAD]"),
+    # Stable Diffusion v1. CLIP has no separate padding token.
+    "clip": PublishedTokenizer(
         "openai/clip-vit-large-patch14", "<|startoftext|>", "<|endoftext|>", "<|endoftext|>"
     ),
 }
@@ -43,71 +43,75 @@ KINDS = {
 
 @dataclass(frozen=True)
 class SubwordTokenizer:
-    """Captions as rows of `length` sub-word numbers, framed and padded as the encoder knows it.
+    """Encodes captions as rows of `length` subword tokens with start, end and padding tokens.
 
     Raises:
-      UserError: when made, for an unknown kind, for content that is no tokenizer of that kind, and
-        without the `tokenizers` library.
+      UserError: when made, if the kind is unknown, the content is not a tokenizer of that kind, or
+        the `tokenizers` library is missing.
     """
 
     content: str = field(repr=False)
-    """Text of a `tokenizer.json`; how a caption is normalised and split is its business."""
+    """Text of a `tokenizer.json`, which defines how a caption is normalised and split."""
     kind: str
-    """A name in KINDS."""
+    """A key of PUBLISHED_TOKENIZERS."""
     length: int = 77
-    """Tokens a row, the first and the last one included."""
+    """Tokens in a row, including the start and end tokens."""
 
     def __post_init__(self):
-        kind = _kind(self.kind)
+        kind = _published(self.kind)
         for token in (kind.first, kind.last, kind.pad):
             if self._tokenizer.token_to_id(token) is None:
                 raise UserError(f"this tokenizer.json is not of kind {self.kind!r}: no {token}")
 
     @property
     def size(self) -> int:
-        """Number of different tokens."""
+        """Number of tokens in the vocabulary."""
         return self._tokenizer.get_vocab_size()
 
     @property
     def null(self) -> np.ndarray:
-        """The empty caption, which asks for nothing: int32 `[length]`."""
+        """The null condition, an empty caption: int32 `[length]`."""
         return self.encode([""])[0]
 
     def encode(self, captions: Sequence[str], *, strict: bool = True) -> np.ndarray:
         """Captions -> int32 `[n, length]`.
 
         Raises:
-          UserError: `strict`, and a caption is too long. Otherwise it is cut before its last token.
+          UserError: `strict` and a caption is too long; otherwise the caption is truncated.
         """
-        kind, number = KINDS[self.kind], self._tokenizer.token_to_id
-        first, last = number(kind.first), number(kind.last)
+        kind, token_id = PUBLISHED_TOKENIZERS[self.kind], self._tokenizer.token_to_id
+        first, last = token_id(kind.first), token_id(kind.last)
         room = self.length - 2
-        tokens = np.full((len(captions), self.length), number(kind.pad), np.int32)
+        tokens = np.full((len(captions), self.length), token_id(kind.pad), np.int32)
         split = self._tokenizer.encode_batch(list(captions), add_special_tokens=False)
-        for row, caption, found in zip(tokens, captions, split, strict=True):
-            if strict and (n := len(found.ids)) > room:
+        for row, caption, encoding in zip(tokens, captions, split, strict=True):
+            if strict and (n := len(encoding.ids)) > room:
                 raise UserError(
                     f"caption {caption!r} has {n} tokens; the text encoder takes {room}"
                 )
-            framed = [first, *found.ids[:room], last]
-            row[: len(framed)] = framed
+            ids = [first, *encoding.ids[:room], last]
+            row[: len(ids)] = ids
         return tokens
 
     @cached_property
     def _tokenizer(self):
-        library = _optional("tokenizers")
+        library = _import_optional("tokenizers")
         try:
             tokenizer = library.Tokenizer.from_str(self.content)
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"this is not the content of a tokenizer.json: {error}") from error
-        # Some files ask for these; `length` decides here.
+        # Some files turn these on; here `length` decides.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
 
 def read_tokenizer(file: epath.PathLike) -> str:
-    """The content of a `tokenizer.json`; a UserError if the file cannot be read or is none."""
+    """The content of a `tokenizer.json`.
+
+    Raises:
+      UserError: the file cannot be read or is not a tokenizer.json.
+    """
     try:
         content = epath.Path(file).read_text(encoding="utf-8")
         data = json.loads(content)
@@ -122,13 +126,13 @@ def fetch_tokenizer(kind: str) -> str:
     """The published `tokenizer.json` of a kind, from the cache of huggingface_hub or downloaded.
 
     Raises:
-      UserError: for an unknown kind, without `huggingface_hub`, and where nothing can be fetched.
+      UserError: unknown kind, `huggingface_hub` is missing, or the download fails.
     """
-    repository = _kind(kind).repository
-    hub = _optional("huggingface_hub")
+    repository = _published(kind).repository
+    hub = _import_optional("huggingface_hub")
     try:
         file = hub.hf_hub_download(repository, "tokenizer.json")
-    except Exception as error:  # those of its HTTP client too, and that is not always the same
+    except Exception as error:  # including those of its HTTP client, which vary
         raise UserError(
             f"cannot fetch tokenizer.json of {repository} ({type(error).__name__}); "
             "without a network, give the path of such a file instead"
@@ -136,13 +140,15 @@ def fetch_tokenizer(kind: str) -> str:
     return read_tokenizer(file)
 
 
-def _kind(name: str) -> Kind:
-    if name not in KINDS:
-        raise UserError(f"unknown kind of tokenizer {name!r}; there are: {', '.join(KINDS)}")
-    return KINDS[name]
+def _published(name: str) -> PublishedTokenizer:
+    if name not in PUBLISHED_TOKENIZERS:
+        raise UserError(
+            f"unknown kind of tokenizer {name!r}; there are: {', '.join(PUBLISHED_TOKENIZERS)}"
+        )
+    return PUBLISHED_TOKENIZERS[name]
 
 
-def _optional(name: str):
+def _import_optional(name: str):
     try:
         return importlib.import_module(name)
     except ImportError as error:

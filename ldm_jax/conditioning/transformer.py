@@ -23,11 +23,11 @@ class TransformerConfig:
     depth: PositiveInt = 32
     """Number of layers N."""
     heads: PositiveInt = 8
-    """Attention heads, of width 64 each."""
+    """Attention heads, each of width 64."""
 
 
 class Layer(nnx.Module):
-    """One turn of the loop of Eqs. (19)-(22)."""
+    """One layer: Eqs. (19)-(22)."""
 
     def __init__(self, config: TransformerConfig, *, remat: bool, dtype, rngs: nnx.Rngs):
         kw = {"dtype": dtype, "rngs": rngs}
@@ -52,7 +52,7 @@ class Layer(nnx.Module):
 class TransformerEncoder(nnx.Module):
     """tau_theta: tokens y, int `[B, M]` -> zeta `[B, M, dim]`.
 
-    Unmasked, as in the paper: padding is a token like any other, and the model learns to see it so.
+    There is no mask, as in the paper: padding is a token like any other.
     """
 
     def __init__(

@@ -13,9 +13,10 @@ from ldm_jax.layers import Array, Attention, group_norm, linear
 
 
 class AttentionPool(nnx.Module):
-    """The mean of all positions attends to itself and to each of them: `[B, h, w, C]` -> `[B, n]`.
+    """Attention pooling: the mean token attends to itself and all positions (as in CLIP).
 
-    The positions have learned embeddings, so h and w are those it was made for.
+    `[B, h, w, C]` -> `[B, outputs]`. The positions have learned embeddings, so h * w must be
+    `positions`.
     """
 
     def __init__(
@@ -41,16 +42,17 @@ class AttentionPool(nnx.Module):
 
 
 class NoisyLatentClassifier(DownPath):
-    """Tells the class y of a noisy latent, for classifier guidance (App. C, Table 10).
+    """Predicts the class y of a noisy latent, for classifier guidance (App. C, Table 10).
 
     Args:
-      config: sizes, those of the diffusion model's UNet.
-      in_channels: of z_t. classes: their number.
-      pool: how positions become one vector: their mean, or attention (which the 506M of LDM-8-G in
-        Table 10 include).
-      latent_side: h = w of the latents, which attention needs to know.
-      remat: see ContractingPath.
-      dtype: computing type; the output is float32.
+      config: the sizes, those of the diffusion model's UNet.
+      in_channels: channels of z_t.
+      classes: number of classes.
+      pool: how the positions become one vector: their mean, or attention (which is part of the 506M
+        parameters of LDM-8-G in Table 10).
+      latent_side: h = w of the latents; only attention pooling needs it.
+      remat: see DownPath.
+      dtype: the type it computes in; the output is float32.
     """
 
     def __init__(
@@ -71,19 +73,19 @@ class NoisyLatentClassifier(DownPath):
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
         if pool == "attention":
             positions = (latent_side // config.factor) ** 2
-            self.head = AttentionPool(positions, c, classes, heads=config.heads_of(c), **kw)
+            self.head = AttentionPool(positions, c, classes, heads=config.num_heads(c), **kw)
         else:
             self.head = linear(c, classes, zero=True, **kw)
         self.pool = pool
 
     def __call__(self, z_t: Array, t: Array, rngs: nnx.Rngs | None = None) -> Array:
         """Logits float32 `[B, classes]` for z_t `[B, h, w, c]` at steps t, int `[B]`."""
-        h, _, _ = self.contract(z_t, t, None, None, rngs)
+        h, _, _ = self.encode(z_t, t, None, None, rngs)
         h = nnx.silu(self.norm_out(h))
         logits = self.head(h if self.pool == "attention" else jnp.mean(h, axis=(1, 2)))
         return logits.astype(jnp.float32)
 
 
 def log_likelihood(logits: Array, y: Array) -> Array:
-    """log p_Phi(y|z_t) from the classifier's logits `[B, classes]` and y, int `[B]`: `[B]`."""
+    """log p_Phi(y|z_t): logits `[B, classes]` and y, int `[B]` -> `[B]`."""
     return jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1)[:, 0]

@@ -12,7 +12,7 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.diffusion.step import NOISE_LEVELS
-from ldm_jax.parameters import Build, fresh, graph_of
+from ldm_jax.parameters import Build, init_params, make_graphdef
 
 Array = jax.Array
 
@@ -36,11 +36,11 @@ class ClassifierObjective:
         dropout: bool = False,
     ):
         self.build, self.schedule, self.latents, self.dropout = build, schedule, latents, dropout
-        self.graph = graph_of(build)
+        self.graph = make_graphdef(build)
 
     def init(self, key: Array) -> dict:
         """Fresh parameters."""
-        return fresh(self.build, key)
+        return init_params(self.build, key)
 
     def model(self, params: dict) -> nnx.Module:
         """The module from its parameters."""

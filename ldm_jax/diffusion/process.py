@@ -1,4 +1,4 @@
-"""The forward process q(z_t | z_0) and the three things a network may predict about it."""
+"""The forward process q(z_t | z_0) and the three possible prediction targets of the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def q_sample(schedule: Schedule, z_0: Array, t: Array, eps: Array) -> Array:
 
 
 def target(schedule: Schedule, prediction: Prediction, z_0: Array, t: Array, eps: Array) -> Array:
-    """What the network is asked for: eps (the paper), z_0, or v = alpha_t eps - sigma_t z_0."""
+    """The prediction target: eps (as in the paper), z_0, or v = alpha_t eps - sigma_t z_0."""
     if prediction == "eps":
         return eps
     if prediction == "z_0":
@@ -34,7 +34,7 @@ def target(schedule: Schedule, prediction: Prediction, z_0: Array, t: Array, eps
 def eps_and_z0(
     schedule: Schedule, prediction: Prediction, out: Array, z_t: Array, t: Array
 ) -> tuple[Array, Array]:
-    """The network's output, of whatever kind, as (eps, z_0): App. B, Eq. (14) and its inverse."""
+    """Converts the output of the network to (eps, z_0): App. B, Eq. (14) and its inverse."""
     alpha, sigma = bcast(schedule.alpha(t), z_t), bcast(schedule.sigma(t), z_t)
     if prediction == "eps":
         return out, (z_t - sigma * out) / alpha

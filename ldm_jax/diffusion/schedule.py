@@ -36,9 +36,9 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Tables over the T steps, NumPy float64; the methods look them up in float32.
+    """Tables over the T steps, NumPy float64; the methods return float32.
 
-    (In float64 under `jax.enable_x64`.) Timesteps t are whole, or fractional from -1 to T-1.
+    (float64 under `jax.enable_x64`.) Timesteps t are integers, or floats from -1 to T-1.
     """
 
     beta: np.ndarray
@@ -46,21 +46,21 @@ class Schedule:
 
     @property
     def timesteps(self) -> int:
-        """T."""
+        """The number of steps T."""
         return len(self.beta)
 
     def alpha(self, t: Array) -> Array:
         """alpha_t of App. B, Eq. (4): float32, the shape of `t`; 1 at t = -1.
 
-        Between whole steps log alpha is linear in t, as in DPM-Solver (arXiv:2206.00927).
+        Between integer steps log alpha is linear in t, as in DPM-Solver (arXiv:2206.00927).
         """
-        if _is_whole(t):
+        if _is_integer(t):
             return jnp.asarray(np.sqrt(self._with_clean_data()))[t + 1]
         return jnp.exp(self._log_alpha(t))
 
     def sigma(self, t: Array) -> Array:
         """sigma_t of App. B, Eq. (4): float32, the shape of `t`; 0 at t = -1."""
-        if _is_whole(t):
+        if _is_integer(t):
             return jnp.asarray(np.sqrt(1.0 - self._with_clean_data()))[t + 1]
         return jnp.sqrt(-jnp.expm1(2 * self._log_alpha(t)))
 
@@ -73,7 +73,7 @@ class Schedule:
         return jnp.log(self.alpha(t) / self.sigma(t))
 
     def timestep(self, half_log_snr: Array) -> Array:
-        """The fractional t, -1 to T-1, whose `half_log_snr` this is: float32, the same shape."""
+        """The inverse of `half_log_snr`: t from -1 to T-1, float32, the same shape."""
         log_alpha = -0.5 * jnp.logaddexp(0.0, -2 * half_log_snr)
         table = 0.5 * np.log(self._with_clean_data())
         return jnp.interp(log_alpha, table[::-1], np.arange(-1.0, self.timesteps)[::-1])
@@ -110,10 +110,10 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
     return Schedule(beta=beta, alpha_bar=np.cumprod(1.0 - beta))
 
 
-def _is_whole(t: Array) -> bool:
+def _is_integer(t: Array) -> bool:
     return jnp.issubdtype(jnp.result_type(t), jnp.integer)
 
 
 def bcast(per_sample: Array, like: Array) -> Array:
-    """`[B]` (or a scalar) shaped so that it multiplies `like`, `[B, ...]`."""
+    """Adds axes to `[B]` (or a scalar), so that it broadcasts with `like` `[B, ...]`."""
     return per_sample.reshape(per_sample.shape + (1,) * (like.ndim - per_sample.ndim))

@@ -18,7 +18,7 @@ from flax import nnx
 from ldm_jax.diffusion.loss import LossNorm, ldm_loss
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.parameters import Build, fresh, graph_of
+from ldm_jax.parameters import Build, init_params, make_graphdef
 
 Array = jax.Array
 NOISE_LEVELS = ("least_noise", "less_noise", "more_noise", "most_noise")  # quarters of the T steps
@@ -59,11 +59,11 @@ class DiffusionObjective:
     @cached_property
     def graph(self) -> nnx.GraphDef:
         """What turns parameters into the module."""
-        return graph_of(self.build)
+        return make_graphdef(self.build)
 
     def init(self, key: Array) -> dict:
         """Fresh parameters."""
-        return fresh(self.build, key)
+        return init_params(self.build, key)
 
     def model(self, params: dict) -> nnx.Module:
         """The module from its parameters."""

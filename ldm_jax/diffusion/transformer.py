@@ -1,4 +1,4 @@
-"""The spatial transformer: how tokens of a condition enter the UNet (Sec. 3.3, Table 16)."""
+"""The spatial transformer, by which the UNet attends to condition tokens (Sec. 3.3, Table 16)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ldm_jax.layers import Array, Attention, conv, group_norm, layer_norm, linea
 
 
 class GatedFeedForward(nnx.Module):
-    """GEGLU: value * gelu(gate), width 4x, on `[B, N, dim]`. The GELU is the exact one (erf)."""
+    """GEGLU: value * gelu(gate) of width 4 dim, on `[B, N, dim]`, with the exact GELU (erf)."""
 
     def __init__(self, dim: int, *, dtype, rngs: nnx.Rngs):
         self.proj_in = linear(dim, 8 * dim, dtype=dtype, rngs=rngs)
@@ -24,7 +24,8 @@ class GatedFeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Self-attention, cross-attention to the condition, feed-forward; each pre-norm and residual.
 
-    Table 16 prints self-attention, MLP, cross-attention; the published networks have this order.
+    This is the order of the published networks; Table 16 prints self-attention, MLP,
+    cross-attention.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """GroupNorm, 1x1 conv, `depth` blocks over the h*w positions, zero 1x1 conv, around a skip.
+    """GroupNorm, 1x1 conv, `depth` blocks over the positions, zero-initialised 1x1 conv; a skip.
 
     x `[B, h, w, C]` and context tau_theta(y) `[B, M, d_tau]` -> `[B, h, w, C]`.
     """

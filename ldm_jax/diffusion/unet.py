@@ -12,6 +12,7 @@ from ldm_jax.bounds import Count, Factors, Fraction, Multipliers, PositiveInt
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.layers import (
     Array,
+    BlockConfig,
     Downsample,
     ResBlock,
     SpatialSelfAttention,
@@ -23,7 +24,7 @@ from ldm_jax.layers import (
     upsample2x,
 )
 
-EPSILON = 1e-5  # of the GroupNorms here; the autoencoder and the transformers have 1e-6
+EPSILON = 1e-5  # of the GroupNorms here; in the autoencoder and the transformers it is 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,19 @@ class UNetConfig:
     channel_mult: Multipliers = (1, 2, 3, 5)
     """Channel multiplier of each level; every further level halves the resolution."""
     num_res_blocks: PositiveInt = 2
-    """ResBlocks a level on the way down; the way up has one more ("depth" in the tables)."""
+    """ResBlocks in each level of the down path ("depth" in the tables); one more in the up path."""
     attention_factors: Factors = (2, 4, 8)
-    """Downsampling factors of the levels that attend; the middle always does."""
+    """Downsampling factors of the levels with attention; the middle always has it."""
     head_channels: PositiveInt = 32
     """Channels of one attention head, where `heads` is 0."""
     heads: Count = 0
-    """Attention heads of every level; 0: as many as have `head_channels` channels each."""
+    """Attention heads of every level; 0: channels / `head_channels`."""
     transformer_depth: PositiveInt = 1
     """Transformer blocks in each spatial transformer (T of Table 16)."""
     scale_shift: bool = False
     """The time step scales and shifts the ResBlocks' second norm; otherwise it is added."""
     resample_in_res_blocks: bool = False
-    """Resolution changes inside ResBlocks (as in BigGAN); otherwise by convolutions."""
+    """ResBlocks change the resolution (as in BigGAN); otherwise convolutions do."""
     groups: PositiveInt = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: Fraction = 0.0
@@ -55,11 +56,11 @@ class UNetConfig:
 
     @property
     def factor(self) -> int:
-        """By how much the UNet halves its input at most; h and w must be multiples of it."""
+        """Downsampling factor at the lowest resolution; h and w must be multiples of it."""
         return 2 ** (len(self.channel_mult) - 1)
 
-    def heads_of(self, channels: int) -> int:
-        """Attention heads of a level with so many channels."""
+    def num_heads(self, channels: int) -> int:
+        """Attention heads of a level with this number of channels."""
         return self.heads or channels // self.head_channels
 
 
@@ -75,7 +76,7 @@ def timestep_embedding(t: Array, dim: int) -> Array:
 
 
 class UNetBlock(nnx.Module):
-    """A ResBlock, then attention where the level has it, then a change of resolution or none."""
+    """A ResBlock, then optionally attention, then optionally a change of resolution."""
 
     def __init__(self, res: ResBlock, attention: nnx.Module | None, resample: nnx.Module | None):
         self.res = res
@@ -88,47 +89,47 @@ class UNetBlock(nnx.Module):
             h = self.attention(h, context)
         elif self.attention is not None:
             h = self.attention(h)
-        return h if self.resample is None else resampled(self.resample, h, emb, rngs)
+        return h if self.resample is None else apply_resample(self.resample, h, emb, rngs)
 
 
-def resampled(layer: nnx.Module, h: Array, emb: Array, rngs) -> Array:
-    """h after a change of resolution, by a convolution or inside a ResBlock."""
+def apply_resample(layer: nnx.Module, h: Array, emb: Array, rngs) -> Array:
+    """Applies a change of resolution: a convolution, or a ResBlock, which also takes `emb`."""
     return layer(h, emb, rngs) if isinstance(layer, ResBlock) else layer(h)
 
 
-class Blocks:
-    """Makes the parts of which both halves of a UNet consist."""
+class BlockFactory:
+    """Makes the blocks of both halves of a UNet."""
 
     def __init__(self, config: UNetConfig, context_dim: int, *, remat: bool, dtype, rngs: nnx.Rngs):
-        self.config, self.context_dim, self.remat = config, context_dim, remat
-        self.kw = {"dtype": dtype, "rngs": rngs}
-        self.norm = {"groups": config.groups, "epsilon": EPSILON, "remat": remat, **self.kw}
+        self.config, self.context_dim, self.rngs = config, context_dim, rngs
+        self.block = BlockConfig(config.groups, EPSILON, config.dropout, remat, dtype)
         self.emb_dim = 4 * config.channels
 
     def res(self, c_in: int, c_out: int, resample=None) -> ResBlock:
         return ResBlock(
             c_in,
             c_out,
+            self.block,
             emb_dim=self.emb_dim,
             scale_shift=self.config.scale_shift,
             resample=resample,
-            dropout=self.config.dropout,
             zero_out=True,
-            **self.norm,
+            rngs=self.rngs,
         )
 
     def attention(self, c: int) -> nnx.Module:
-        heads = self.config.heads_of(c)
+        heads = self.config.num_heads(c)
         if not self.context_dim:
-            return SpatialSelfAttention(c, heads=heads, zero_out=True, **self.norm)
+            return SpatialSelfAttention(c, self.block, heads=heads, zero_out=True, rngs=self.rngs)
         return SpatialTransformer(
             c,
             self.context_dim,
             heads=heads,
             depth=self.config.transformer_depth,
             groups=self.config.groups,
-            remat=self.remat,
-            **self.kw,
+            remat=self.block.remat,
+            dtype=self.block.dtype,
+            rngs=self.rngs,
         )
 
     def level(self, level: int, c_in: int, c_out: int, resample=None) -> UNetBlock:
@@ -140,25 +141,25 @@ class Blocks:
     def down(self, c: int) -> nnx.Module:
         if self.config.resample_in_res_blocks:
             return self.res(c, c, avg_pool2x)
-        return Downsample(c, (1, 1), **self.kw)
+        return Downsample(c, (1, 1), dtype=self.block.dtype, rngs=self.rngs)
 
     def up(self, c: int) -> nnx.Module:
         if self.config.resample_in_res_blocks:
             return self.res(c, c, upsample2x)
-        return Upsample(c, **self.kw)
+        return Upsample(c, dtype=self.block.dtype, rngs=self.rngs)
 
 
 class DownPath(nnx.Module):
-    """Time embedding, the way down and the middle: the first half of a UNet.
+    """The first half of a UNet: time embedding, down path and middle.
 
     Args:
       config: the sizes.
-      in_channels: of z_t, plus those of a concatenated condition.
-      context_dim: d_tau of the condition tokens. 0: no cross-attention, and plain self-attention
-        in place of the transformers.
-      num_classes: classes whose embedding is added to that of the time step; 0: none.
-      remat: whether the blocks' activations are computed again in the backward pass, not kept.
-      dtype: computing type.
+      in_channels: channels of z_t, plus those of a concatenated condition.
+      context_dim: width d_tau of the condition tokens. 0: there is no cross-attention; plain
+        self-attention replaces the transformers.
+      num_classes: number of classes whose embedding is added to that of the time step; 0: none.
+      remat: recompute the activations of the blocks in the backward pass instead of storing them.
+      dtype: the type it computes in.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class DownPath(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        make = Blocks(config, context_dim, remat=remat, **kw)
+        make = BlockFactory(config, context_dim, remat=remat, **kw)
         self.dtype, self.channels = dtype, config.channels
         self.time_in = linear(config.channels, make.emb_dim, **kw)
         self.time_out = linear(make.emb_dim, make.emb_dim, **kw)
@@ -184,7 +185,7 @@ class DownPath(nnx.Module):
         )
         self.conv_in = conv(in_channels, config.channels, **kw)
         c = config.channels
-        skips = [c]  # channels of what each block on the way up is given beside its input
+        skips = [c]  # channels of the skip connections
         down = []
         for level, mult in enumerate(config.channel_mult):
             if level > 0:
@@ -197,10 +198,10 @@ class DownPath(nnx.Module):
         self.down, self.skip_channels = nnx.List(down), tuple(skips)
         self.mid = nnx.List([UNetBlock(make.res(c, c), make.attention(c), None), make.res(c, c)])
 
-    def contract(
+    def encode(
         self, z_t: Array, t: Array, context: Array | None, label: Array | None, rngs
     ) -> tuple[Array, list[Array], Array]:
-        """(features at the lowest resolution, those of every block on the way down, embedding)."""
+        """(features at the lowest resolution, features for the skip connections, embedding)."""
         emb = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.channels))))
         if self.label is not None:
             is_class = jnp.issubdtype(label.dtype, jnp.integer)
@@ -211,19 +212,19 @@ class DownPath(nnx.Module):
             if isinstance(layer, UNetBlock):
                 h = layer(h, emb, context, rngs)
             else:
-                h = resampled(layer, h, emb, rngs)
+                h = apply_resample(layer, h, emb, rngs)
             skips.append(h)
         attend, res = self.mid
         return res(attend(h, emb, context, rngs), emb, rngs), skips, emb
 
 
 class UNet(DownPath):
-    """Way down, middle and way up of ResBlocks, with skips between equal resolutions.
+    """Down path, middle and up path of ResBlocks, with skip connections at equal resolutions.
 
     Args:
-      config, in_channels, context_dim, num_classes, remat: see ContractingPath.
-      out_channels: of the latent, c.
-      dtype: computing type; the output is float32.
+      config, in_channels, context_dim, num_classes, remat: see DownPath.
+      out_channels: channels of the output, the c of the latent.
+      dtype: the type it computes in; the output is float32.
     """
 
     def __init__(
@@ -240,15 +241,15 @@ class UNet(DownPath):
     ):
         kw = {"dtype": dtype, "rngs": rngs}
         super().__init__(config, in_channels, context_dim, num_classes, remat=remat, **kw)
-        make = Blocks(config, context_dim, remat=remat, **kw)
+        make = BlockFactory(config, context_dim, remat=remat, **kw)
         skips = list(self.skip_channels)
         c = config.channels * config.channel_mult[-1]
         up = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             c_out = config.channels * mult
             for i in range(config.num_res_blocks + 1):
-                grow = make.up(c_out) if level > 0 and i == config.num_res_blocks else None
-                up.append(make.level(level, c + skips.pop(), c_out, grow))
+                upsample = make.up(c_out) if level > 0 and i == config.num_res_blocks else None
+                up.append(make.level(level, c + skips.pop(), c_out, upsample))
                 c = c_out
         self.up = nnx.List(up)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
@@ -268,14 +269,14 @@ class UNet(DownPath):
           z_t: `[B, h, w, in_channels]`, h and w multiples of `config.factor`.
           t: int `[B]`, 0..T-1.
           context: condition tokens tau_theta(y) `[B, M, d_tau]`.
-          label: classes, int `[B]`, where there are `num_classes`; or what `self.label` makes of
-            them, float `[B, 4 channels]`.
-          rngs: a source of dropout masks while training; None: no dropout.
+          label: classes, int `[B]` (only with `num_classes`), or their embeddings by `self.label`,
+            float `[B, 4 channels]`.
+          rngs: keys for dropout while training; None: no dropout.
 
         Returns:
-          float32 `[B, h, w, out_channels]`: eps, z_0 or v, as it was trained.
+          float32 `[B, h, w, out_channels]`: eps, z_0 or v, whichever it was trained to predict.
         """
-        h, skips, emb = self.contract(z_t, t, context, label, rngs)
+        h, skips, emb = self.encode(z_t, t, context, label, rngs)
         for layer in self.up:
             h = layer(jnp.concatenate([h, skips.pop()], axis=-1), emb, context, rngs)
         return self.conv_out(nnx.silu(self.norm_out(h)).astype(jnp.float32))

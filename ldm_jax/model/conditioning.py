@@ -12,7 +12,7 @@ from flax import nnx
 from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.clip_text import ClipTextConfig, ClipTextTransformer
 from ldm_jax.conditioning.layout import LayoutTokens
-from ldm_jax.conditioning.model import ConditionalModel, Entry
+from ldm_jax.conditioning.model import ConditionalModel, How
 from ldm_jax.conditioning.spatial import SpatialRescaler
 from ldm_jax.conditioning.transformer import TransformerEncoder
 from ldm_jax.diffusion.unet import UNet
@@ -31,7 +31,7 @@ CLIP_IMAGE_DIM = 768  # of an image embedding by CLIP ViT-L/14
 class ConditioningSpec:
     """How one kind of condition enters the UNet, and the encoder that it has."""
 
-    how: Entry = "cross-attention"
+    how: How = "cross-attention"
     context_dim: int = 0
     """d_tau, where it enters by cross-attention."""
     channels: int = 0

@@ -99,7 +99,7 @@ def _info(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
     if condition == "text" and stage.tokenizer != "words":
         info["tokenizer"] = published_tokenizer(stage)
     elif condition == "text":
-        tokenizer = Tokenizer.of(_captions(train), stage.vocabulary)
+        tokenizer = Tokenizer.from_captions(_captions(train), stage.vocabulary)
         info |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
     return DataInfo(**info)
 

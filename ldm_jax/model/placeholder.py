@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from ldm_jax.conditioning.layout import LayoutTokens
-from ldm_jax.conditioning.subwords import KINDS
+from ldm_jax.conditioning.subwords import PUBLISHED_TOKENIZERS
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.errors import UserError
@@ -84,7 +84,7 @@ def _numbers(n: int) -> tuple[str, ...]:
 
 def _empty_tokenizer(kind: str) -> str:
     """A tokenizer.json that knows no word: only what stands around a caption."""
-    frame = KINDS[kind]
+    frame = PUBLISHED_TOKENIZERS[kind]
     tokens = dict.fromkeys((frame.pad, frame.first, frame.last))
     vocabulary = {token: i for i, token in enumerate(tokens)}
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": frame.pad}

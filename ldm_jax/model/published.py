@@ -22,7 +22,7 @@ from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.placeholder import placeholder_info
 from ldm_jax.model.weights import Weights
-from ldm_jax.parameters import shapes_of
+from ldm_jax.parameters import abstract_params
 from ldm_jax.paths import read_text, user_path
 from ldm_jax.pretrained import names
 from ldm_jax.pretrained.convert import read_compvis, read_diffusers
@@ -142,16 +142,16 @@ def network_parts(model: LatentDiffusion, stage: TrainedStage) -> list[Part]:
         shapes = jax.eval_shape(first.objective.init, jax.random.key(0))
         alone = stage == "autoencoder"
         prefix = "" if alone else "first_stage_model."
-        rows = names.autoencoder_entries(first.network)
+        rows = names.autoencoder_rows(first.network)
         parts.append(Part("autoencoder", rows, shapes["autoencoder"], prefix, component="vae"))
         if alone and "discriminator" in shapes:
-            rows = names.discriminator_entries(model.config.autoencoder.discriminator)
+            rows = names.discriminator_rows(model.config.autoencoder.discriminator)
             shapes, prefix = shapes["discriminator"], "loss.discriminator."
             parts.append(Part("discriminator", rows, shapes, prefix, optional=True))
     if stage == "autoencoder":
         return parts
-    shapes = shapes_of(model.objective.build)
-    unet = names.unet_entries(
+    shapes = abstract_params(model.objective.build)
+    unet = names.unet_rows(
         model.config.diffusion.unet,
         cross_attention=model.spec.context_dim > 0,
         class_labels=model.spec.classes > 0,
@@ -166,12 +166,12 @@ def network_parts(model: LatentDiffusion, stage: TrainedStage) -> list[Part]:
 
 def _tau_entries(stage: DiffusionStage, condition: str):
     if condition == "class":
-        return names.class_embedder_entries()
+        return names.class_embedder_rows()
     if condition == "semantic":
-        return names.rescaler_entries()
+        return names.rescaler_rows()
     if condition == "text" and stage.tokenizer == "clip":
-        return names.clip_text_entries(ClipTextConfig().depth)
-    return names.transformer_entries(stage.text)
+        return names.clip_text_rows(ClipTextConfig().depth)
+    return names.transformer_rows(stage.text)
 
 
 def _state(

@@ -1,1 +1,1 @@
-"""Published weights in and out: files, downloads, names and layouts of other projects."""
+"""Reads and writes published weights: files, downloads, parameter names and array layouts."""

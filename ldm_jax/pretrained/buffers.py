@@ -1,4 +1,4 @@
-"""The tables of the noise schedule that published checkpoints hold beside the weights."""
+"""The noise schedule as published checkpoints store it beside the weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ldm_jax.diffusion.schedule import Schedule
 
 
 def schedule_buffers(schedule: Schedule) -> dict[str, np.ndarray]:
-    """Name -> float32 `[T]`, as the original registers them (posterior: App. B, Eqs. 11 and 12)."""
+    """Name in the original -> float32 `[T]` (posterior: App. B, Eqs. 11 and 12)."""
     beta, alpha_bar = schedule.beta, schedule.alpha_bar
     before = np.concatenate([[1.0], alpha_bar[:-1]])
     variance = beta * (1.0 - before) / (1.0 - alpha_bar)

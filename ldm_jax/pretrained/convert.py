@@ -1,4 +1,4 @@
-"""Published weights to parameters and back: pure functions on mappings of arrays."""
+"""Converts published weights to parameters and back: pure functions on mappings of arrays."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def read_compvis(
     """The parameters in a CompVis state dict.
 
     Args:
-      arrays: name -> array; one at a time is asked for, once for its shape and once to convert it.
-      parts: what to read.
-      ema: averaged weights are taken where the file has them.
+      arrays: name -> array; each is read twice, for its shape and to convert it, one at a time.
+      parts: the networks to read.
+      ema: use the averaged weights if the file has them.
 
     Returns:
       (part -> tree of float32 arrays, the report).
 
     Raises:
-      UserError: the file does not fit: one line that says how, before anything is converted.
+      UserError: the file does not fit the parts; nothing is converted then.
     """
     report, slots = match_compvis(_shapes(arrays), parts, ema=ema)
     params = _read(arrays.__getitem__, slots, report)
@@ -60,7 +60,7 @@ def read_compvis(
 def read_diffusers(
     read_component: Callable[[str], Arrays], parts: Sequence[Part]
 ) -> tuple[dict[str, Tree], Report]:
-    """`read_compvis` for a diffusers pipeline; `read_component` gives a folder's state dict."""
+    """`read_compvis` for a diffusers pipeline; `read_component` returns a folder's state dict."""
     folders = {part.component: read_component(part.component) for part in parts if part.component}
     shapes = {folder: _shapes(arrays) for folder, arrays in folders.items()}
     report, slots = match_diffusers(shapes, parts)
@@ -84,10 +84,10 @@ def write_compvis(
 
     Args:
       params: part -> tree.
-      parts: what to write, and under which names; those that `params` lacks are left out.
-      ema: part -> averaged tree; written beside those under `model.`, the others have none there.
-      scale_factor: written under this name, a scalar.
-      buffers: further arrays by their names there: the schedule, `model_ema.decay` and the like.
+      parts: the networks and their names; those that are not in `params` are skipped.
+      ema: part -> averaged tree; only the parts under `model.` are written.
+      scale_factor: written as the scalar `scale_factor`.
+      buffers: further arrays by name, such as the schedule and `model_ema.decay`.
     """
     file = {}
     averages = {p.name: ema[p.name] for p in parts if ema and p.name in ema and p.has_average}
@@ -95,9 +95,9 @@ def write_compvis(
         for part in parts:
             if part.name in trees:
                 flat = traverse_util.flatten_dict(trees[part.name])
-                for row in part.entries:
-                    ours = [np.asarray(flat[path], np.float32) for path in row.ours]
-                    file[rename(part.prefix + row.compvis)] = row.layout.write(ours)
+                for row in part.rows:
+                    leaves = [np.asarray(flat[path], np.float32) for path in row.paths]
+                    file[rename(part.prefix + row.compvis)] = row.layout.write(leaves)
     if scale_factor is not None:
         file["scale_factor"] = np.array(scale_factor, np.float32)
     return file | dict(buffers or {})
@@ -110,12 +110,12 @@ def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
 def _read(
     read: Callable[[str], np.ndarray], slots: Mapping[str, Slot], report: Report
 ) -> dict[str, Tree]:
-    """The trees of all parts, array by array; a copy, so that the file can go."""
+    """The trees of all parts; copies, so that the file can be closed."""
     if report.problem:
         raise UserError(report.problem)
     flat = {part: {} for part in report.used}
     for name, slot in slots.items():
-        theirs = read(name).reshape(slot.shape)
-        for path, ours in zip(slot.ours, slot.layout.read(theirs), strict=True):
-            flat[slot.part][path] = np.array(ours, np.float32, order="C")
+        array = read(name).reshape(slot.shape)
+        for path, leaf in zip(slot.paths, slot.layout.read(array), strict=True):
+            flat[slot.part][path] = np.array(leaf, np.float32, order="C")
     return {part: traverse_util.unflatten_dict(leaves) for part, leaves in flat.items()}

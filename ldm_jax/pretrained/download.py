@@ -1,4 +1,4 @@
-"""Published files, fetched once, checked and kept."""
+"""Downloads published files once, verifies their SHA-256 and caches them."""
 
 import hashlib
 import http.client
@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from ldm_jax.errors import UserError
 
-_SILENCE = 60  # seconds without a byte after which a server counts as gone
+_TIMEOUT = 60  # seconds without data
 _CHUNK = 1 << 20  # bytes
 
 
 def cached_file(url: str, sha256: str) -> epath.Path:
     """Where `download` keeps a file: $LDM_JAX_CACHE/weights (or ~/.cache/ldm_jax/weights).
 
-    The folder in it bears the beginning of the hash, as projects give all their files one name.
+    The file is in a subfolder named by the start of its hash: different files may have one name.
     """
     root = os.environ.get("LDM_JAX_CACHE") or Path.home() / ".cache" / "ldm_jax"
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
@@ -30,14 +30,14 @@ def cached_file(url: str, sha256: str) -> epath.Path:
 def download(url: str, sha256: str) -> epath.Path:
     """The file at `url` on this machine: from the cache, or downloaded into it with a progress bar.
 
-    It appears in the cache only when it is whole and its SHA-256 is right. That is checked again at
-    each call (some seconds for 4 GB), so a file may also be put there by hand.
+    A file enters the cache only when it is complete and its SHA-256 is correct. Each call checks
+    the hash again (some seconds for 4 GB), so a file may also be put there by hand.
 
     Args:
       url: http(s):// or file://.
       sha256: 64 hexadecimal digits.
     Raises:
-      UserError: no connection, no such file there, or a file with another hash.
+      UserError: no connection, no such file, or a file with another hash.
     """
     path = cached_file(url, sha256)
     if path.exists():
@@ -45,23 +45,25 @@ def download(url: str, sha256: str) -> epath.Path:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256.lower():
             raise UserError(
-                f"{path} is damaged: its SHA-256 is {found}, not {sha256}; delete it, and it is "
-                "downloaded again"
+                f"{path} is damaged: its SHA-256 is {found}, not {sha256}; delete it to "
+                "download it again"
             )
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"the cache folder {path.parent} cannot be made ({error.strerror}): set LDM_JAX_CACHE "
-            "to one that can"
+            f"the cache folder {path.parent} cannot be created ({error.strerror}): set "
+            "LDM_JAX_CACHE to another folder"
         ) from error
-    # Processes that download the same file at once do not disturb each other
+    # The process id keeps simultaneous downloads of one file apart
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         found = _fetch(url, part, path)
         if found != sha256.lower():
-            raise UserError(f"{url} has the SHA-256 {found}, not {sha256}: not the published file")
+            raise UserError(
+                f"{url} has the SHA-256 {found}, not {sha256}: it is not the published file"
+            )
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -74,7 +76,7 @@ def _fetch(url: str, part: epath.Path, path: epath.Path) -> str:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "ldm_jax"})
         with (
-            urllib.request.urlopen(request, timeout=_SILENCE) as response,
+            urllib.request.urlopen(request, timeout=_TIMEOUT) as response,
             part.open("wb") as out,
             tqdm(
                 total=(size := int(response.headers.get("Content-Length") or 0)) or None,
@@ -91,7 +93,7 @@ def _fetch(url: str, part: epath.Path, path: epath.Path) -> str:
                 bar.update(len(chunk))
             received = out.tell()
         if received < size:
-            raise ConnectionError(f"the connection broke off after {received} of {size} bytes")
+            raise ConnectionError(f"the connection ended after {received} of {size} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no such URL
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise UserError(

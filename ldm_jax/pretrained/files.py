@@ -1,4 +1,4 @@
-"""Checkpoint files of other projects: names and arrays in, names and arrays out."""
+"""Reads and writes checkpoint files of other projects as mappings of names to arrays."""
 
 import contextlib
 import json
@@ -23,13 +23,13 @@ from ldm_jax.pretrained.pickled import (
     to_tensor,
 )
 
-# What diffusers and transformers call their weights, in the order in which they are preferred.
+# File names of weights in diffusers and transformers, the preferred first.
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _ENDINGS = (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin")
 
 
 class _Arrays(Mapping):
-    """Names and arrays; each is read or converted when it is asked for, and not kept."""
+    """Name -> array; an array is read or converted on each access and not cached."""
 
     def __init__(self, names: Iterable[str], read: Callable[[str], np.ndarray]):
         self._names, self._read = dict.fromkeys(names), read
@@ -39,7 +39,7 @@ class _Arrays(Mapping):
             raise KeyError(name)
         return self._read(name)
 
-    def __contains__(self, name):  # the inherited one would read the array
+    def __contains__(self, name):  # the inherited method would read the array
         return name in self._names
 
     def __iter__(self):
@@ -52,18 +52,18 @@ class _Arrays(Mapping):
 def read_state_dict(file: epath.PathLike) -> Mapping[str, np.ndarray]:
     """Name -> array of a checkpoint file, in the layout of the project that wrote it.
 
-    `.safetensors` is read through safetensors; any other name (`.ckpt`, `.pth`, `.pt`, `.bin`) as
-    what torch.save writes, from its `state_dict` entry where it has one (PyTorch Lightning). What
-    is no array is left out. Nothing in the file is executed.
+    `.safetensors` is read by safetensors; any other file (`.ckpt`, `.pth`, `.pt`, `.bin`) is read
+    as an output of torch.save, from its `state_dict` entry if it has one (PyTorch Lightning). What
+    is not an array is skipped. No code in the file is executed.
 
-    An array is read from the disk when it is asked for (only torch.save's format of before version
-    1.6 is read whole), so leave the file as it is meanwhile; arrays may be views of one memory, so
-    do not write into them. Types stay as they are, but bfloat16 becomes float32. A remote file
-    (`gs://`) is copied here first.
+    Arrays are read from the disk on access (torch.save's format before version 1.6 is read at
+    once), so do not change the file meanwhile. They may be views of shared memory: do not write
+    into them. Data types are kept, except that bfloat16 becomes float32. A remote file (`gs://`)
+    is copied to this machine first.
 
     Raises:
-      UserError: no such file, a folder, empty, cut off, not a checkpoint, without arrays, with
-        objects that may not be read, or the package that reads it is not installed.
+      UserError: the file does not exist, is a folder, empty, truncated or not a checkpoint, has no
+        arrays or forbidden objects, or the package that reads it is not installed.
     """
     path = epath.Path(file)
     if not path.exists():
@@ -83,7 +83,7 @@ def read_state_dict(file: epath.PathLike) -> Mapping[str, np.ndarray]:
             raise Refused("holds no arrays")
         return arrays
     except Refused as error:
-        # Names out of the file stand in it, and a terminal obeys control characters
+        # The reason may quote names from the file; control characters must not reach a terminal.
         reason = "".join(c if c.isprintable() else "?" for c in str(error))
         raise UserError(f"{path} {reason}") from error
 
@@ -91,8 +91,11 @@ def read_state_dict(file: epath.PathLike) -> Mapping[str, np.ndarray]:
 def read_component(folder: epath.PathLike, name: str) -> Mapping[str, np.ndarray]:
     """`read_state_dict` of a part of a pipeline folder of diffusers: 'unet', 'vae', 'text_encoder'.
 
-    The weights may be whole or in several files with an index, as safetensors (taken first) or as a
-    pickle, of full or half precision. UserError, naming what was looked for, when there are none.
+    The weights may be one file or several with an index, safetensors (preferred) or pickle, of full
+    or half precision.
+
+    Raises:
+      UserError: there are none; it lists the file names that were tried.
     """
     inside = epath.Path(folder) / name
     files = [f"{stem}{ending}" for stem in _STEMS for ending in _ENDINGS]
@@ -102,11 +105,11 @@ def read_component(folder: epath.PathLike, name: str) -> Mapping[str, np.ndarray
     indices = list(inside.glob("*.index*.json")) if inside.is_dir() else []
     if indices:
         return _read_shards(min(indices, key=lambda i: ("safetensors" not in i.name, len(i.name))))
-    raise UserError(f"{inside} has no weights: none of {', '.join(files)}, *.index.json is there")
+    raise UserError(f"{inside} has no weights: it needs one of {', '.join(files)}, *.index.json")
 
 
 def write_ckpt(file: epath.PathLike, arrays: Mapping[str, np.ndarray], **extra) -> None:
-    """Writes `{'state_dict': arrays, **extra}` as torch.save does; the file appears when whole.
+    """Writes `{'state_dict': arrays, **extra}` as torch.save does, atomically.
 
     `extra` holds plain values (`global_step=1000`). bfloat16 stays bfloat16.
     """
@@ -117,10 +120,10 @@ def write_ckpt(file: epath.PathLike, arrays: Mapping[str, np.ndarray], **extra) 
 
 
 def write_safetensors(file: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes name -> array as safetensors; the file appears when it is whole."""
+    """Writes name -> array as safetensors, atomically."""
     save_file = _import_safetensors().numpy.save_file
     with _replacing(file) as part:
-        # safetensors writes memory as it lies, transposed or not
+        # safetensors writes the memory as it is and ignores strides
         save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, part)
 
 
@@ -139,12 +142,14 @@ def _read_safetensors(file: str) -> _Arrays:
     try:
         handle = safetensors.safe_open(file, framework="np")
     except safetensors.SafetensorError as error:
-        raise Refused(f"is cut off, damaged or no safetensors file ({brief(error)})") from error
+        raise Refused(
+            f"is truncated, damaged or not a safetensors file ({brief(error)})"
+        ) from error
     names = list(handle.keys())
     for name in names:
         kind = handle.get_slice(name).get_dtype()
         if not re.fullmatch("BOOL|[IU](8|16|32|64)|B?F16|F32|F64|C64", kind):
-            raise Refused(f"holds {name!r} as {kind}, a type that NumPy has not")
+            raise Refused(f"holds {name!r} as {kind}, a type that NumPy lacks")
 
     def read(name):
         array = handle.get_tensor(name)
@@ -154,7 +159,7 @@ def _read_safetensors(file: str) -> _Arrays:
 
 
 def _read_shards(index: epath.Path) -> Mapping[str, np.ndarray]:
-    """The arrays of several files, as an index names them: {'weight_map': {name: file}}."""
+    """The arrays of several files, listed by an index: {'weight_map': {name: file}}."""
     try:
         files = json.loads(index.read_text())["weight_map"]
         if not all(Path(file).name == file for file in files.values()):
@@ -170,7 +175,7 @@ def _read_shards(index: epath.Path) -> Mapping[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _on_this_machine(path: epath.Path) -> Iterator[str]:
-    """The file itself, or a copy of a remote one; what is mapped outlives the copy's name."""
+    """The file itself, or a temporary copy of a remote one (mapped memory outlives the copy)."""
     if not _is_remote(path):
         yield os.fspath(path)
         return
@@ -180,10 +185,10 @@ def _on_this_machine(path: epath.Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _replacing(file: epath.PathLike) -> Iterator[str]:
-    """A file on this machine that takes the place of `file` when all went well."""
+    """Yields a local file to write, which replaces `file` if no error occurs."""
     path = epath.Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if _is_remote(path):  # where a file appears whole
+    if _is_remote(path):  # a remote copy is atomic
         with tempfile.TemporaryDirectory() as folder:
             part = epath.Path(folder) / path.name
             yield os.fspath(part)

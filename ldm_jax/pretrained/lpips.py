@@ -1,7 +1,7 @@
 """Published weights of LPIPS, for `ldm_jax.autoencoder.perceptual`.
 
-The networks are torchvision's (BSD-3-Clause), the heads version 0.1 of PerceptualSimilarity's
-(BSD-2-Clause, `LICENSE.lpips`); the heads are small and lie beside this file.
+The networks are torchvision's (BSD-3-Clause). The heads are version 0.1 of PerceptualSimilarity's
+(BSD-2-Clause, `LICENSE.lpips`); they are small and stored beside this file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PUBLISHED = {  # network -> (url, sha256)
     ),
 }
 
-# Layer -> its place in torchvision's `features`, by which every published file names it.
+# Layer -> its index in torchvision's `features`, which names it in all published files.
 # fmt: off
 _INDEX = {
     "vgg16": {
@@ -56,11 +56,11 @@ def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "") -> dict:
 
     Args:
       file: one of
-        - a state dict of torchvision's vgg16 or squeezenet1_1; the heads are those kept here;
-        - a first stage of CompVis/latent-diffusion, whose loss carries VGG16 and its heads;
-        - an `.npz` with network and heads, named `3_squeeze_weight` and `head0` and so on by
-          torchvision's indices, kernels `[h, w, c_in, c_out]`;
-        - '': torchvision's, downloaded once.
+        - a state dict of torchvision's vgg16 or squeezenet1_1; the heads are the stored ones;
+        - a first stage of CompVis/latent-diffusion, whose loss holds VGG16 and its heads;
+        - an `.npz` of network and heads, named by torchvision's indices (`3_squeeze_weight`,
+          `head0`), with kernels `[h, w, c_in, c_out]`;
+        - '': the file of torchvision, downloaded once.
 
     Raises:
       UserError: if the file is none of these, holds another network, or is incomplete.
@@ -71,28 +71,28 @@ def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "") -> dict:
     taps = [layer for layer in _INDEX[network] if layer in params["heads"]]
 
     def published(path, like):
-        ours = tuple(entry.key for entry in path)
-        layer, *part, leaf = ours
+        keys = tuple(part.key for part in path)
+        layer, *part, leaf = keys
         if layer == "heads":
             key = f"head{taps.index(leaf)}"
         else:
             leaf = {"kernel": "weight"}.get(leaf, leaf)
             key = ".".join(["features", str(_INDEX[network][layer]), *part, leaf])
-        refusal = f"{file} does not hold LPIPS with {network}: {'.'.join(ours)} "
+        problem = f"{file} does not hold LPIPS with {network}: {'.'.join(keys)} "
         if key not in arrays:
-            raise UserError(refusal + "is missing")
+            raise UserError(problem + "is missing")
         array = arrays[key]
         if array.ndim == 4:  # torch's layout
             array = array.reshape(-1) if layer == "heads" else array.transpose(2, 3, 1, 0)
         if array.shape != like.shape:
-            raise UserError(refusal + f"has the shape {array.shape}, not {like.shape}")
+            raise UserError(problem + f"has the shape {array.shape}, not {like.shape}")
         return np.array(array, like.dtype, order="C")
 
     return jax.tree_util.tree_map_with_path(published, params)
 
 
 def _read(network: str, file: epath.Path) -> dict[str, np.ndarray]:
-    """Arrays under torchvision's names and in its layout; the heads as `head0`, `head1`, ..."""
+    """Arrays with torchvision's names and layout; the heads are `head0`, `head1`, ..."""
     if file.suffix == ".npz":
         arrays = _read_npz(file)
         return {
@@ -102,7 +102,7 @@ def _read(network: str, file: epath.Path) -> dict[str, np.ndarray]:
             for key, array in arrays.items()
         }
     state = read_state_dict(file)
-    # Only what is asked for: the classifier behind VGG16 is eight times its convolutions.
+    # Read only what is needed: the classifier of VGG16 is eight times as large as its convolutions.
     first_stage = [key for key in state if key.startswith("loss.perceptual_loss.")]
     if first_stage:
         return {_torchvision_name(key): state[key] for key in first_stage}
@@ -130,5 +130,5 @@ def _read_npz(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # a damaged file fails in many ways, and only reading stands here
+    except Exception as error:  # a damaged file can raise any type
         raise UserError(f"{file} cannot be read as an .npz of arrays: {error}") from error

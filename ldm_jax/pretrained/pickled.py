@@ -1,9 +1,9 @@
-"""What torch.save writes, read without running anything that the file asks for.
+"""Reads what torch.save writes without running code from the file.
 
-A pickle is a program, and its author chooses what it runs in whoever reads it. PyTorch's restricted
-unpickler makes tensors and plain containers from it and refuses the rest. What PyTorch Lightning
-leaves beside the weights (its callbacks, NumPy scalars) becomes an empty object of ours: no name in
-a file is ever looked up.
+A pickle is a program that can run any code in the process that reads it. PyTorch's restricted
+unpickler makes only tensors and plain containers and refuses the rest. Objects that PyTorch
+Lightning stores beside the weights (callbacks, NumPy scalars) become empty placeholders: no name
+in a file is ever imported.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ import numpy as np
 
 from ldm_jax.errors import UserError
 
-# Older ones can be made to run code in spite of weights_only (CVE-2025-32434, CVE-2026-24747).
+# Older versions can run code despite weights_only (CVE-2025-32434, CVE-2026-24747).
 _OLDEST_TORCH = "2.10"
 _INERT = re.compile(r"pytorch_lightning\..*|numpy\._?core\.multiarray\.scalar|numpy\.dtype")
 
 
 class Refused(Exception):
-    """What is wrong with a file: the rest of a sentence that begins with its path."""
+    """A file cannot be read; the message continues a sentence that begins with its path."""
 
 
-class _Nothing:
-    """Takes the place of an object that is no array, whatever that was made from."""
+class _Placeholder:
+    """Replaces an object that is not an array; ignores its arguments and state."""
 
     def __init__(self, *_):
         pass
@@ -39,7 +39,7 @@ class _Nothing:
 
 
 def import_torch():
-    """The module; UserError where it is missing or too old to be safe."""
+    """The torch module; UserError if it is missing or too old to be safe."""
     try:
         import torch
     except ImportError as error:
@@ -53,25 +53,28 @@ def import_torch():
 
 
 def read_tensors(file: str) -> dict:
-    """Name -> torch.Tensor of a file: of its `state_dict` entry, or of its top level without one.
+    """Name -> torch.Tensor of a file: of its `state_dict` entry, or else of its top level.
 
-    The tensors lie in the file, mapped into memory, where its format allows that: a zip file, as
-    torch.save writes since version 1.6. Each can become an array (`to_array`). Raises Refused.
+    The tensors are memory-mapped if the format allows it: a zip file, which torch.save has written
+    since version 1.6. `to_array` can convert each of them.
+
+    Raises:
+      Refused: the file is damaged, not a checkpoint, or holds forbidden objects or no arrays.
     """
     torch = import_torch()
     mapped = _is_mappable(file)
-    inert = [(_Nothing, name) for name in _globals(file) if _INERT.fullmatch(name)]
+    inert = [(_Placeholder, name) for name in _globals(file) if _INERT.fullmatch(name)]
     try:
         with torch.serialization.safe_globals(inert), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # damaged bytes raise anything
+    except Exception as error:  # damaged bytes can raise any type
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if forbidden:
             raise Refused(
-                f"is refused: besides arrays it holds {forbidden[1]}, and to read that is to run it"
+                f"is refused: it holds {forbidden[1]}, and reading that would run code"
             ) from error
-        raise Refused(f"is cut off, damaged or no checkpoint ({brief(error)})") from error
+        raise Refused(f"is truncated, damaged or not a checkpoint ({brief(error)})") from error
 
     top = content if isinstance(content, Mapping) else {}
     inner = top.get("state_dict", top)
@@ -82,18 +85,18 @@ def read_tensors(file: str) -> dict:
     }
     if not tensors and top:
         found = ", ".join(repr(key)[:40] for key in list(top)[:8])
-        raise Refused(f"holds no arrays, nor a 'state_dict' of arrays, but {found}")
+        raise Refused(f"holds no arrays and no 'state_dict' of arrays, but {found}")
     for name, tensor in tensors.items():
         try:
             to_array(tensor.new_empty(0))
         except (TypeError, RuntimeError) as error:
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
-            raise Refused(f"holds {name!r} as {kind}, which NumPy has not") from error
+            raise Refused(f"holds {name!r} as {kind}, which NumPy lacks") from error
     return tensors
 
 
 def to_array(tensor) -> np.ndarray:
-    """A view of the tensor's memory; float32 for a bfloat16 one, a type that NumPy has not."""
+    """A view of the tensor's memory; bfloat16, which NumPy lacks, becomes float32."""
     name = str(tensor.dtype)
     return (tensor.float() if name == "torch.bfloat16" else tensor).numpy(force=True)
 
@@ -110,16 +113,16 @@ def to_tensor(array: np.ndarray):
 
 
 def brief(error: Exception) -> str:
-    """What an exception says, in one short line."""
+    """The message of an exception, as one short line."""
     lines = str(error).split("WeightsUnpickler error: ")[-1].strip().splitlines()
     return lines[0][:100] if lines else type(error).__name__
 
 
 def _is_mappable(file: str) -> bool:
-    """Whether arrays lie in the file as in memory; refuses what is at sight not torch.save's."""
+    """Whether a file can be memory-mapped; Refused if it is not a file of torch.save."""
     with open(file, "rb") as stream:
         head = stream.read(16)
-    if head.startswith(b"\x80"):  # until PyTorch 1.6: pickles one after another, then the numbers
+    if head.startswith(b"\x80"):  # before PyTorch 1.6: several pickles, then the numbers
         return False
     if not head.startswith(b"PK"):
         raise Refused(f"is not a checkpoint: it begins with {str(head)[1:]}")
@@ -127,25 +130,28 @@ def _is_mappable(file: str) -> bool:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:  # as above
-        raise Refused("is cut off or damaged: its table of contents is missing") from error
+        raise Refused("is truncated or damaged: its table of contents is missing") from error
     names = {Path(entry.filename).name for entry in entries}
     if "constants.pkl" in names:
-        raise Refused("is a TorchScript program; torch.save its state_dict() to have its weights")
+        raise Refused("is a TorchScript program; save its state_dict() with torch.save instead")
     if "data.pkl" not in names:
         raise Refused(f"is a zip file of {sorted(names)[:5]}, not a checkpoint; unpack it first")
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
 def _globals(file: str) -> set[str]:
-    """'module.name' of what the pickles in a file ask for, found without running them."""
+    """'module.name' of all globals in the pickles of a file, found without running them."""
     names = set()
-    with contextlib.ExitStack() as stack, contextlib.suppress(Exception):  # torch.load will say
+    with (
+        contextlib.ExitStack() as stack,
+        contextlib.suppress(Exception),
+    ):  # torch.load reports errors
         stream = stack.enter_context(open(file, "rb"))
         if zipfile.is_zipfile(file):
             archive = stack.enter_context(zipfile.ZipFile(file))
             inner = next(name for name in archive.namelist() if Path(name).name == "data.pkl")
             stream = stack.enter_context(archive.open(inner))
-        for _ in range(4):  # without zip: two versions and the machine, then the content
+        for _ in range(4):  # not a zip file: magic number, version, system, then the content
             for code, argument, _ in pickletools.genops(stream):
                 if code.name == "GLOBAL":
                     names.add(argument.replace(" ", "."))

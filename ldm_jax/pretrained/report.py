@@ -1,4 +1,4 @@
-"""What became of each array of a published file, for people to read."""
+"""The report on how each array of a published file was matched."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ldm_jax.pretrained.layout import Shape
+from ldm_jax.pretrained.array_layout import Shape
 
 
 @dataclass(frozen=True)
 class Report:
-    """Every name of a file in one of five places, and what the file should have had."""
+    """How each array of a file was matched, and which arrays it lacks."""
 
     used: Mapping[str, tuple[str, ...]]
-    """Part -> the file's names that go into it; a part that the file lacks is not there."""
+    """Part -> names of its arrays in the file; parts that the file lacks are left out."""
     parameters: Mapping[str, int]
     """Part -> number of parameters."""
     missing: tuple[str, ...] = ()
-    """Names that the file should have."""
+    """Names that the file should have but lacks."""
     wrong: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
-    """Name -> (shape in the file, shape that is needed)."""
+    """Name -> (shape in the file, required shape)."""
     unknown: tuple[str, ...] = ()
-    """Names that nothing explains."""
+    """Names in the file that could not be identified."""
     unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What they are -> names that are known and not needed."""
+    """Description -> names that were identified but are not needed."""
     seems: str = ""
-    """What the file seems to hold."""
+    """Description of what the file seems to hold; '' if unclear."""
     scale_factor: float | None = None
-    """What the latents are multiplied by, where the file says it."""
+    """Factor on the latents, if the file has it."""
 
     @property
     def problem(self) -> str | None:
-        """One line that says why the file does not fit; None: it does."""
+        """One line that says why the file does not fit; None if it fits."""
         problems = self._problems(examples=2)
         return f"the weights do not fit: {'; '.join(problems)}" if problems else None
 
     def summary(self) -> str:
-        """Lines for people: what is used, what is not and why, what is wrong."""
+        """Readable lines: what is used, what is not used and why, and what is wrong."""
         lines = [
             f"{part}: {self.parameters[part]:,} parameters in {_arrays(names)}"
             for part, names in self.used.items()
@@ -68,11 +68,11 @@ def _x(shape: Shape) -> str:
 
 
 def seems(shapes: Mapping[str, Shape]) -> str:
-    """What a file holds, going by a few telling names in it; '' if they tell nothing."""
+    """Describes a file by a few characteristic names in it; '' if it has none of them."""
 
     def first(pattern: str, axes: int) -> Shape | None:
-        found = (s for name, s in shapes.items() if re.search(pattern, name) and len(s) == axes)
-        return next(found, None)
+        matches = (s for name, s in shapes.items() if re.search(pattern, name) and len(s) == axes)
+        return next(matches, None)
 
     found = []
     unet = first(r"input_blocks\.0\.0\.weight$", 4) or first(r"(^|unet/)conv_in\.weight$", 4)

@@ -71,7 +71,7 @@ def by_cross_attention(*, rngs):
 
 
 def with_the_time(*, rngs):
-    return ConditionalModel(UNet(UNET, 3, 3, num_classes=4, rngs=rngs), entry="time")
+    return ConditionalModel(UNet(UNET, 3, 3, num_classes=4, rngs=rngs), how="time")
 
 
 @pytest.mark.parametrize(

@@ -228,4 +228,4 @@ def test_an_unknown_kind_is_not_fetched():
 
 
 def test_published_kinds_pad_as_their_models_were_trained():
-    assert {name: kind.pad for name, kind in subwords.KINDS.items()} == PADDING
+    assert {name: kind.pad for name, kind in subwords.PUBLISHED_TOKENIZERS.items()} == PADDING

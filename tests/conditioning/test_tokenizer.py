@@ -3,36 +3,38 @@
 import numpy as np
 import pytest
 
-from ldm_jax.conditioning.tokenizer import PAD, UNKNOWN, Tokenizer, words_of
+from ldm_jax.conditioning.tokenizer import PAD, UNKNOWN, Tokenizer, split_words
 from ldm_jax.errors import UserError
 
 CAPTIONS = ["A red cube.", "a red, red ball!", "Two cubes on a table"]
-TOKENIZER = Tokenizer.of(CAPTIONS, max_words=100)
+TOKENIZER = Tokenizer.from_captions(CAPTIONS, max_words=100)
 
 
 def test_words_are_lower_case_without_punctuation():
-    assert words_of("A dog's RED-ish ball, no_2 (über)!") == [
+    assert split_words("A dog's RED-ish ball, no_2 (über)!") == [
         "a", "dog's", "red", "ish", "ball", "no", "2", "über",
     ]  # fmt: skip
-    assert words_of(" ...! ") == []
+    assert split_words(" ...! ") == []
 
 
-def test_vocabulary_is_the_words_of_the_captions_in_order():
+def test_vocabulary_is_the_split_words_the_captions_in_order():
     assert TOKENIZER.vocabulary == ("a", "ball", "cube", "cubes", "on", "red", "table", "two")
     assert TOKENIZER.length == 5  # the longest caption
     assert TOKENIZER.size == 8 + 2
 
 
 def test_the_most_frequent_words_are_kept():
-    assert Tokenizer.of(CAPTIONS, max_words=2).vocabulary == ("a", "red")
+    assert Tokenizer.from_captions(CAPTIONS, max_words=2).vocabulary == ("a", "red")
     # Which of the equally frequent ones does not depend on the order of the captions.
-    assert Tokenizer.of(CAPTIONS, max_words=4) == Tokenizer.of(CAPTIONS[::-1], max_words=4)
+    assert Tokenizer.from_captions(CAPTIONS, max_words=4) == Tokenizer.from_captions(
+        CAPTIONS[::-1], max_words=4
+    )
 
 
 def test_length_is_bounded_and_never_zero():
-    assert Tokenizer.of(["word " * 100], max_words=10).length == 77
-    assert Tokenizer.of(["one two three"], max_words=10, max_length=2).length == 2
-    assert Tokenizer.of([""], max_words=10).length == 1
+    assert Tokenizer.from_captions(["word " * 100], max_words=10).length == 77
+    assert Tokenizer.from_captions(["one two three"], max_words=10, max_length=2).length == 2
+    assert Tokenizer.from_captions([""], max_words=10).length == 1
 
 
 def test_captions_become_padded_rows_of_different_words():

@@ -269,7 +269,7 @@ def test_published_models_have_their_sizes(name):
     side, channels, unet, tau, heads, beta_end, norm, scale_factor = MODELS[name]
     assert latents(experiment) == (side, channels)
     assert model_size(experiment) == (unet, tau)
-    assert stage.unet.heads_of(stage.unet.channels * stage.unet.channel_mult[-1]) == heads
+    assert stage.unet.num_heads(stage.unet.channels * stage.unet.channel_mult[-1]) == heads
     assert (stage.schedule.beta_end, stage.loss_norm, stage.scale_factor) == (
         beta_end,
         norm,

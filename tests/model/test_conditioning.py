@@ -115,7 +115,7 @@ def test_every_condition_is_tried():
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_condition_enters_as_it_should(case):
     model = built(configured(**case.options), case.condition, **case.facts)
-    assert (model.entry, type(model.tau)) == (case.entry, case.tau or type(None))
+    assert (model.how, type(model.tau)) == (case.entry, case.tau or type(None))
     assert model.unet.conv_in.kernel.shape[2] == case.channels
     assert model.unet.conv_out.kernel.shape[3] == C
     assert context_dims(model) == {case.d_tau}

@@ -54,7 +54,7 @@ def test_a_class_is_its_number(batch):
 
 
 def test_a_caption_is_its_words(batch):
-    tokenizer = Tokenizer.of(list(batch["caption"]), 100)
+    tokenizer = Tokenizer.from_captions(list(batch["caption"]), 100)
     condition = Text(tokenizer)
     kept = condition.keep(batch)
     np.testing.assert_array_equal(kept["condition"], tokenizer.encode(list(batch["caption"])))

@@ -17,6 +17,7 @@ from ldm_jax.diffusion.classifier import NoisyLatentClassifier
 from ldm_jax.diffusion.unet import UNet, UNetConfig
 from ldm_jax.errors import UserError
 from ldm_jax.pretrained import names
+from ldm_jax.pretrained.array_layout import ArrayLayout
 from ldm_jax.pretrained.convert import (
     Part,
     check_keys,
@@ -24,7 +25,6 @@ from ldm_jax.pretrained.convert import (
     read_diffusers,
     write_compvis,
 )
-from ldm_jax.pretrained.layout import Layout
 
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4}
 UNET = UNetConfig(**SMALL, attention_factors=(2,), head_channels=4)
@@ -44,13 +44,13 @@ def part(abstract):
 
 @pytest.fixture(scope="module")
 def unet(part):
-    rows = names.unet_entries(UNET, cross_attention=False)
+    rows = names.unet_rows(UNET, cross_attention=False)
     return part("unet", rows, "model.diffusion_model.", "unet", UNet, UNET, 3, 3)
 
 
 @pytest.fixture(scope="module")
 def first_stage(part):
-    rows = names.autoencoder_entries(VQ)
+    rows = names.autoencoder_rows(VQ)
     return part("autoencoder", rows, "first_stage_model.", "vae", Autoencoder, VQ, 3)
 
 
@@ -84,18 +84,18 @@ def test_there_and_back_gives_the_same_bits(part, ldm):
     cross, labels = UNetConfig(**SMALL, heads=2, transformer_depth=2), UNetConfig(**SMALL, heads=2)
     parts = [
         *ldm,
-        part("cross", names.unet_entries(cross, cross_attention=True), "a.", None,
+        part("cross", names.unet_rows(cross, cross_attention=True), "a.", None,
              UNet, cross, 3, 3, 5),
-        part("labels", names.unet_entries(labels, cross_attention=False, class_labels=True,
+        part("labels", names.unet_rows(labels, cross_attention=False, class_labels=True,
              grouped_qkv=True), "b.", None, UNet, labels, 3, 3, 0, 7),
-        part("classifier", names.classifier_entries(UNET, "attention"), "c.", None,
+        part("classifier", names.classifier_rows(UNET, "attention"), "c.", None,
              NoisyLatentClassifier, UNET, 3, 7, "attention", 4),
-        part("discriminator", names.discriminator_entries(CRITIC), "loss.discriminator.", None,
+        part("discriminator", names.discriminator_rows(CRITIC), "loss.discriminator.", None,
              Discriminator, CRITIC, 3),
-        part("class", names.class_embedder_entries(), "d.", None, ClassEmbedder, 7, 5),
-        part("bert", names.transformer_entries(BERT), "e.", None, TransformerEncoder, BERT, 9, 5),
-        part("clip", names.clip_text_entries(2), "f.", None, ClipTextTransformer, CLIP),
-        part("rescaler", names.rescaler_entries(), "g.", None, SpatialRescaler, 1, 5, 3),
+        part("class", names.class_embedder_rows(), "d.", None, ClassEmbedder, 7, 5),
+        part("bert", names.transformer_rows(BERT), "e.", None, TransformerEncoder, BERT, 9, 5),
+        part("clip", names.clip_text_rows(2), "f.", None, ClipTextTransformer, CLIP),
+        part("rescaler", names.rescaler_rows(), "g.", None, SpatialRescaler, 1, 5, 3),
     ]  # fmt: skip
     params = {p.name: drawn_like(p, i) for i, p in enumerate(parts)}
     read, report = read_compvis(write_compvis(params, parts), parts)
@@ -104,20 +104,20 @@ def test_there_and_back_gives_the_same_bits(part, ldm):
     assert sum(report.parameters.values()) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("turns, order", [(2, "head q, k, v, head"), (1, "q, k, v")])
-def test_fused_q_k_v_take_turns(turns, order):
-    """Channels number themselves: by head there are two heads of two channels each."""
+@pytest.mark.parametrize("groups, order", [(2, "head q, k, v, head"), (1, "q, k, v")])
+def test_fused_q_k_v_are_grouped(groups, order):
+    """The value of a channel is its number; there are two heads of two channels each."""
     expected = {2: [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]],
                 1: [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]}  # fmt: skip
-    layout = Layout(transposed=True, ones=1, turns=turns)
-    theirs = np.arange(12)[:, None, None] * np.ones((1, 5, 1), int)
-    qkv = layout.read(theirs)
+    layout = ArrayLayout(transposed=True, ones=1, qkv_groups=groups)
+    array = np.arange(12)[:, None, None] * np.ones((1, 5, 1), int)
+    qkv = layout.read(array)
     assert [part.shape for part in qkv] == [(5, 4)] * 3
-    assert [part[0].tolist() for part in qkv] == expected[turns]
-    np.testing.assert_array_equal(layout.write(qkv), theirs, strict=True)
-    assert layout.shape([(5, 4)] * 3) == theirs.shape
-    bias = Layout(turns=turns).read(np.arange(12))
-    assert [part.tolist() for part in bias] == expected[turns]
+    assert [part[0].tolist() for part in qkv] == expected[groups]
+    np.testing.assert_array_equal(layout.write(qkv), array, strict=True)
+    assert layout.shape([(5, 4)] * 3) == array.shape
+    bias = ArrayLayout(qkv_groups=groups).read(np.arange(12))
+    assert [part.tolist() for part in bias] == expected[groups]
 
 
 def test_averaged_weights_are_preferred(ldm, unet):
@@ -128,14 +128,14 @@ def test_averaged_weights_are_preferred(ldm, unet):
     assert not any("first_stage" in name for name in arrays if name.startswith("model_ema"))
     params, report = read_compvis(arrays, ldm)
     assert_equal(params, {"unet": average["unet"], "autoencoder": raw["autoencoder"]})
-    count = len(unet.entries)
+    count = len(unet.rows)
     assert {what: len(names) for what, names in report.unused.items()} == {
         "weights whose average is used": count,
-        "bookkeeping of the average": 2,
+        "settings of the weight average (EMA)": 2,
     }
     params, report = read_compvis(arrays, ldm, ema=False)
     assert_equal(params, raw)
-    assert len(report.unused["average of weights that are used as they are"]) == count
+    assert len(report.unused["average of weights that are used without averaging"]) == count
     del arrays["model_ema.diffusion_modelout2bias"]
     assert check_keys(shapes(arrays), ldm).missing == ("model_ema.diffusion_modelout2bias",)
 
@@ -179,7 +179,7 @@ def test_half_precision_becomes_float32_copies(ldm, arrays):
 
 
 def test_a_part_that_may_be_absent(ldm, arrays, part):
-    args = names.discriminator_entries(CRITIC), "loss.discriminator.", None, Discriminator, CRITIC
+    args = names.discriminator_rows(CRITIC), "loss.discriminator.", None, Discriminator, CRITIC
     critic = part("discriminator", *args, 3)
     problem = "10 arrays missing (loss.discriminator.main.0.weight, "
     with pytest.raises(UserError, match=re.escape(problem)):
@@ -262,7 +262,7 @@ def test_the_names_of_older_diffusers_are_accepted(lists, golden_weight, ldm):
 
 def test_clip_is_read_with_and_without_the_prefix(lists, golden_weight, part):
     config = ClipTextConfig(dim=16, depth=2, heads=2, vocabulary=50, length=9)
-    rows = names.clip_text_entries(2)
+    rows = names.clip_text_rows(2)
     tau = part("tau", rows, "cond_stage_model.", "text_encoder", ClipTextTransformer, config)
     (clip,) = diffusers(lists, golden_weight, "clip")
     bare, _ = read_diffusers({"text_encoder": clip}.__getitem__, [tau])
@@ -277,12 +277,8 @@ def test_clip_is_read_with_and_without_the_prefix(lists, golden_weight, part):
 def test_what_diffusers_does_not_have_is_one_line(lists, golden_weight, ldm, part):
     unet, vae = diffusers(lists, golden_weight, "unet", "vq")
     folders = {"unet": unet, "vae": vae}
-    tau = part(
-        "tau", names.class_embedder_entries(), "cond_stage_model.", None, ClassEmbedder, 7, 5
-    )
-    with pytest.raises(
-        UserError, match="^diffusers has no tau: it can be read from a CompVis file"
-    ):
+    tau = part("tau", names.class_embedder_rows(), "cond_stage_model.", None, ClassEmbedder, 7, 5)
+    with pytest.raises(UserError, match="^diffusers has no tau; only a CompVis file can have it"):
         read_diffusers(folders.__getitem__, [*ldm, tau])
     params, _ = read_diffusers(folders.__getitem__, [*ldm, replace(tau, optional=True)])
     assert set(params) == {"unet", "autoencoder"}

@@ -99,7 +99,7 @@ def test_the_wrong_file(server, cache):
 def test_a_connection_that_breaks_off(server, cache):
     url = f"{server.url}/models/cut.ckpt"
     said = refusal(url)
-    assert f"broke off after 1500000 of {len(CONTENT)} bytes" in said
+    assert f"ended after 1500000 of {len(CONTENT)} bytes" in said
     assert said.endswith(f"put it at {cached_file(url, SHA256)}")
     assert not files_in(cache)
 

@@ -321,8 +321,8 @@ def test_other_files(torch, safetensors, tmp_path):
     page = b"<!DOCTYPE html>\n<title>Sign in</title>" + b" " * 1000
     assert said(page) == "is not a checkpoint: it begins with '<!DOCTYPE html>\\n'"
     assert "begins with 'version https://'" in said(b"version https://git-lfs.github.com/spec/v1")
-    assert "no safetensors" in said(page, "model.safetensors")
-    assert "no safetensors" in said(bytes(100), "model.safetensors")
+    assert "not a safetensors" in said(page, "model.safetensors")
+    assert "not a safetensors" in said(bytes(100), "model.safetensors")
     broken = (50).to_bytes(8, "little") + b'{"w": {"dtype": "F32", "shape": [1'.ljust(60)
     assert "invalid JSON" in said(broken, "model.safetensors")
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
@@ -380,7 +380,7 @@ def test_files_without_arrays(torch, safetensors, save, tmp_path):
     assert refusal(save({})) == "holds no arrays"
     assert refusal(save([1, 2])) == "holds no arrays"
     assert refusal(save(torch.ones(2))) == "holds no arrays"
-    expected = "holds no arrays, nor a 'state_dict' of arrays, but 'model', 'step'"
+    expected = "holds no arrays and no 'state_dict' of arrays, but 'model', 'step'"
     assert refusal(save({"model": {"w": torch.ones(1)}, "step": 3})) == expected
     assert "'state_dict'" in refusal(save({"state_dict": None}))
     write_safetensors(tmp_path / "none.safetensors", {})

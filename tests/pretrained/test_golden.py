@@ -123,7 +123,7 @@ def run(graph, params, *args, call=lambda model, *args: model(*args)):
 @pytest.mark.parametrize("case", UNETS)
 def test_unets_equal_the_reference(case, converted, numbers):
     config, channels, d_tau, classes, grouped = UNETS[case]
-    rows = names.unet_entries(
+    rows = names.unet_rows(
         config, cross_attention=d_tau > 0, class_labels=classes > 0, grouped_qkv=grouped
     )
     network = converted("golden", case, rows, UNet, config, *channels, d_tau, classes)
@@ -134,7 +134,7 @@ def test_unets_equal_the_reference(case, converted, numbers):
 
 @pytest.mark.parametrize("case, pool", [("adaptive", "mean"), ("attention", "attention")])
 def test_classifiers_equal_the_reference(case, pool, converted, numbers):
-    case, rows = f"classifier_{case}", names.classifier_entries(CLASSIFIER, pool)
+    case, rows = f"classifier_{case}", names.classifier_rows(CLASSIFIER, pool)
     network = converted("golden", case, rows, NoisyLatentClassifier, CLASSIFIER, 3, 10, pool, 16)
     logits = run(*network, nhwc(numbers[f"{case}/in_x"]), numbers[f"{case}/in_t"])
     assert apart(logits, numbers[f"{case}/out_logits"]) < 1e-4
@@ -144,7 +144,7 @@ def test_kl_autoencoder_equals_the_reference(converted, numbers):
     # In float64: with these weights the decoder amplifies rounding 40 times, so that two float32
     # programs, ours and the reference's, would differ by as much as the tolerance.
     with jax.enable_x64(True):
-        rows = names.autoencoder_entries(KL)
+        rows = names.autoencoder_rows(KL)
         network = converted("golden", "ae_kl", rows, Autoencoder, KL, 3, dtype=jnp.float64)
         moments, x_hat = run(*network, nhwc(numbers["ae_kl/in_x"]), call=through_mean)
     assert apart(moments, numbers["ae_kl/out_moments"]) < 1e-4
@@ -164,7 +164,7 @@ def test_vq_autoencoder_without_attention_equals_the_reference(converted, number
         return z, model.decoder.conv_out(model.decode_features(z))
 
     codebook = {"quantize.embedding.weight": np.ones((8192, 3), np.float32)}
-    rows = names.autoencoder_entries(VQ)
+    rows = names.autoencoder_rows(VQ)
     network = converted("golden", "ae_vq_noattn", rows, Autoencoder, VQ, 3, more=codebook)
     z, x_hat = run(*network, nhwc(numbers["ae_vq_noattn/in_x"]), call=around_the_codebook)
     assert apart(z, numbers["ae_vq_noattn/out_moments"]) < 1e-4
@@ -173,19 +173,19 @@ def test_vq_autoencoder_without_attention_equals_the_reference(converted, number
 
 def test_discriminator_equals_the_reference(converted, numbers):
     """In training mode: batch statistics, as every judgement of the discriminator is."""
-    rows = names.discriminator_entries(CRITIC)
+    rows = names.discriminator_rows(CRITIC)
     network = converted("golden", "disc", rows, Discriminator, CRITIC, 3)
     assert apart(run(*network, nhwc(numbers["disc/in_x"])), numbers["disc/out_train"]) < 1e-4
 
 
 def test_text_transformer_equals_the_reference(converted, numbers):
-    rows = names.transformer_entries(BERT)
+    rows = names.transformer_rows(BERT)
     network = converted("golden", "bert", rows, TransformerEncoder, BERT, 50, 9)
     assert apart(run(*network, numbers["bert/in_tok"]), numbers["bert/out_z"]) < 1e-4
 
 
 def test_rescaler_equals_the_reference(converted, numbers):
-    rows = names.rescaler_entries()
+    rows = names.rescaler_rows()
     network = converted("golden", "spatial_rescaler", rows, SpatialRescaler, 2, 5, 3)
     y = run(*network, nhwc(numbers["spatial_rescaler/in_x"]))
     assert apart(y, numbers["spatial_rescaler/out_y"]) < 1e-4
@@ -194,7 +194,7 @@ def test_rescaler_equals_the_reference(converted, numbers):
 @pytest.mark.parametrize("case", SMALL_UNETS)
 def test_unets_equal_diffusers(case, converted, numbers):
     config, c, d_tau, classes = SMALL_UNETS[case]
-    rows = names.unet_entries(config, cross_attention=d_tau > 0, class_labels=classes > 0)
+    rows = names.unet_rows(config, cross_attention=d_tau > 0, class_labels=classes > 0)
     network = converted("diffusers", case, rows, UNet, config, c, c, d_tau, classes)
     case = f"diffusers_{case}"
     inputs = [numbers.get(f"{case}/in_{name}") for name in ("x", "t", "context", "y")]
@@ -203,7 +203,7 @@ def test_unets_equal_diffusers(case, converted, numbers):
 
 
 def test_kl_autoencoder_equals_diffusers(converted, numbers):
-    rows = names.autoencoder_entries(SMALL_KL)
+    rows = names.autoencoder_rows(SMALL_KL)
     network = converted("diffusers", "kl", rows, Autoencoder, SMALL_KL, 3)
     moments, x_hat = run(*network, nhwc(numbers["diffusers_kl/in_x"]), call=through_mean)
     assert apart(moments, numbers["diffusers_kl/out_moments"]) < 1e-4
@@ -215,7 +215,7 @@ def test_vq_autoencoder_equals_diffusers(converted, numbers):
         z = model.encode(x)
         return z, model.decode(z)
 
-    rows = names.autoencoder_entries(SMALL_VQ)
+    rows = names.autoencoder_rows(SMALL_VQ)
     network = converted("diffusers", "vq", rows, Autoencoder, SMALL_VQ, 3)
     z, x_hat = run(*network, nhwc(numbers["diffusers_vq/in_x"]), call=through_the_codebook)
     assert apart(z, numbers["diffusers_vq/out_z"]) < 1e-4
@@ -224,12 +224,12 @@ def test_vq_autoencoder_equals_diffusers(converted, numbers):
 
 def test_text_encoders_equal_diffusers_and_transformers(converted, numbers):
     bert = TransformerConfig(dim=16, depth=2, heads=2)
-    rows = names.transformer_entries(bert)
+    rows = names.transformer_rows(bert)
     network = converted("diffusers", "bert", rows, TransformerEncoder, bert, 50, 9)
     z = run(*network, numbers["diffusers_bert/in_tok"])
     assert apart(z, numbers["diffusers_bert/out_z"]) < 1e-4
     clip = ClipTextConfig(dim=16, depth=2, heads=2, vocabulary=50, length=9)
-    rows = names.clip_text_entries(clip.depth)
+    rows = names.clip_text_rows(clip.depth)
     network = converted("diffusers", "clip", rows, ClipTextTransformer, clip)
     z = run(*network, numbers["diffusers_clip/in_tok"])
     assert apart(z, numbers["diffusers_clip/out_z"]) < 1e-4

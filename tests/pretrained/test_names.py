@@ -134,18 +134,18 @@ MODELS = {
 
 def bert(dim, depth, vocabulary, length):
     config = TransformerConfig(dim=dim, depth=depth)
-    return names.transformer_entries(config), (TransformerEncoder, config, vocabulary, length)
+    return names.transformer_rows(config), (TransformerEncoder, config, vocabulary, length)
 
 
 # name -> (rows, the module and its arguments)
 TAUS = {
-    "cin256": (names.class_embedder_entries(), (ClassEmbedder, 1000, 512)),
-    "cin256-v2": (names.class_embedder_entries(), (ClassEmbedder, 1001, 512)),
+    "cin256": (names.class_embedder_rows(), (ClassEmbedder, 1000, 512)),
+    "cin256-v2": (names.class_embedder_rows(), (ClassEmbedder, 1001, 512)),
     "text2img256": bert(640, 32, 30_522, 77),
     "txt2img-1p4B": bert(1280, 32, 30_522, 77),
     "layout2img-openimages256": bert(512, 16, 8192, 92),
-    "semantic_synthesis256": (names.rescaler_entries(), (SpatialRescaler, 2, 182, 3)),
-    "stable-diffusion-v1": (names.clip_text_entries(12), (ClipTextTransformer, ClipTextConfig())),
+    "semantic_synthesis256": (names.rescaler_rows(), (SpatialRescaler, 2, 182, 3)),
+    "stable-diffusion-v1": (names.clip_text_rows(12), (ClipTextTransformer, ClipTextConfig())),
 }
 
 
@@ -162,7 +162,7 @@ def fits(keys, parts, parameters):
     assert report.parameters == parameters
     for p in parts:
         assert report.parameters[p.name] == sum(leaf.size for leaf in jax.tree.leaves(p.shapes))
-        assert len(report.used[p.name]) == len(p.entries)
+        assert len(report.used[p.name]) == len(p.rows)
     told = [
         name for group in (report.used, report.unused) for names in group.values() for name in names
     ]
@@ -176,8 +176,8 @@ def test_first_stages_map_one_to_one(name, lists, part):
     layers = 2 if name in ("vq-f8", "vq-f16") else 3
     critic = DiscriminatorConfig(layers=layers)
     parts = [
-        part("autoencoder", names.autoencoder_entries(config), "", Autoencoder, config, 3),
-        part("discriminator", names.discriminator_entries(critic), "loss.discriminator.",
+        part("autoencoder", names.autoencoder_rows(config), "", Autoencoder, config, 3),
+        part("discriminator", names.discriminator_rows(critic), "loss.discriminator.",
              Discriminator, critic, 3),
     ]  # fmt: skip
     report = fits(
@@ -194,10 +194,10 @@ def test_first_stages_map_one_to_one(name, lists, part):
 def test_diffusion_models_map_one_to_one(name, lists, part):
     (config, *args), unet, first_stage, tau = MODELS[name]
     first, autoencoder = FIRST_STAGES[first_stage]
-    rows = names.unet_entries(config, cross_attention=args[-1] > 0)
+    rows = names.unet_rows(config, cross_attention=args[-1] > 0)
     parts = [
         part("unet", rows, "model.diffusion_model.", UNet, config, *args),
-        part("autoencoder", names.autoencoder_entries(first), "first_stage_model.",
+        part("autoencoder", names.autoencoder_rows(first), "first_stage_model.",
              Autoencoder, first, 3),
     ]  # fmt: skip
     parameters = {"unet": unet, "autoencoder": autoencoder}
@@ -214,6 +214,6 @@ def test_diffusion_models_map_one_to_one(name, lists, part):
 
 def test_a_table_of_another_network_is_noticed(part):
     """A mistake in the program, not in a file."""
-    wrong = part("unet", names.unet_entries(FACES, cross_attention=False), "", ClassEmbedder, 9, 9)
+    wrong = part("unet", names.unet_rows(FACES, cross_attention=False), "", ClassEmbedder, 9, 9)
     with pytest.raises(ValueError, match="table of names is not that of this unet: .*conv_in"):
         check_keys({}, [wrong])

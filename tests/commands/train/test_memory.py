@@ -21,7 +21,7 @@ from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.placeholder import placeholder_data
-from ldm_jax.parameters import shapes_of
+from ldm_jax.parameters import abstract_params
 from ldm_jax.training.sharding import SMALLEST_SHARDED, make_mesh, tree_sharding
 from ldm_jax.training.step import init_state, train_step
 
@@ -139,7 +139,7 @@ TENSOR = {
 def test_tensor_splits_the_projections_of_attention_and_feed_forward_and_nothing_else():
     experiment = EXPERIMENTS["text2img256"]()
     info = placeholder_data(experiment)[0]
-    params = shapes_of(LatentDiffusion(experiment, info).objective.build)
+    params = abstract_params(LatentDiffusion(experiment, info).objective.build)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree_sharding(params, make_mesh(1, 1, 8)))
     found = {}
     for path, sharding in leaves:
