@@ -86,7 +86,7 @@ def test_tensor_rules_split_columns_then_rows():
 
 def test_moments_lie_where_their_weights_lie(tiny):
     mesh = make_mesh(2, 2, 2)
-    params = jax.eval_shape(tiny.init, jax.random.key(0))
+    params = jax.eval_shape(tiny.OBJECTIVE.init, jax.random.key(0))
     moments = jax.eval_shape(optax.adamw(1e-3).init, params)[0]
     assert specs(moments.mu, mesh) == specs(moments.nu, mesh) == specs(params, mesh)
     assert specs(params, mesh)["layers"][0]["mlp_in"]["kernel"] == P("fsdp", "tensor")
