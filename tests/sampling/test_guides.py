@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ldm_jax.sampling.generate import Generator
 from PIL import Image
 
 from ldm_jax.autoencoder.perceptual import abstract_params, lpips
 from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.generate import Generator
-from ldm_jax.sampling.guides import Guide, downsample, half_squared_error, class_log_p, image_log_p
+from ldm_jax.sampling.guides import Guide, class_log_p, downsample, half_squared_error, image_log_p
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
 CONSTANTS = {"contrast": jnp.float32(0.5)}

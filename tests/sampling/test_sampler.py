@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ldm_jax.sampling.generate import Generator
 
 from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.generate import Generator
 from ldm_jax.sampling.sample import image_keys, noise_like
 from ldm_jax.sampling.tiling import Tiles
 
