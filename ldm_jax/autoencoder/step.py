@@ -7,6 +7,7 @@ descends its own hinge loss on the same reconstructions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -27,7 +28,7 @@ from ldm_jax.autoencoder.loss import (
     reconstruction_loss,
 )
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
-from ldm_jax.autoencoder.perceptual import lpips
+from ldm_jax.autoencoder.perceptual import PerceptualNetwork, lpips
 from ldm_jax.autoencoder.vq import (
     code_counts,
     nearest_code,
@@ -60,6 +61,7 @@ class AutoencoderObjective:
       remat: of the autoencoder's blocks.
       dtype: computing type of the networks.
       init_gain: factor on the autoencoder's initial weights.
+      perceptual: (weights, network, x, x_hat) -> distances `[B]`.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class AutoencoderObjective:
         remat: bool = False,
         dtype=jnp.float32,
         init_gain: float = 1.0,
+        perceptual: Callable[[dict, PerceptualNetwork, Array, Array], Array] = lpips,
     ):
         self.network, self.loss, self.init_gain = network, loss, init_gain
+        self.perceptual = perceptual
         self._builders = {
             "autoencoder": lambda rngs: Autoencoder(
                 network, channels, remat=remat, dtype=dtype, rngs=rngs
@@ -180,7 +184,7 @@ class AutoencoderObjective:
     def _perceptual(self, constants: dict) -> Perceptual | None:
         if self.loss.perceptual_weight == 0:
             return None
-        return partial(lpips, constants["perceptual"], self.loss.perceptual)
+        return partial(self.perceptual, constants["perceptual"], self.loss.perceptual)
 
     def _adversary(self, params: dict, x: Array, x_hat: Array, step: Array):
         def judge(p, y):

@@ -54,13 +54,15 @@ def fit(
     checkpoints: Checkpoints | None,
     metrics: MetricsLog | None,
     hooks: Sequence[Hook] = (),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
     """Trains from `state.step` up to `config.steps`; returns at once when it is there already.
 
     `batches(start_step)` yields batches that are already on the devices. `name` marks the progress
     bar and the "stage" of each metrics line. Every `log_every` steps, and at the end, a line holds
     the means of the metrics since the last line, `images_per_s`, and `data_wait_s`, the seconds
-    that the loop waited for data (`data_wait_share` of the time); hooks and saves don't count.
+    that the loop waited for data (`data_wait_share` of the time); hooks and saves don't count. The
+    seconds are those of `clock`.
 
     Hooks run before the state is saved: where there is a checkpoint of a step, all else of that
     step is there too.
@@ -78,7 +80,7 @@ def fit(
     is_writer = jax.process_index() == 0
     if metrics and is_writer:
         metrics.truncate_after(name, start)  # these steps will be made, and written, again
-    meter = _Meter(name, start, checkpoints)
+    meter = _Meter(name, start, checkpoints, clock)
     source = iter(batches(start))
     with contextlib.ExitStack() as cleanup:
         stop = cleanup.enter_context(StopSignals(STEPS_AHEAD))
@@ -129,17 +131,19 @@ def fit(
 class _Meter:
     """Takes in the metrics of each step once the device has made them, without stalling it."""
 
-    def __init__(self, name: str, start: int, checkpoints: Checkpoints | None):
+    def __init__(
+        self, name: str, start: int, checkpoints: Checkpoints | None, clock: Callable[[], float]
+    ):
         self.step = start  # the newest step that the device has finished
         self.loss = ""  # its loss, as the progress bar shows it
-        self._name, self._checkpoints = name, checkpoints
+        self._name, self._checkpoints, self._clock = name, checkpoints, clock
         self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._reset()
 
     def _reset(self) -> None:
         self._rows: list[dict[str, float]] = []
         self._wait_s = 0.0
-        self._since = time.perf_counter()
+        self._since = self._clock()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Notes a step that was just dispatched; waits for the one STEPS_AHEAD before it."""
@@ -178,7 +182,7 @@ class _Meter:
     def line(self, batch_size: int) -> dict[str, float]:
         """The means since the last line, and the pace."""
         self.finish()
-        seconds = time.perf_counter() - self._since
+        seconds = self._clock() - self._since
         line = {name: np.mean([row[name] for row in self._rows]) for name in self._rows[0]}
         line["images_per_s"] = batch_size * len(self._rows) / seconds
         line["data_wait_s"] = self._wait_s
@@ -189,16 +193,16 @@ class _Meter:
     @contextlib.contextmanager
     def waiting(self):
         """Time spent here is time spent on waiting for data."""
-        start = time.perf_counter()
+        start = self._clock()
         yield
-        self._wait_s += time.perf_counter() - start
+        self._wait_s += self._clock() - start
 
     @contextlib.contextmanager
     def paused(self):
         """Time spent here does not count."""
-        start = time.perf_counter()
+        start = self._clock()
         yield
-        self._since += time.perf_counter() - start
+        self._since += self._clock() - start
 
 
 def _progress_bar(name: str, start: int, steps: int) -> tqdm:

@@ -12,8 +12,8 @@ from flax import nnx
 from ldm_jax.autoencoder.discriminator import Discriminator, DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
+from ldm_jax.autoencoder.perceptual import abstract_params, lpips
 from ldm_jax.autoencoder.step import AutoencoderObjective, to_bytes, to_model_range
-from ldm_jax.parameters import Keys
 
 KL = AutoencoderConfig(
     channels=4, channel_mult=(1,), num_res_blocks=1, mid_attention=False, z_channels=2, groups=2
@@ -51,20 +51,14 @@ def distance(params, network, x, x_hat):
     return params["strength"] * jnp.mean(difference**2, axis=(1, 2, 3))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_lpips():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ldm_jax.autoencoder.step.lpips", distance)
-        yield
-
-
 @pytest.fixture(scope="module", params=NETWORKS)
 def bottleneck(request):
     return request.param
 
 
-def make_problem(bottleneck="kl", **loss):
-    return AutoencoderObjective(NETWORKS[bottleneck], replace(LOSS, **loss), CRITIC, 3)
+def make_objective(bottleneck="kl", **loss):
+    network, loss = NETWORKS[bottleneck], replace(LOSS, **loss)
+    return AutoencoderObjective(network, loss, CRITIC, 3, perceptual=distance)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +98,7 @@ def bottleneck_vq(model, z):
 @pytest.fixture(scope="module")
 def terms(bottleneck, params):
     """name -> (value, gradient for every parameter) of the terms of Eq. (25), written out."""
-    graphs = make_problem(bottleneck).graphs
+    graphs = make_objective(bottleneck).graphs
     regularised = {"kl": bottleneck_kl, "vq": bottleneck_vq}[bottleneck]
 
     def written_out(params):
@@ -142,8 +136,8 @@ def terms(bottleneck, params):
 
 @pytest.fixture(scope="module")
 def grads(bottleneck):
-    """The problem's, with an adversary."""
-    return jax.jit(make_problem(bottleneck).grads, compiler_options=QUICKLY)
+    """The objective's, with an adversary."""
+    return jax.jit(make_objective(bottleneck).loss_and_grads, compiler_options=QUICKLY)
 
 
 @pytest.fixture(scope="module")
@@ -205,11 +199,11 @@ def test_the_codes_in_use_have_a_gradient_and_the_others_none(bottleneck, params
 
 
 def test_without_an_adversary_there_is_one_player(bottleneck, params, terms):
-    problem = make_problem(bottleneck, disc_weight=0.0)
+    objective = make_objective(bottleneck, disc_weight=0.0)
     alone = {"autoencoder": params["autoencoder"]}
     alone_grads = jax.jit(objective.loss_and_grads, compiler_options=QUICKLY)
     grads, metrics = alone_grads(alone, CONSTANTS, BATCH, KEY, jnp.int32(1000))
-    assert set(grads) == set(jax.eval_shape(problem.init, KEY)) == {"autoencoder"}
+    assert set(grads) == set(jax.eval_shape(objective.init, KEY)) == {"autoencoder"}
     assert_same(grads["autoencoder"], combine(terms, "autoencoder", rec=1.0, reg=1.0))
     assert not {"gan", "disc_loss", "adaptive_weight"} & set(metrics)
 
@@ -234,8 +228,8 @@ def test_the_posterior_is_sampled_anew_with_every_key_and_codes_are_not(bottlene
 
 
 def test_without_a_perceptual_weight_no_network_is_needed():
-    problem = make_problem(perceptual_weight=0.0)
-    fresh = jax.eval_shape(problem.init, KEY)
+    objective = make_objective(perceptual_weight=0.0)
+    fresh = jax.eval_shape(objective.init, KEY)
     grads, _ = jax.eval_shape(objective.loss_and_grads, fresh, {}, BATCH, KEY, jnp.int32(0))
     assert jax.tree.structure(grads) == jax.tree.structure(fresh)
 
@@ -252,8 +246,8 @@ def test_a_few_steps_reduce_the_loss(params, grads):
 def test_grads_have_the_tree_of_fresh_parameters_with_dropout_and_in_bfloat16(bottleneck):
     for dtype in (jnp.float32, jnp.bfloat16):
         network = replace(NETWORKS[bottleneck], dropout=0.1)
-        problem = AutoencoderObjective(network, LOSS, CRITIC, 3, dtype=dtype)
-        fresh = jax.eval_shape(problem.init, KEY)
+        objective = AutoencoderObjective(network, LOSS, CRITIC, 3, dtype=dtype, perceptual=distance)
+        fresh = jax.eval_shape(objective.init, KEY)
         grads, _ = jax.eval_shape(
             objective.loss_and_grads, fresh, CONSTANTS, BATCH, KEY, jnp.int32(0)
         )
@@ -271,15 +265,41 @@ def test_bytes_survive_the_way_to_the_model_and_back():
     assert to_bytes(jnp.array([-1 + 0.6 / 127.5])).tolist() == [1]  # rounded, not cut
 
 
-def test_the_initial_weights_of_the_autoencoder_alone_have_a_gain(monkeypatch):
-    def ones(build, key):
-        return jax.tree.map(lambda like: np.ones(like.shape), shapes(build))
+def test_the_initial_kernels_of_the_autoencoder_alone_have_a_gain():
+    def init(gain):
+        objective = AutoencoderObjective(NETWORKS["vq"], LOSS, CRITIC, 3, init_gain=gain)
+        return jax.jit(objective.init, compiler_options=QUICKLY)(KEY)
 
-    def shapes(build):
-        return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(Keys(KEY)))))
+    plain, gained = init(1.0), init(2.5)
+    assert jax.tree.structure(plain) == jax.tree.structure(gained)
+    for (path, weights), before in zip(
+        jax.tree_util.tree_leaves_with_path(gained), jax.tree.leaves(plain), strict=True
+    ):
+        has_gain = path[0].key == "autoencoder" and path[-1].key == "kernel"
+        assert not has_gain or np.any(before)
+        np.testing.assert_allclose(weights, (2.5 if has_gain else 1.0) * before, rtol=1e-6)
 
-    monkeypatch.setattr("ldm_jax.autoencoder.step.fresh", ones)
-    params = AutoencoderObjective(KL, LOSS, CRITIC, 3, init_gain=2.5).init(KEY)
-    for player, gain in (("autoencoder", 2.5), ("discriminator", 1.0)):
-        for path, weights in jax.tree_util.tree_leaves_with_path(params[player]):
-            assert (weights == (gain if path[-1].key == "kernel" else 1.0)).all()
+
+def test_lpips_is_the_distance_unless_another_is_given():
+    """And it is asked with the weights among the constants, of the network that is configured."""
+    image = BATCH["image"].repeat(3, 1).repeat(2, 2)  # of 24 x 24 pixels, of which it needs 17
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(
+        lambda a: np.abs(rng.normal(size=a.shape, scale=0.1)).astype(np.float32),
+        abstract_params("squeezenet"),
+    )
+    given = {"disc_weight": 0.0, "l1_weight": 0.0, "l2_weight": 0.0, "perceptual_weight": 0.7}
+    objective = AutoencoderObjective(KL, replace(LOSS, **given), CRITIC, 3)
+
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def both(params):
+        _, metrics = objective.loss_and_grads(
+            params, {"perceptual": weights}, {"image": image}, KEY, jnp.int32(0)
+        )
+        x, model = to_model_range(image), objective.autoencoder(params["autoencoder"])
+        z, *_ = bottleneck_kl(model, model.encode(x))
+        return metrics["rec"], lpips(weights, "squeezenet", x, model.decode(z))
+
+    rec, distances = both(objective.init(KEY))
+    np.testing.assert_allclose(rec, 0.7 * distances.mean(), rtol=1e-4)
+    assert rec > 0

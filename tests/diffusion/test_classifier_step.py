@@ -45,7 +45,7 @@ def params(drawn):
 @pytest.fixture(scope="module")
 def step(params):
     """key -> (gradients, metrics)"""
-    grads = jax.jit(make().grads)
+    grads = jax.jit(make().loss_and_grads)
     return lambda key=KEY: grads(params, CONSTANTS, BATCH, key, jnp.int32(0))
 
 
@@ -108,11 +108,11 @@ def test_t_may_be_given(params):
 
 
 def test_dropout_acts_in_training_alone(params):
-    problem, plain = make(0.5, dropout=True), make()
-    judged = [p.judge(params, CONSTANTS, BATCH, KEY)[0] for p in (problem, plain)]
+    objective, plain = make(0.5, dropout=True), make()
+    judged = [p.judge(params, CONSTANTS, BATCH, KEY)[0] for p in (objective, plain)]
     np.testing.assert_array_equal(*judged)
     losses = [
-        p.loss_and_grads(params, CONSTANTS, BATCH, KEY, 0)[1]["loss"] for p in (problem, plain)
+        p.loss_and_grads(params, CONSTANTS, BATCH, KEY, 0)[1]["loss"] for p in (objective, plain)
     ]
     assert abs(losses[0] - losses[1]) > 1e-3
 
@@ -136,7 +136,7 @@ def test_latents_are_drawn_with_a_key_of_their_own(params):
 def test_it_learns_what_the_latents_tell():
     """Where latents are their class, a few hundred steps of descent find that out."""
     z = np.eye(CLASSES, 12)[Y].reshape(B, 2, 2, 3).astype(np.float32)
-    problem, batch = make(), {"z": 3 * z, "condition": Y}
+    objective, batch = make(), {"z": 3 * z, "condition": Y}
 
     @jax.jit
     def learn(params):
@@ -148,7 +148,7 @@ def test_it_learns_what_the_latents_tell():
 
         return jax.lax.scan(one, params, jnp.arange(300))[1]
 
-    metrics = learn(problem.init(KEY))
+    metrics = learn(objective.init(KEY))
     assert metrics["loss"][-50:].mean() < 0.6 * metrics["loss"][:10].mean()
     least, most = (metrics[f"accuracy_{name}_noise"][-50:].mean() for name in ("least", "most"))
     assert least > 0.95 and least > most

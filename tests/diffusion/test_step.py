@@ -47,7 +47,7 @@ def latents(constants, batch, key):
     return constants["scale"] * batch["z"]
 
 
-def make_problem(build=conditional, drop=0.0, latents=latents, **kwargs):
+def make_objective(build=conditional, drop=0.0, latents=latents, **kwargs):
     def condition(constants, batch, key):
         return drop_condition(key, batch["condition"], jnp.int32(NULL), drop)
 
@@ -64,7 +64,7 @@ def params(drawn):
 @pytest.fixture(scope="module")
 def step(params):
     """(batch, key) -> (grads, metrics) with conditions kept."""
-    grads = jax.jit(make_problem().grads)
+    grads = jax.jit(make_objective().loss_and_grads)
     return lambda batch=BATCH, key=KEY: grads(params, CONSTANTS, batch, key, jnp.int32(0))
 
 
@@ -72,7 +72,7 @@ def test_loss_is_the_mean_of_its_four_noise_levels_and_of_its_examples(params, s
     _, metrics = step()
     levels = [metrics[f"loss_{name}_noise"] for name in ("least", "less", "more", "most")]
     np.testing.assert_allclose(metrics["loss"], np.mean(levels), rtol=1e-5)
-    loss, t = make_problem().loss(params, CONSTANTS, BATCH, KEY)
+    loss, t = make_objective().loss(params, CONSTANTS, BATCH, KEY)
     np.testing.assert_allclose(metrics["loss"], np.mean(loss), rtol=1e-5)
     for quarter, level in enumerate(levels):  # T = 20: five steps each
         inside = np.asarray(t) // 5 == quarter
@@ -86,11 +86,11 @@ def test_gradient_is_that_of_the_loss_for_unet_and_tau_alike(params, step):
         assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(grads[part][name]))
     assert not np.any(grads["tau"]["embedding"]["embedding"][NULL])  # nobody was dropped
     # Along the gradient the loss changes by its squared length.
-    problem, small = make_problem(), 1e-3
+    objective, small = make_objective(), 1e-3
 
     def loss(sign):
         moved = jax.tree.map(lambda p, g: p + sign * small * g, params, grads)
-        return jnp.mean(problem.loss(moved, CONSTANTS, BATCH, KEY)[0])
+        return jnp.mean(objective.loss(moved, CONSTANTS, BATCH, KEY)[0])
 
     slope = (loss(1.0) - loss(-1.0)) / (2 * small)
     length = sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads))
@@ -100,15 +100,15 @@ def test_gradient_is_that_of_the_loss_for_unet_and_tau_alike(params, step):
 def test_the_error_may_be_absolute(params):
     """By Jensen no mean of squares is below the square of the mean."""
     square, absolute = (
-        np.asarray(make_problem(norm=norm).loss(params, CONSTANTS, BATCH, KEY)[0])
+        np.asarray(make_objective(loss_norm=norm).loss(params, CONSTANTS, BATCH, KEY)[0])
         for norm in ("l2", "l1")
     )
-    np.testing.assert_array_equal(make_problem().loss(params, CONSTANTS, BATCH, KEY)[0], square)
+    np.testing.assert_array_equal(make_objective().loss(params, CONSTANTS, BATCH, KEY)[0], square)
     assert (absolute**2 < square).all() and (absolute > 0.5 * square**0.5).all()
 
 
 def test_a_condition_that_is_always_dropped_does_not_matter(params):
-    grads = jax.jit(make_problem(drop=1.0).grads)
+    grads = jax.jit(make_objective(drop=1.0).loss_and_grads)
     other = BATCH | {"condition": BATCH["condition"][::-1]}
     one, two = (grads(params, CONSTANTS, batch, KEY, jnp.int32(0)) for batch in (BATCH, other))
     assert jax.tree.all(jax.tree.map(np.array_equal, one, two))
@@ -128,8 +128,8 @@ def test_the_same_key_gives_the_same_step(step):
 
 
 def test_an_unconditional_model_needs_no_condition():
-    problem = make_problem(unconditional)
-    fresh = problem.init(KEY)
+    objective = make_objective(unconditional)
+    fresh = objective.init(KEY)
     assert set(fresh) == {"unet"}
     grads, _ = jax.eval_shape(
         objective.loss_and_grads, fresh, CONSTANTS, {"z": Z_0}, KEY, jnp.int32(0)
@@ -145,9 +145,9 @@ def test_latents_get_the_constants_the_batch_and_a_key_of_their_own(params):
         keys.append(key)
         return constants["scale"] * batch["z"]
 
-    problem = make_problem(latents=watch)
-    zero = problem.loss(params, {"scale": 0.0}, BATCH, KEY)[0]
-    also = problem.loss(params, {"scale": 1.0}, BATCH | {"z": 0 * Z_0}, KEY)[0]
+    objective = make_objective(latents=watch)
+    zero = objective.loss(params, {"scale": 0.0}, BATCH, KEY)[0]
+    also = objective.loss(params, {"scale": 1.0}, BATCH | {"z": 0 * Z_0}, KEY)[0]
     np.testing.assert_array_equal(zero, also)
     assert not np.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(KEY))
 
@@ -158,9 +158,9 @@ def test_dropout_is_drawn_only_when_the_model_has_it():
 
     losses = []
     for dropout in (True, False):
-        problem = DiffusionObjective(build, SCHEDULE, "eps", latents, dropout=dropout)
-        losses.append(problem.loss(problem.init(KEY), CONSTANTS, BATCH, KEY)[0])
+        objective = DiffusionObjective(build, SCHEDULE, "eps", latents, dropout=dropout)
+        losses.append(objective.loss(objective.init(KEY), CONSTANTS, BATCH, KEY)[0])
         jax.eval_shape(
-            objective.loss_and_grads, problem.init(KEY), CONSTANTS, BATCH, KEY, jnp.int32(0)
+            objective.loss_and_grads, objective.init(KEY), CONSTANTS, BATCH, KEY, jnp.int32(0)
         )
     assert not np.allclose(*losses)

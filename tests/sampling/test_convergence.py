@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.sample import image_keys, sample
+from ldm_jax.sampling.noise import image_keys
+from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 
 MEAN, STD = 1.5, 0.5
@@ -32,14 +33,14 @@ def quantile(z, t):
 
 def errors(sampler, grids):
     """The largest error over several images, for each grid: `[grids]`."""
-    start = jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
+    z_T = jnp.linspace(-2, 2, 5).reshape(5, 1, 1, 1)
     keys = image_keys(0, jnp.arange(5))
 
     @jax.jit
     def error(grid):
-        how = "eps", SOLVERS[sampler], grid, keys, (1, 1, 1)
-        z = sample(gaussian, SCHEDULE, *how, start=start)
-        return jnp.abs(quantile(z, grid[-1]) - quantile(start, grid[0])).max()
+        denoise = denoiser(gaussian, SCHEDULE, "eps")
+        z = sample(denoise, SCHEDULE, SOLVERS[sampler], grid, z_T, keys)
+        return jnp.abs(quantile(z, grid[-1]) - quantile(z_T, grid[0])).max()
 
     out = np.array([error(grid) for grid in grids])
     assert out.dtype == np.float64

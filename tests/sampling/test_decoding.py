@@ -18,13 +18,14 @@ def watched(seen):
 
 
 @pytest.mark.parametrize(
-    "rows, ways, at_once", [(8, 1, 8), (16, 1, 8), (24, 2, 12), (24, 1, 8), (14, 1, 7), (11, 1, 1)]
+    "rows, num_shards, at_once",
+    [(8, 1, 8), (16, 1, 8), (24, 2, 12), (24, 1, 8), (14, 1, 7), (11, 1, 1)],
 )
-def test_rows_are_decoded_a_few_at_a_time_in_their_order(rows, ways, at_once):
+def test_rows_are_decoded_a_few_at_a_time_in_their_order(rows, num_shards, at_once):
     z = np.random.default_rng(0).normal(size=(rows, 3, 4, 3)).astype(np.float32)
     seen = []
-    images = jax.jit(lambda z: decode(watched(seen), z, ways))(z)
-    assert set(seen) == {at_once} and at_once <= AT_ONCE * ways
+    images = jax.jit(lambda z: decode(watched(seen), z, num_shards))(z)
+    assert set(seen) == {at_once} and at_once <= AT_ONCE * num_shards
     expected = np.rint(127.5 * (np.tanh(z.repeat(2, 1).repeat(2, 2)) + 1))
     np.testing.assert_allclose(np.int32(images), expected, atol=1)
     assert images.dtype == jnp.uint8

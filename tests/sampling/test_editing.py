@@ -21,7 +21,8 @@ from ldm_jax.sampling.editing import (
     slerp,
     with_border,
 )
-from ldm_jax.sampling.sample import image_keys, noise_like, sample
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -60,9 +61,9 @@ def from_image(z_0, strength, S=50, sampler="ddim"):
     """Image to image: the last steps from the noised image."""
     keys, grid = image_keys(0, jnp.arange(len(z_0))), timestep_grid("uniform", S, SCHEDULE)
     first = first_step(strength, S)
-    start = add_noise(SCHEDULE, z_0, jnp.asarray(grid[first]), keys)
-    how = SCHEDULE, "eps", SOLVERS[sampler], grid[first:], keys, SHAPE
-    return sample(gaussian, *how, start=start)
+    z_t = add_noise(SCHEDULE, z_0, jnp.asarray(grid[first]), keys)
+    denoise = denoiser(gaussian, SCHEDULE, "eps")
+    return sample(denoise, SCHEDULE, SOLVERS[sampler], grid[first:], z_t, keys)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp-2m"])
@@ -119,8 +120,11 @@ def test_in_painting_continues_what_is_known():
     def blend(z_t, t, keys):
         return replace_known(SCHEDULE, known, z_0, z_t, t, noise_like(keys, SHAPE))
 
-    run = partial(sample, predict, SCHEDULE, "eps", SOLVERS["ddpm"], shape=SHAPE)
-    drawn, free = (np.asarray(jax.jit(partial(run, blend=b))(grid, keys)) for b in (blend, None))
+    denoise, z_T = denoiser(predict, SCHEDULE, "eps"), noise_like(keys, SHAPE)
+    run = partial(sample, denoise, SCHEDULE, SOLVERS["ddpm"])
+    drawn, free = (
+        np.asarray(jax.jit(partial(run, blend=b))(grid, z_T, keys)) for b in (blend, None)
+    )
     assert np.abs(drawn[:, 2:] - z_0[:, 2:]).max() < 0.5 < np.abs(free - z_0).mean()
 
 
@@ -227,8 +231,9 @@ def test_an_image_comes_back_the_better_the_more_steps_there_are(prediction, spa
     @jax.jit
     def up_and_down(grid):
         z_T = invert(predict, SCHEDULE, prediction, grid, z_0)
-        how = SCHEDULE, prediction, SOLVERS["ddim"], grid, image_keys(0, jnp.arange(3)), SHAPE
-        return jnp.abs(sample(predict, *how, start=z_T) - z_0).max()
+        denoise, keys = denoiser(predict, SCHEDULE, prediction), image_keys(0, jnp.arange(3))
+        again = sample(denoise, SCHEDULE, SOLVERS["ddim"], grid, z_T, keys)
+        return jnp.abs(again - z_0).max()
 
     errors = [float(up_and_down(timestep_grid(spacing, S, SCHEDULE))) for S in (20, 200)]
     assert errors[0] > 5 * errors[1] and errors[1] < 0.1, errors

@@ -13,13 +13,13 @@ import pytest
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.sampling.editing import replace_known
-from ldm_jax.sampling.sample import image_keys, sample
+from ldm_jax.sampling.noise import image_keys
+from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
 SCHEDULE = make_schedule(ScheduleConfig())
 C, C_NULL = (jnp.array(c)[:, None, None, None] for c in ([0.05, -0.02], [0.0, 0.01]))
-SHAPE = (4, 4, 3)
 
 
 def toy(z_t, t, c=0.0):
@@ -32,11 +32,11 @@ def toy_cfg3(z_t, t):
 
 def error(golden, name, sampler, spacing, S, predict=toy, blend=None):
     """How far the sampler is from the reference, relative to its norm."""
-    run = partial(sample, predict, SCHEDULE, "eps", SOLVERS[sampler], blend=blend)
+    run = partial(sample, denoiser(predict, SCHEDULE, "eps"), SCHEDULE, SOLVERS[sampler])
     grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
     z_T = golden["sampler/x_T"].transpose(0, 2, 3, 1)
     keys = image_keys(0, jnp.arange(2))
-    z_0 = jax.jit(lambda grid, z_T: run(grid, keys, SHAPE, start=z_T))(grid, z_T)
+    z_0 = jax.jit(lambda grid, z_T: run(grid, z_T, keys, blend=blend))(grid, z_T)
     expected = golden[f"sampler/{name}"].transpose(0, 2, 3, 1)
     return np.linalg.norm(z_0 - expected) / np.linalg.norm(expected)
 

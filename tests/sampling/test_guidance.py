@@ -10,7 +10,8 @@ import pytest
 from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
-from ldm_jax.sampling.sample import image_keys, sample
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -93,13 +94,13 @@ def by_z_0(z_t, t, z_0):
     return jax.vmap(log_normal)(AIM[None] - z_0[:, 0, 0] @ A.T, SCHEDULE.sigma(t))
 
 
+denoise = denoiser(eps_of_a_standard_normal, SCHEDULE, "eps")
+
+
 @partial(jax.jit, static_argnames=("log_p", "sampler"))
-def walk(start, grid, keys, log_p, sampler):
-    solver = SOLVERS[sampler]
-    return sample(
-        eps_of_a_standard_normal, SCHEDULE, "eps", solver, grid, keys, (1, 1, 4),
-        log_p=log_p, start=start,
-    )[:, 0, 0]  # fmt: skip
+def walk(z_T, grid, keys, log_p, sampler):
+    guided = classifier_guided(denoise, SCHEDULE, log_p)
+    return sample(guided, SCHEDULE, SOLVERS[sampler], grid, z_T, keys)[:, 0, 0]
 
 
 def led_to(z_T):
@@ -137,21 +138,17 @@ def test_guided_sampling_ends_where_it_ought_to_as_steps_grow(
 @pytest.mark.parametrize("steps", [1, 7])
 def test_the_posterior_mean_is_reached_in_any_number_of_steps(steps):
     """From the mean of z_T given y, which the way to z_0 is straight from."""
-    start = (np.sqrt(SCHEDULE.alpha_bar[-1]) * POSTERIOR_MEAN).reshape(1, 1, 1, 4)
+    z_T = (np.sqrt(SCHEDULE.alpha_bar[-1]) * POSTERIOR_MEAN).reshape(1, 1, 1, 4)
     grid, keys = timestep_grid("uniform", steps, SCHEDULE), image_keys(0, jnp.arange(1))
-    [z_0] = np.asarray(walk(start.astype(np.float32), grid, keys, by_z_t, "ddim"))
+    [z_0] = np.asarray(walk(z_T.astype(np.float32), grid, keys, by_z_t, "ddim"))
     np.testing.assert_allclose(z_0, POSTERIOR_MEAN, atol=1e-5)
 
 
 def test_with_noise_in_every_step_samples_have_the_posterior_s_mean_and_covariance():
     keys, grid = image_keys(0, jnp.arange(2048)), timestep_grid("uniform", 500, SCHEDULE)
-    z_0 = np.asarray(walk(None, grid, keys, by_z_t, "ddpm"))
+    z_0 = np.asarray(walk(noise_like(keys, (1, 1, 4)), grid, keys, by_z_t, "ddpm"))
     np.testing.assert_allclose(z_0.mean(axis=0), POSTERIOR_MEAN, atol=0.06)
     np.testing.assert_allclose(np.cov(z_0.T), POSTERIOR_COV, atol=0.08)
-
-
-def denoise(z_t, t):
-    return eps_and_z0(SCHEDULE, "eps", eps_of_a_standard_normal(z_t, t), z_t, t)
 
 
 @pytest.mark.parametrize("t", [0, 300, 999])

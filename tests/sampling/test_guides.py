@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ldm_jax.sampling.generate import Generator
 from PIL import Image
 
 from ldm_jax.autoencoder.perceptual import abstract_params, lpips
@@ -14,6 +13,8 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.guides import Guide, class_log_p, downsample, half_squared_error, image_log_p
+from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.settings import Geometry, SamplingSettings
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
 CONSTANTS = {"contrast": jnp.float32(0.5)}
@@ -66,16 +67,16 @@ def towards_image(scale, y=AIM):
 @pytest.fixture(scope="module")
 def draw():
     """Six images of an unconditional model, two at a time, or of a conditional one."""
-    generators = {}
+    samplers = {}
 
-    def run(*guides, conditions=None, **settings):
-        null = None if conditions is None else np.int32(0)
-        generator = generators.setdefault(
-            null is None, Generator(model, image, SCHEDULE, "eps", (4, 4, 3), null)
-        )
-        run.compiled_programs = generator.compiled_programs
-        settings = {"steps": 10, "sampler": "ddim", "batch_size": 2} | settings
-        return generator(PARAMS, CONSTANTS, conditions, num_images=N, guides=guides, **settings)
+    def run(*guides, condition=None, **settings):
+        null = None if condition is None else np.int32(0)
+        sampler = samplers.setdefault(null is None, Sampler(model, image, SCHEDULE, "eps", null))
+        run.compiled_programs = sampler.compiled_programs
+        settings = {"steps": 10, "guidance": 1.0, "batch_size": 2} | settings
+        inputs = SamplingInputs(N, condition, guides=guides)
+        geometry = Geometry(8, 8, (4, 4, 3))
+        return sampler(PARAMS, CONSTANTS, inputs, SamplingSettings(**settings), geometry)
 
     return run
 
@@ -137,10 +138,10 @@ def test_a_guide_leads_each_image_towards_its_own_aim_at_any_batch_size(draw):
 def test_a_condition_and_its_guidance_and_a_guide_all_act(draw):
     red = np.ones(N, np.int32)
     ways = {
-        "condition": draw(conditions=red),
-        "guidance": draw(conditions=red, guidance=3.0),
-        "class": draw(towards_class(4.0), conditions=red),
-        "all": draw(towards_class(4.0), conditions=red, guidance=3.0),
+        "condition": draw(condition=red),
+        "guidance": draw(condition=red, guidance=3.0),
+        "class": draw(towards_class(4.0), condition=red),
+        "all": draw(towards_class(4.0), condition=red, guidance=3.0),
     }
     redness = {name: images[..., 0].mean() for name, images in ways.items()}
     assert redness["condition"] < redness["guidance"] and redness["class"] < redness["all"]

@@ -9,20 +9,28 @@ import pytest
 
 from ldm_jax.diffusion.process import target
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.sample import image_keys, noise_like, sample
-from ldm_jax.sampling.solvers import SOLVERS, ddpm_step, single_step
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.single_step import ddpm_step
+from ldm_jax.sampling.solvers import SOLVERS, Solver
 from ldm_jax.sampling.timesteps import timestep_grid
 
 SCHEDULE = make_schedule(ScheduleConfig())
 SHAPE = (8, 8, 4)
 
 
-def draw(predict, solver, S, n=3, prediction="eps", seed=0, spacing="uniform", **kwargs):
+def walk(predict, solver, grid, keys, z_T=None, prediction="eps", **kwargs):
+    """From z_T, or from the noise of the images, down a grid."""
+    z_T = noise_like(keys, SHAPE) if z_T is None else z_T
+    denoise = denoiser(predict, SCHEDULE, prediction)
+    return sample(denoise, SCHEDULE, solver, grid, z_T, keys, **kwargs)
+
+
+def draw(predict, solver, S, n=3, seed=0, spacing="uniform", **kwargs):
     """n latents by S steps."""
     keys = image_keys(seed, jnp.arange(n))
     grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
-    run = jax.jit(partial(sample, predict, SCHEDULE, prediction, solver, shape=SHAPE, **kwargs))
-    return run(grid, keys)
+    return jax.jit(partial(walk, predict, solver, **kwargs))(grid, keys)
 
 
 def oracle(z_0, prediction):
@@ -98,8 +106,8 @@ def test_both_variances_of_ddpm_have_the_data_between_them():
     keys, grid = image_keys(0, jnp.arange(64)), jnp.linspace(999, 400, 31).astype(int)
     stds = []
     for v in (0.0, 1.0):
-        solver = single_step(partial(ddpm_step, v=v))
-        run = jax.jit(partial(sample, gaussian, SCHEDULE, "eps", solver, shape=SHAPE))
+        solver = Solver(partial(ddpm_step, v=v))
+        run = jax.jit(partial(walk, gaussian, solver))
         stds.append(np.asarray(run(grid, keys)).std())
     alpha, sigma = SCHEDULE.alpha(jnp.int32(400)), SCHEDULE.sigma(jnp.int32(400))
     assert stds[0] < jnp.hypot(alpha * STD, sigma) < stds[1]
@@ -109,11 +117,7 @@ def test_an_image_depends_on_seed_and_number_alone():
     def predict(z_t, t):
         return jnp.tanh(z_t + 0.001 * t[:, None, None, None])
 
-    run = jax.jit(
-        lambda keys: sample(
-            predict, SCHEDULE, "eps", SOLVERS["ddpm"], jnp.array([999, 500, 20, -1]), keys, SHAPE
-        )
-    )
+    run = jax.jit(partial(walk, predict, SOLVERS["ddpm"], jnp.array([999, 500, 20, -1])))
     together = run(image_keys(7, jnp.arange(5)))
     for i in (0, 3):
         np.testing.assert_allclose(run(image_keys(7, jnp.array([i])))[0], together[i], atol=1e-5)
@@ -127,7 +131,7 @@ def test_the_noise_of_images_and_steps_is_independent():
     def keep(schedule, denoise, z_t, t, s, noise, eta):
         return noise, z_t  # so the trajectory is z_T, then the noise of each step
 
-    _, z_ts = draw(None, single_step(keep), 4, n=4, trajectory=True)
+    _, z_ts = draw(None, Solver(keep), 4, n=4, trajectory=True)
     noise = np.asarray(z_ts).reshape(16, -1)
     assert np.abs(np.corrcoef(noise) - np.eye(16)).max() < 0.3  # five standard deviations
     assert noise.std() == pytest.approx(1.0, abs=0.03)
@@ -139,11 +143,7 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
 
     keys = image_keys(0, jnp.arange(2))
     grid = jnp.array([0, -1])
-    run = jax.jit(
-        lambda temperature: sample(
-            None, SCHEDULE, "eps", single_step(add), grid, keys, SHAPE, temperature=temperature
-        )
-    )
+    run = jax.jit(lambda temperature: walk(None, Solver(add), grid, keys, temperature=temperature))
     z_T = np.asarray(noise_like(keys, SHAPE))
     np.testing.assert_array_equal(run(0.0), z_T)
     np.testing.assert_allclose(run(0.5) - z_T, 0.5 * (run(1.0) - z_T), atol=1e-6)
@@ -161,7 +161,7 @@ def test_the_loop_visits_every_step_and_ends_at_clean_data():
         assert t.shape == (3,) and t.dtype == jnp.int32
         return z_t
 
-    jax.block_until_ready(draw(predict, single_step(watch), 3))
+    jax.block_until_ready(draw(predict, Solver(watch), 3))
     jax.effects_barrier()
     assert visited == [(999, 665), (665, 332), (332, -1)]
 
@@ -185,8 +185,7 @@ def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sa
 
     @jax.jit
     def run(grid, keys, eta, temperature):
-        how = SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE
-        return sample(predict, *how, eta=eta, temperature=temperature)
+        return walk(predict, SOLVERS[sampler], grid, keys, eta=eta, temperature=temperature)
 
     keys = image_keys(0, jnp.arange(2))
     for values in ([999, 500, 100, -1], 0.0, 1.0), ([800, 600, 400, 0], 0.5, 0.7):
@@ -207,8 +206,7 @@ def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, 
 
     @jax.jit
     def run(grid):
-        keys = image_keys(0, jnp.arange(2))
-        return sample(predict, SCHEDULE, "eps", SOLVERS[sampler], grid, keys, SHAPE)
+        return walk(predict, SOLVERS[sampler], grid, image_keys(0, jnp.arange(2)))
 
     for end, count in ((-1, to_clean_data), (0, to_0)):
         times.clear()
@@ -220,10 +218,10 @@ def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, 
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
 def test_a_walk_may_start_in_the_middle(sampler):
     grid = jnp.array([999, 800, 500, 100, -1])
-    run = partial(sample, gaussian, SCHEDULE, "eps", SOLVERS[sampler], shape=SHAPE)
+    run = partial(walk, gaussian, SOLVERS[sampler])
     keys = image_keys(0, jnp.arange(2))
     z_500 = run(grid[:3], keys)
-    np.testing.assert_allclose(run(grid[2:], keys, start=z_500), run(grid, keys), atol=1e-5)
+    np.testing.assert_allclose(run(grid[2:], keys, z_T=z_500), run(grid, keys), atol=1e-5)
 
 
 def test_what_is_known_is_blended_in_before_each_step_and_not_after_the_last():
@@ -237,7 +235,7 @@ def test_what_is_known_is_blended_in_before_each_step_and_not_after_the_last():
         return 10 * z_t
 
     zeros = jnp.zeros((3, *SHAPE))
-    z_0, z_ts = draw(None, single_step(add_one), 3, start=zeros, blend=blend, trajectory=True)
+    z_0, z_ts = draw(None, Solver(add_one), 3, z_T=zeros, blend=blend, trajectory=True)
     jax.effects_barrier()
     assert seen == [999, 665, 332]
     assert z_ts[:, 0, 0, 0, 0].tolist() == [0, 10, 110] and (z_0 == 111).all()
@@ -250,7 +248,7 @@ def test_the_noise_of_blending_is_new_in_each_step_and_no_other_noise():
     def blend(z_t, t, keys):
         return noise_like(keys, SHAPE)
 
-    blended = draw(None, single_step(keep), 4, n=2, blend=blend, trajectory=True)[1]
-    plain = draw(None, single_step(keep), 4, n=2, trajectory=True)[1]
+    blended = draw(None, Solver(keep), 4, n=2, blend=blend, trajectory=True)[1]
+    plain = draw(None, Solver(keep), 4, n=2, trajectory=True)[1]
     noise = np.concatenate([blended, plain]).reshape(16, -1)
     assert np.abs(np.corrcoef(noise) - np.eye(16)).max() < 0.3

@@ -1,15 +1,18 @@
-"""The generator: what compiles, what an image depends on, what is refused."""
+"""The sampler: what compiles, what an image depends on, what is refused."""
+
+from dataclasses import fields
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ldm_jax.sampling.generate import Generator
 
 from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.sample import image_keys, noise_like
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.settings import Geometry, SamplingSettings
 from ldm_jax.sampling.tiling import Tiles
 
 NULL = np.int32(9)
@@ -36,19 +39,35 @@ def decoded(z_0):
 
 def make(null=NULL):
     schedule = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))
-    return Generator(model, image, schedule, "z_0", (4, 4, 3), null)
+    return Sampler(model, image, schedule, "z_0", null)
+
+
+def arguments(condition=None, shape=(4, 4, 3), *, unet_tiles=None, decoder_tiles=None, **changes):
+    """What a sampler is called with; `changes` are of the inputs and of the settings."""
+    inputs = {"condition": condition} | {
+        name: changes.pop(name) for name in INPUTS if name in changes
+    }
+    if condition is not None:
+        inputs["n"] = len(condition)
+    settings = SamplingSettings(**{"guidance": 1.0, "steps": 4} | changes)
+    geometry = Geometry(*shape[:2], shape, unet_tiles, decoder_tiles)
+    return PARAMS, CONSTANTS, SamplingInputs(**inputs), settings, geometry
+
+
+INPUTS = [field.name for field in fields(SamplingInputs)]
 
 
 @pytest.fixture(scope="module")
 def draw():
     """Five conditions, or those given, by four steps unless told otherwise."""
-    generator = make()
+    sampler = make()
 
-    def run(conditions=(0, 1, 2, 3, 4), **settings):
-        settings = {"steps": 4, "batch_size": 2, "sampler": "ddpm"} | settings
-        return generator(PARAMS, CONSTANTS, np.array(conditions, np.int32), **settings)
+    def run(condition=(0, 1, 2, 3, 4), *, trajectory=False, **changes):
+        changes = {"batch_size": 2, "sampler": "ddpm"} | changes
+        given = arguments(np.array(condition, np.int32), **changes)
+        return sampler(*given, trajectory=trajectory)
 
-    run.generator = generator
+    run.sampler = sampler
     return run
 
 
@@ -72,31 +91,31 @@ def test_an_image_depends_on_seed_number_and_its_own_condition_alone(draw):
 
 def test_numbers_change_the_images_and_compile_nothing(draw):
     base = {"sampler": "ddim", "guidance": 2.0, "eta": 0.5}
-    images, programs = draw(**base), draw.generator.compiled_programs()
+    images, programs = draw(**base), draw.sampler.compiled_programs()
     for change in ({"guidance": 3.0}, {"eta": 1.0}, {"temperature": 0.5}, {"seed": 2**32 - 1}):
         assert not np.array_equal(draw(**base | change), images), change
-        assert draw.generator.compiled_programs() == programs, change
+        assert draw.sampler.compiled_programs() == programs, change
 
 
 def test_spacings_with_as_many_steps_share_a_program(draw):
     images, programs = [], []
     for spacing in ("uniform", "quadratic", "compvis", "compvis-quadratic"):
         images.append(draw(sampler="heun", spacing=spacing))
-        programs.append(draw.generator.compiled_programs())
+        programs.append(draw.sampler.compiled_programs())
     assert len({image.tobytes() for image in images}) == 4 and len(set(programs)) == 1
     draw(sampler="heun", spacing="log-snr")
     draw(sampler="heun", spacing="compvis-dpm")  # fractional like that
-    assert draw.generator.compiled_programs() == programs[0] + 1
+    assert draw.sampler.compiled_programs() == programs[0] + 1
 
 
 @pytest.mark.parametrize("change", [{"steps": 5}, {"sampler": "ddim"}, {"guidance": 2.5}])
 def test_another_program_compiles_exactly_once(change):
-    generator = make()
+    sampler = make()
 
-    def run(**settings):
-        settings = {"steps": 3, "sampler": "ddpm"} | settings
-        generator(PARAMS, CONSTANTS, np.arange(3, dtype=np.int32), batch_size=2, **settings)
-        return generator.compiled_programs()
+    def run(**changes):
+        changes = {"steps": 3, "sampler": "ddpm", "batch_size": 2} | changes
+        sampler(*arguments(np.arange(3, dtype=np.int32), **changes))
+        return sampler.compiled_programs()
 
     assert [run(), run(), run(**change), run(**change), run()] == [1, 1, 2, 2, 2]
 
@@ -113,28 +132,43 @@ def test_guidance_1_is_the_conditional_model(draw):
 
 
 def test_an_unconditional_model_draws_a_number_of_images():
-    generator = make(null=None)
-    images = generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, batch_size=2)
+    sampler = make(null=None)
+    images = sampler(*arguments(n=3, batch_size=2))
     assert images.shape == (3, 4, 4, 3)
-    with pytest.raises(UserError, match="no condition, so there is nothing to guide by"):
-        generator(PARAMS, CONSTANTS, None, num_images=3, steps=4, guidance=2.0)
+    with pytest.raises(UserError, match="no condition to guide by: guidance is 1"):
+        sampler(*arguments(n=3, guidance=2.0))
+
+
+def test_a_model_without_a_null_condition_cannot_be_guided():
+    with pytest.raises(UserError, match="never trained without its condition: guidance is 1"):
+        make(null=None)(*arguments(np.arange(3, dtype=np.int32), guidance=2.0))
 
 
 def given(n=5, shape=(4, 4, 3), seed=0):
     """What editing gives: latents to start from, and (where it is known, z_0)."""
     rng = np.random.default_rng(seed)
-    start, z_0 = rng.normal(size=(2, n, *shape)).astype(np.float32)
-    return {"start": start, "keep": (rng.random((n, *shape[:2], 1)) < 0.5, z_0)}
+    z_t, z_0 = rng.normal(size=(2, n, *shape)).astype(np.float32)
+    return {"init_latents": z_t, "known": (rng.random((n, *shape[:2], 1)) < 0.5, z_0)}
 
 
 def test_starting_from_the_noise_of_an_image_is_drawing_it(draw):
     z_T = np.asarray(noise_like(image_keys(7, np.arange(5)), (4, 4, 3)))
-    np.testing.assert_array_equal(draw(seed=7, start=z_T), draw(seed=7))
+    np.testing.assert_array_equal(draw(seed=7, init_latents=z_T), draw(seed=7))
 
 
-def test_images_of_one_number_have_the_same_noise(draw):
+def test_images_of_one_id_have_the_same_noise(draw):
     images = draw((3, 3, 3))
-    np.testing.assert_array_equal(draw((3, 3, 3), numbers=np.array([2, 0, 2])), images[[2, 0, 2]])
+    np.testing.assert_array_equal(draw((3, 3, 3), image_ids=np.array([2, 0, 2])), images[[2, 0, 2]])
+
+
+def test_a_subset_of_the_inputs_has_the_same_images(draw):
+    condition = np.arange(5, dtype=np.int32)
+    for ids in (None, np.array([7, 7, 0, 2, 1])):
+        params, constants, inputs, *how = arguments(condition, **given(), image_ids=ids)
+        whole = draw.sampler(params, constants, inputs, *how)
+        rows = np.array([3, 0])
+        part = draw.sampler(params, constants, inputs.subset(rows), *how)
+        np.testing.assert_array_equal(part, whole[rows])
 
 
 def test_edited_images_do_not_depend_on_the_batch_size_either(draw):
@@ -146,28 +180,26 @@ def test_edited_images_do_not_depend_on_the_batch_size_either(draw):
 
 def test_other_images_to_edit_compile_nothing(draw):
     draw(**given(), guidance=2.0)
-    programs = draw.generator.compiled_programs()
+    programs = draw.sampler.compiled_programs()
     draw(**given(seed=1), guidance=3.0, seed=4)
-    assert draw.generator.compiled_programs() == programs
+    assert draw.sampler.compiled_programs() == programs
 
 
 def test_what_is_known_is_kept_but_for_the_noise_of_the_last_step():
     """The model says that there is no noise; at the last step there is hardly any."""
-    generator = Generator(
-        lambda _: lambda z_t, t, y: 0 * z_t, image, make().schedule, "eps", (4, 4, 3), None
-    )
-    known, z_0 = keep = given()["keep"]
-    images = generator(PARAMS, CONSTANTS, None, num_images=5, steps=100, keep=keep)
-    known = np.broadcast_to(known, images.shape)
+    sampler = Sampler(lambda _: lambda z_t, t, y: 0 * z_t, image, make().schedule, "eps", None)
+    where, z_0 = known = given()["known"]
+    images = sampler(*arguments(n=5, steps=100, known=known))
+    where = np.broadcast_to(where, images.shape)
     error = np.abs(images - decoded(z_0))
-    assert error[known].max() <= 6 < error[~known].mean()
+    assert error[where].max() <= 6 < error[~where].mean()
 
 
 def test_the_canvas_may_be_larger_than_the_models(draw):
-    keep = given(shape=(8, 4, 3))["keep"]
-    images = draw(keep=keep)
+    known = given(shape=(8, 4, 3))["known"]
+    images = draw(known=known)
     assert images.shape == (5, 8, 4, 3)
-    np.testing.assert_array_equal(draw(keep=keep, batch_size=5), images)
+    np.testing.assert_array_equal(draw(known=known, batch_size=5), images)
 
 
 def test_steps_may_be_left_out_at_the_noisy_end():
@@ -180,9 +212,9 @@ def test_steps_may_be_left_out_at_the_noisy_end():
 
         return predict
 
-    generator = Generator(watched, image, make().schedule, "eps", (4, 4, 3), None)
-    start = given(1)["start"]
-    generator(PARAMS, CONSTANTS, None, num_images=1, steps=5, first_step=3, start=start)
+    sampler = Sampler(watched, image, make().schedule, "eps", None)
+    init_latents = given(1)["init_latents"]
+    sampler(*arguments(n=1, steps=5, first_step=3, init_latents=init_latents))
     jax.effects_barrier()
     assert seen == [39, 19]
 
@@ -199,20 +231,19 @@ class Embedding:
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
-    generator = Generator(lambda _: Embedding(), image, make().schedule, "z_0", (4, 4, 3), NULL)
+    sampler = Sampler(lambda _: Embedding(), image, make().schedule, "z_0", NULL)
 
-    def means(conditions, **settings):
-        images = generator(PARAMS, CONSTANTS, conditions, steps=4, guidance=guidance, **settings)
-        return images.mean((1, 2, 3))
+    def means(condition, **changes):
+        return sampler(*arguments(condition, guidance=guidance, **changes)).mean((1, 2, 3))
 
     y, same = np.array([1, 5], np.int32), np.zeros(3, np.int32)
     np.testing.assert_array_equal(means(y), means(Embedding().embed(y), embedded=True))
-    between = means(np.array([[1], [3], [5]], np.float32) / 8, embedded=True, numbers=same)
+    between = means(np.array([[1], [3], [5]], np.float32) / 8, embedded=True, image_ids=same)
     assert between[0] < between[1] < between[2]
 
 
 def test_batches_are_the_same_images_one_after_another(draw):
-    batches = list(draw.generator.batches(PARAMS, CONSTANTS, np.arange(5), steps=4, batch_size=2))
+    batches = list(draw.sampler.batches(*arguments(np.arange(5), batch_size=2)))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(batches), draw(sampler="ddim"))
 
@@ -227,7 +258,10 @@ def test_windows_and_tiles_change_nothing_where_positions_do_not_meet(draw):
     """The model, and its decoder, look at each position alone: parts of it are as the whole."""
     whole = draw(shape=(6, 10, 3), guidance=2.0)
     parts = draw(
-        shape=(6, 10, 3), guidance=2.0, windows=Tiles.square(4), tiles=Tiles.square(5, 0.2)
+        shape=(6, 10, 3),
+        guidance=2.0,
+        unet_tiles=Tiles.square(4),
+        decoder_tiles=Tiles.square(5, 0.2),
     )
     np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
 
@@ -243,11 +277,13 @@ class Beside:
 
 
 def test_each_window_sees_its_own_part_of_a_map():
-    generator = Generator(lambda _: Beside(), image, make().schedule, "z_0", (4, 4, 3), None, True)
+    sampler = Sampler(
+        lambda _: Beside(), image, make().schedule, "z_0", null=None, concatenates=True
+    )
     y = np.random.default_rng(0).normal(size=(2, 12, 20, 3)).astype(np.float32)
     settings = {"steps": 3, "shape": (6, 10, 3)}
-    whole = generator(PARAMS, CONSTANTS, y, **settings)
-    parts = generator(PARAMS, CONSTANTS, y, **settings, windows=Tiles.square(4))
+    whole = sampler(*arguments(y, **settings))
+    parts = sampler(*arguments(y, **settings, unet_tiles=Tiles.square(4)))
     np.testing.assert_allclose(np.int32(whole), np.int32(parts), atol=1)
 
 
@@ -273,11 +309,11 @@ def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_image(draw)
         ({"eta": 0.5}, "eta is 0.5, but sampler ddpm has none: eta 0, or sampler ddim"),
         ({"eta": 0.5, "sampler": "plms"}, "eta is 0.5, but sampler plms has none"),
         ({"seed": -1}, "seed is -1; it lies between 0 and 4294967295"),
-        ({"conditions": ()}, "number of images is 0"),
+        ({"condition": ()}, "number of images is 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_computed(settings, said, draw):
-    programs = draw.generator.compiled_programs()
+    programs = draw.sampler.compiled_programs()
     with pytest.raises(UserError, match=said):
         draw(**settings)
-    assert draw.generator.compiled_programs() == programs
+    assert draw.sampler.compiled_programs() == programs

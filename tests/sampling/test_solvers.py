@@ -11,7 +11,8 @@ from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.multistep import ADAMS_BASHFORTH
-from ldm_jax.sampling.solvers import SOLVERS, check_eta, ddim_step, ddpm_step, single_step
+from ldm_jax.sampling.single_step import ddim_step, ddpm_step
+from ldm_jax.sampling.solvers import SOLVERS, Solver, check_eta
 
 SCHEDULE = make_schedule(ScheduleConfig())
 ALPHA_BAR = SCHEDULE.alpha_bar
@@ -39,8 +40,8 @@ def over(pairs, solver, *, z_t=Z_T, noise=NOISE, eta=0.0, denoise=denoise):
     z_t, noise = jnp.asarray(z_t), jnp.asarray(noise)
 
     def one(grid):
-        memory = solver.memory(z_t, grid)
-        return solver.step(SCHEDULE, denoise, z_t, *grid, noise, eta, memory)[0]
+        memory = () if solver.memory is None else (solver.memory(z_t, grid),)
+        return solver.step(SCHEDULE, denoise, z_t, *grid, noise, eta, *memory)[0]
 
     return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(pairs)))
 
@@ -162,7 +163,7 @@ def test_the_step_to_clean_data_is_the_estimate_of_z_0(sampler):
     z_0 = np.stack([changing(jnp.asarray(Z_T), ti)[1] for ti in t])
     out = over(pairs, SOLVERS[sampler], eta=1.0, denoise=changing)
     np.testing.assert_allclose(out, z_0, rtol=1e-5, atol=1e-5)
-    upper = over(pairs, single_step(partial(ddpm_step, v=1.0)), denoise=changing)
+    upper = over(pairs, Solver(partial(ddpm_step, v=1.0)), denoise=changing)
     np.testing.assert_allclose(upper, z_0, rtol=1e-5, atol=1e-5)
 
 
@@ -189,7 +190,7 @@ def response(z_0, z_t, noise, v=0.0):
     def known(z, t):
         return jnp.asarray(ZERO), jnp.asarray(z_0)
 
-    solver = single_step(partial(ddpm_step, v=v))
+    solver = Solver(partial(ddpm_step, v=v))
     return over(ALL_PAIRS, solver, z_t=z_t, noise=noise, denoise=known).ravel()
 
 

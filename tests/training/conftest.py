@@ -1,5 +1,6 @@
-"""The tiny stage of tiny.py, and meshes to train it on."""
+"""The tiny network of tiny.py, and meshes to train it on."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def one_device():
 
 
 @pytest.fixture(scope="session")
-def prepared(tiny, one_device):
-    """(init, abstract state, step) of the tiny stage on one device, compiled once for all tests."""
-    return tiny.prepare_on(one_device)
+def compiled(tiny, one_device):
+    """(init, abstract state, step) of the tiny network on one device, compiled once for all."""
+    return tiny.compile_on(one_device)
+
+
+@pytest.fixture(scope="session")
+def compiled_on(tiny):
+    """(mesh, init, abstract state, step) on eight devices by the sizes of their mesh, likewise."""
+
+    @functools.cache
+    def compiled_on(data, fsdp, tensor):
+        mesh = make_mesh(data, fsdp, tensor)
+        return mesh, *tiny.compile_on(mesh)
+
+    return compiled_on

@@ -10,14 +10,14 @@ import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.training.checkpoint import Checkpoints
-from ldm_jax.training.sharding import make_mesh, put_batch
+from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.step import TrainState
 
 
 @pytest.fixture
-def saved(tiny, one_device, prepared, tmp_path):
+def saved(tiny, one_device, compiled, tmp_path):
     """(directory, {step: state on the host}) after checkpoints at steps 1, 2 and 3."""
-    init, _, step = prepared
+    init, _, step = compiled
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     state, states = init(), {}
     for i in range(1, 4):
@@ -33,27 +33,27 @@ def largest_file(directory):
     return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_what_was_saved_comes_back_bit_for_bit(tiny, prepared, saved):
+def test_what_was_saved_comes_back_bit_for_bit(tiny, compiled, saved):
     directory, states = saved
-    restored = Checkpoints(directory).restore(prepared[1])
+    restored = Checkpoints(directory).restore(compiled[1])
     assert isinstance(restored, TrainState) and tiny.same(restored, states[3])
-    assert jax.tree.structure(restored) == jax.tree.structure(prepared[1])
+    assert jax.tree.structure(restored) == jax.tree.structure(compiled[1])
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(
-        lambda x: x.sharding, prepared[1]
+        lambda x: x.sharding, compiled[1]
     )
 
 
-def test_nothing_to_restore(prepared, tmp_path):
+def test_nothing_to_restore(compiled, tmp_path):
     checkpoints = Checkpoints(tmp_path / "none")
-    assert checkpoints.restore(prepared[1]) is None
+    assert checkpoints.restore(compiled[1]) is None
     assert checkpoints.restore_part(["ema"]) is None
     assert checkpoints.latest_step() is None
     assert not (tmp_path / "none").exists()
 
 
-def test_only_the_newest_are_kept(prepared, tmp_path):
+def test_only_the_newest_are_kept(compiled, tmp_path):
     checkpoints = Checkpoints(tmp_path, max_to_keep=2)
-    state = prepared[0]()
+    state = compiled[0]()
     for step in (5, 10, 15, 20):
         checkpoints.save(step, state)
     checkpoints.close()
@@ -61,10 +61,9 @@ def test_only_the_newest_are_kept(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_restoring_onto_another_mesh(tiny, saved, sizes):
+def test_restoring_onto_another_mesh(tiny, saved, compiled_on, sizes):
     directory, states = saved
-    mesh = make_mesh(*sizes)
-    _, abstract_state, step = tiny.prepare_on(mesh)
+    mesh, _, abstract_state, step = compiled_on(*sizes)
     restored = Checkpoints(directory).restore(abstract_state)
     assert tiny.same(restored, states[3])
     kernel = restored.params["layers"][0]["mlp_in"]["kernel"]
@@ -73,13 +72,12 @@ def test_restoring_onto_another_mesh(tiny, saved, sizes):
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1)])
-def test_what_was_split_comes_back_on_another_mesh(tiny, one_device, prepared, tmp_path, sizes):
-    split = make_mesh(2, 2, 2)
-    init, _, step = tiny.prepare_on(split)
+def test_what_was_split_comes_back_on_another_mesh(tiny, compiled, compiled_on, tmp_path, sizes):
+    split, init, _, step = compiled_on(2, 2, 2)
     state, _ = step(init(), put_batch(tiny.local_batch(0), split))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(1, state)
-    for abstract_state in (prepared[1], tiny.prepare_on(make_mesh(*sizes))[1]):
+    for abstract_state in (compiled[1], compiled_on(*sizes)[2]):
         restored = checkpoints.restore(abstract_state)
         assert tiny.same(restored, state)
         kernels = (s.params["layers"][0]["mlp_in"]["kernel"] for s in (restored, abstract_state))
@@ -125,7 +123,7 @@ def flip_one_bit(path):
 
 
 @pytest.mark.parametrize("damage", [delete, cut, flip_one_bit])
-def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, prepared, saved, damage, caplog):
+def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, compiled, saved, damage, caplog):
     directory, states = saved
     damage(largest_file(directory / "3"))
     checkpoints = Checkpoints(directory)
@@ -134,7 +132,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, prepared, saved, dama
         part = checkpoints.restore_part(["params"])  # a reader changes nothing
         assert tiny.same(part["params"], states[2].params)
         assert checkpoints.steps() == [1, 2, 3]
-        restored = checkpoints.restore(prepared[1])
+        restored = checkpoints.restore(compiled[1])
     assert tiny.same(restored, states[2])
     assert len(caplog.records) == 2  # one clear line each
     assert f"{directory / '3'} is damaged" in caplog.messages[1]
@@ -143,21 +141,21 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, prepared, saved, dama
     checkpoints.save(3, restored)  # the damaged one does not stand in the way
     checkpoints.close()
     assert checkpoints.steps() == [1, 2, 3]
-    assert tiny.same(Checkpoints(directory).restore(prepared[1]), states[2])
+    assert tiny.same(Checkpoints(directory).restore(compiled[1]), states[2])
 
 
-def test_when_all_are_damaged_training_does_not_start_anew(prepared, saved):
+def test_when_all_are_damaged_training_does_not_start_anew(compiled, saved):
     directory, _ = saved
     for step in (1, 2, 3):
         cut(largest_file(directory / str(step)))
     for _ in range(2):  # also the second time, when all have been renamed
         with pytest.raises(UserError, match=f"Every checkpoint in {directory} is damaged"):
-            Checkpoints(directory).restore(prepared[1])
+            Checkpoints(directory).restore(compiled[1])
 
 
-def test_a_checkpoint_of_another_network_is_refused_and_kept(prepared, saved):
+def test_a_checkpoint_of_another_network_is_refused_and_kept(compiled, saved):
     directory, _ = saved
-    other = prepared[1]
+    other = compiled[1]
     wider = {"layers": {0: {"mlp_in": {"kernel": jax.ShapeDtypeStruct((64, 1024), np.float32)}}}}
     other = TrainState(other.step, wider, other.ema, other.opt_state, other.constants)
     with pytest.raises(UserError, match="another network or opt.*layers/0/mlp_in/bias.*512.*none"):
@@ -165,12 +163,12 @@ def test_a_checkpoint_of_another_network_is_refused_and_kept(prepared, saved):
     assert Checkpoints(directory).steps() == [1, 2, 3]
 
 
-def test_a_reader_leaves_an_unfinished_save_alone_and_a_writer_removes_it(prepared, saved):
+def test_a_reader_leaves_an_unfinished_save_alone_and_a_writer_removes_it(compiled, saved):
     directory, states = saved
     unfinished = directory / "4.orbax-checkpoint-tmp"
     unfinished.mkdir()
     checkpoints = Checkpoints(directory)
-    state = checkpoints.restore(prepared[1])
+    state = checkpoints.restore(compiled[1])
     checkpoints.restore_part(["step"])
     assert int(state.step) == 3 and unfinished.exists()
     checkpoints.save(5, state)
@@ -178,9 +176,9 @@ def test_a_reader_leaves_an_unfinished_save_alone_and_a_writer_removes_it(prepar
     assert not unfinished.exists() and checkpoints.latest_step() == 5
 
 
-def test_a_folder_that_cannot_be_written_is_named(prepared, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(compiled, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     checkpoints = Checkpoints(tmp_path / "file")
     with pytest.raises(UserError, match=f"could not be written to {tmp_path / 'file'}"):
-        checkpoints.save(1, prepared[0]())
+        checkpoints.save(1, compiled[0]())
         checkpoints.wait()

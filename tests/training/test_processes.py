@@ -1,4 +1,4 @@
-"""With one process nothing is exchanged. (With two: tests/experiments/test_hosts.py.)"""
+"""With one process nothing is exchanged. (With two: tests/commands/test_hosts.py.)"""
 
 import signal
 
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from ldm_jax.errors import UserError
 from ldm_jax.training.interruption import StopSignals
-from ldm_jax.training.processes import gathered, largest, on_first, together
+from ldm_jax.training.processes import all_processes, largest, on_all, on_first
 from ldm_jax.training.sharding import (
     batch_sharding,
     fetch,
@@ -22,8 +22,8 @@ from ldm_jax.training.sharding import (
 
 
 def test_one_process_agrees_with_itself():
-    assert gathered({"a": [1]}) == [{"a": [1]}]
-    assert on_first(lambda: (1, "x")) == (1, "x") and together(lambda: "y") == "y"
+    assert all_processes({"a": [1]}) == [{"a": [1]}]
+    assert on_first(lambda: (1, "x")) == (1, "x") and on_all(lambda: "y") == "y"
     assert int(largest(15)) == 15
     stop = StopSignals(delay=2)
     assert stop.agreed() is None and stop.agreed(wait=True) is None
@@ -31,7 +31,7 @@ def test_one_process_agrees_with_itself():
     assert stop.agreed() is signal.SIGTERM  # at once
 
 
-@pytest.mark.parametrize("call", [on_first, together])
+@pytest.mark.parametrize("call", [on_first, on_all])
 def test_an_error_stays_what_it_is(call):
     def fail():
         raise UserError("no such file")
@@ -57,7 +57,7 @@ def test_one_process_holds_all_rows():
 
 
 @pytest.mark.parametrize("n", [1, 64, 70])
-def test_any_number_of_rows_map_batches(n):
+def test_any_number_of_rows_is_mapped(n):
     x = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
     y = map_batches(jax.jit(lambda w, x: w * x), (np.float32(2),), (x,), make_mesh(4, 1, 2))
     np.testing.assert_array_equal(y, 2 * x)

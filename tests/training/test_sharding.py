@@ -23,11 +23,19 @@ def test_one_size_may_be_what_is_left():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(make_mesh(2, 4, 1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert make_mesh(2, 4, 1).devices.ravel().tolist() == jax.devices()
     # Auto: the model's reshapes and convolutions need no annotations
     assert set(make_mesh().axis_types) == {AxisType.Auto}
 
 
-@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (4, 1, 1), (0, 1, 1)])
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (2, 1, 2)])
+def test_a_mesh_may_leave_devices_out(sizes):
+    mesh = make_mesh(*sizes)
+    assert tuple(mesh.shape.values()) == sizes
+    assert mesh.devices.ravel().tolist() == jax.devices()[: mesh.size]
+
+
+@pytest.mark.parametrize("sizes", [(9, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (1, -2, 1)])
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
     data, fsdp, tensor = sizes
     with pytest.raises(UserError, match=f"data={data} x fsdp={fsdp} x tensor={tensor}"):
@@ -86,7 +94,7 @@ def test_tensor_rules_split_columns_then_rows():
 
 def test_moments_lie_where_their_weights_lie(tiny):
     mesh = make_mesh(2, 2, 2)
-    params = jax.eval_shape(tiny.init, jax.random.key(0))
+    params = jax.eval_shape(tiny.OBJECTIVE.init, jax.random.key(0))
     moments = jax.eval_shape(optax.adamw(1e-3).init, params)[0]
     assert specs(moments.mu, mesh) == specs(moments.nu, mesh) == specs(params, mesh)
     assert specs(params, mesh)["layers"][0]["mlp_in"]["kernel"] == P("fsdp", "tensor")

@@ -1,9 +1,10 @@
-"""The smallest stage that has everything: noise, an average, constants, a list of layers.
+"""The smallest network that has everything: noise, an average, constants, a list of layers.
 
 As a script, `python tiny.py DIRECTORY STEPS`, it is the child process that tests stop and kill.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,42 +12,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.config import Progress, TrainingConfig
 from ldm_jax.training.interruption import Interrupted
-from ldm_jax.training.loop import fit
+from ldm_jax.training.loop import Hook, fit
 from ldm_jax.training.metrics import MetricsLog
-from ldm_jax.training.optimiser import OptimiserConfig, make_optimiser
+from ldm_jax.training.optimiser import OptimiserConfig
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.step import Stage, prepare
+from ldm_jax.training.step import compile_step
 
 BATCH_SIZE = 16
 CONSTANTS = {"scale_factor": 0.5}
-traces = []  # one entry each time JAX traces `grads`
+traces = []  # one entry each time JAX traces `loss_and_grads`
 
 
-def init(key):
-    """A network of one hidden layer, 64 -> 512 -> 64: large enough to be sharded."""
-    key_in, key_out = jax.random.split(key)
-    mlp_in = {"kernel": jax.random.normal(key_in, (64, 512)) / 8, "bias": jnp.zeros(512)}
-    mlp_out = {"kernel": jax.random.normal(key_out, (512, 64)) / 23, "bias": jnp.zeros(64)}
-    return {"layers": {0: {"mlp_in": mlp_in}, 1: {"mlp_out": mlp_out}}}
+class Denoiser:
+    """The objective: predict x from x + noise."""
+
+    def init(self, key):
+        """A network of one hidden layer, 64 -> 512 -> 64: large enough to be sharded."""
+        key_in, key_out = jax.random.split(key)
+        mlp_in = {"kernel": jax.random.normal(key_in, (64, 512)) / 8, "bias": jnp.zeros(512)}
+        mlp_out = {"kernel": jax.random.normal(key_out, (512, 64)) / 23, "bias": jnp.zeros(64)}
+        return {"layers": {0: {"mlp_in": mlp_in}, 1: {"mlp_out": mlp_out}}}
+
+    def loss_and_grads(self, params, constants, batch, key, step):
+        """(gradients, metrics) of the mean square."""
+        traces.append(step)
+
+        def loss(params):
+            noise = jax.random.normal(key, batch["x"].shape)
+            noisy = batch["x"] + constants["scale_factor"] * noise
+            first, second = params["layers"][0]["mlp_in"], params["layers"][1]["mlp_out"]
+            hidden = jnp.tanh(noisy @ first["kernel"] + first["bias"][None])
+            return jnp.mean((hidden @ second["kernel"] + second["bias"][None] - batch["x"]) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return gradient, {"loss": value, "scale": constants["scale_factor"]}
 
 
-def grads(params, constants, batch, key, step):
-    """Denoising: predict x from x + noise."""
-    traces.append(step)
-
-    def loss(params):
-        noisy = batch["x"] + constants["scale_factor"] * jax.random.normal(key, batch["x"].shape)
-        first, second = params["layers"][0]["mlp_in"], params["layers"][1]["mlp_out"]
-        hidden = jnp.tanh(noisy @ first["kernel"] + first["bias"][None])
-        return jnp.mean((hidden @ second["kernel"] + second["bias"][None] - batch["x"]) ** 2)
-
-    value, gradient = jax.value_and_grad(loss)(params)
-    return gradient, {"loss": value, "scale": constants["scale_factor"]}
-
-
-OPTIMISER = OptimiserConfig(learning_rate=3e-3, warmup_steps=5, clip_norm=1.0)
-STAGE = Stage(init, grads, make_optimiser(OPTIMISER, 100), ema_decay=0.9)
+OBJECTIVE = Denoiser()
+CONFIG = TrainingConfig(
+    OptimiserConfig(learning_rate=3e-3, warmup_steps=5, clip_norm=1.0),
+    batch_size=BATCH_SIZE,
+    steps=100,
+    ema_decay=0.9,
+)
 
 
 def local_batch(step):
@@ -67,14 +77,15 @@ def batches_on(mesh):
     return batches
 
 
-def prepare_on(mesh, stage=STAGE):
+def compile_on(mesh, config=CONFIG, batch=None, constants=CONSTANTS):
     """(init, abstract state, step) on a mesh."""
-    return prepare(stage, mesh, jax.random.key(7), local_batch(0), CONSTANTS)
+    batch = local_batch(0) if batch is None else batch
+    return compile_step(OBJECTIVE, config, mesh, jax.random.key(7), batch, constants)
 
 
-def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, edit=None, callbacks=()):
+def run(directory, steps, compiled, mesh, *, log_every=5, save_every=5, hooks=()):
     """A whole run, resumed if there is something to resume; returns the final state."""
-    init_fn, abstract_state, step_fn = prepared
+    init_fn, abstract_state, step_fn = compiled
     checkpoints = Checkpoints(Path(directory) / "checkpoints")
     state = checkpoints.restore(abstract_state) or init_fn()
     try:
@@ -82,15 +93,11 @@ def run(directory, steps, prepared, mesh, *, log_every=5, save_every=5, edit=Non
             step_fn,
             state,
             batches_on(mesh),
-            steps,
+            replace(CONFIG, steps=steps, progress=Progress(log_every, save_every=save_every)),
             name="tiny",
             checkpoints=checkpoints,
             metrics=MetricsLog(Path(directory) / "metrics.jsonl"),
-            batch_size=BATCH_SIZE,
-            log_every=log_every,
-            save_every=save_every,
-            edit=edit,
-            callbacks=callbacks,
+            hooks=hooks,
         )
     finally:
         checkpoints.close()
@@ -104,9 +111,9 @@ def same(a, b):
 
 if __name__ == "__main__":
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
-    announce = (1, lambda state, step: print("step", step, flush=True))
+    announce = Hook(1, lambda state, step: print("step", step, flush=True))
     try:
-        run(sys.argv[1], int(sys.argv[2]), prepare_on(mesh), mesh, callbacks=[announce])
+        run(sys.argv[1], int(sys.argv[2]), compile_on(mesh), mesh, hooks=[announce])
     except Interrupted as interrupted:
         print(interrupted, flush=True)
         sys.exit(interrupted.exit_code)
