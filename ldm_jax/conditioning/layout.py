@@ -169,7 +169,7 @@ class LayoutTokens:
                 raise UserError(f"{where} has no objects; write {_FORM}")
             if len(objects) > self.objects:
                 raise UserError(
-                    f"{where} has {len(objects)} objects; this run takes {self.objects} at most"
+                    f"{where} has {len(objects)} objects; this model takes {self.objects} at most"
                 )
             crops[i] = _parsed_box(layout.get("crop", WHOLE), f"the crop of {where}")
             for j, one in enumerate(objects):
@@ -220,7 +220,7 @@ class LayoutTokens:
         raise UserError(
             f"{place} has the unknown label {name!r}; "
             + (f"perhaps you meant {meant[0]!r}; " if meant else "")
-            + f"this run knows: {shown}"
+            + f"this model knows: {shown}"
         )
 
 

@@ -38,7 +38,7 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     drawn = sample(run, "--num-images", 3, "--out", out)
     assert drawn.code == 0 and drawn.out == f"3 images in {out}\n", drawn.err
     for words in (["--prompt", "a square"], ["--class-label", "red"]):
-        assert "this run is unconditional" in sample(run, *words).error
+        assert "this model is unconditional" in sample(run, *words).error
     assert "nothing to guide by" in sample(run, "--guidance", 2).error
 
 
@@ -58,7 +58,7 @@ def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sampl
     assert (images[0] != images[1]).any()  # the labels under them: '0' and 'blue'
     for wrong in ("green", 2, -1, "²"):
         error = sample(run, "--class-label", wrong).error
-        assert f"unknown class '{wrong}'; this run knows 0 to 1: blue, red" in error
+        assert f"unknown class '{wrong}'; this model knows 0 to 1: blue, red" in error
     assert "trained on classes: use --class-label" in sample(run, "--prompt", "a square").error
     assert "--class-label NAME or --from-file" in sample(run).error
 
