@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest_plugins = ["tests.runs"]  # command lines and tiny trained runs, for all rooms
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight devices, so that a test can build a mesh; most use the first one only.
 flags = os.environ.get("XLA_FLAGS", "")

@@ -9,6 +9,8 @@ device is assumed: 533,066 steps of 8 images in 29 V100 days (Table 18, vq-f4) a
 second on an A100, and the 971,043 steps of 10 in 66 days (vq-f8) come to the same.
 """
 
+from dataclasses import replace
+
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
@@ -147,8 +149,9 @@ def vq_f4_noattn() -> Experiment:
 
         python train.py vq-f4-noattn --data.path FOLDER
     """
-    sizes = {"disc_start": 11, "batch_size": 8, "steps": 658_131}
-    return _vq((1, 2, 4), 3, 8192, mid_attention=False, **sizes)
+    attending = _vq((1, 2, 4), 3, 8192, disc_start=11, batch_size=8, steps=658_131)
+    network = replace(attending.autoencoder.network, mid_attention=False)
+    return replace(attending, autoencoder=replace(attending.autoencoder, network=network))
 
 
 def vq_f4_n256() -> Experiment:
@@ -260,7 +263,6 @@ def _vq(
     codebook_size: int,
     attention_factors: tuple[int, ...] = (),
     *,
-    mid_attention: bool = True,
     disc_weight: float = 0.75,
     disc_start: int,
     disc_layers: int = 3,
@@ -272,7 +274,6 @@ def _vq(
         channel_mult=channel_mult,
         num_res_blocks=2,
         attention_factors=attention_factors,
-        mid_attention=mid_attention,
         z_channels=z_channels,
         bottleneck="vq",
         codebook_size=codebook_size,

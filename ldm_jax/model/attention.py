@@ -2,76 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from ldm_jax.diffusion.process import eps_and_z0
-from ldm_jax.errors import UserError
+from ldm_jax.diffusion.step import DiffusionObjective
 from ldm_jax.layers import Attention
 from ldm_jax.sampling.noise import image_keys, noise_like
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
-if TYPE_CHECKING:
-    from ldm_jax.model.latent_diffusion import LatentDiffusion
-
 
 def attention_maps(
-    model: LatentDiffusion, condition: Any, settings: SamplingSettings
+    objective: DiffusionObjective,
+    params: dict,
+    y: np.ndarray,
+    null: np.ndarray | None,
+    settings: SamplingSettings,
+    shape: tuple[int, int, int],
 ) -> dict[str, np.ndarray]:
     """The cross-attention of every layer while DDIM (eta 0) samples one image.
 
-    With guidance the maps are those of the conditional half.
-
     Args:
-      condition: one, as for `LatentDiffusion.sample`.
+      y: one condition `[1, ...]`. null: the null condition, for guidance, whose maps are those of
+        the conditional half. shape: of the latent (h, w, c).
 
     Returns:
-      {layer: float32 `[step, head, h, w, token]`}; over the tokens they sum to 1.
-
-    Raises:
-      UserError: a model without cross-attention, or several conditions.
+      {layer: float32 `[step, head, h', w', token]`}; over the tokens they sum to 1. h' and w' are h
+      and w, halved as often as the layer's level is.
     """
-    if model.spec.how != "cross-attention" or model.spec.context_dim == 0:
-        raise UserError("this model has no cross-attention")
-    conditions = model.parse(condition)
-    y = model.encode_conditions(conditions)
-    if len(y) != 1:
-        raise UserError(f"attention maps are of one condition; there are {len(y)}")
-    weights, schedule = model.placed(1)[0], model.schedule
+    schedule, is_guided = objective.schedule, null is not None and settings.guidance != 1.0
     grid = jnp.asarray(timestep_grid(settings.spacing, settings.steps, schedule))
-    guided, null = settings.guidance != 1.0 and model.guidable, model.condition.null
-    both = jnp.concatenate([y, null[None]]) if guided else jnp.asarray(y)
-    z_T = noise_like(image_keys(settings.seed, jnp.arange(1)), model.geometry(settings).shape)
+    both = jnp.concatenate([y, null[None]]) if is_guided else jnp.asarray(y)
+    z_T = noise_like(image_keys(settings.seed, jnp.arange(1)), shape)
 
     @jax.jit
     def run(params: dict, z_T: jax.Array) -> dict[str, jax.Array]:
         def body(z_t, now):
             t, s = now
-            network = model.objective.model(params)
+            network = objective.model(params)
             network.set_attributes(Attention, record=True, raise_if_not_found=False)
+            # What is recomputed in a backward pass cannot be recorded; there is none here.
             network.set_attributes(remat=False, raise_if_not_found=False)
             times = jnp.broadcast_to(t, len(both))
             out = network(jnp.repeat(z_t, len(both), axis=0), times, both)
             recorded = nnx.to_pure_dict(nnx.pop(network, nnx.Intermediate))
-            if guided:
+            if is_guided:
                 out = out[1:] + settings.guidance * (out[:1] - out[1:])
-            estimate = eps_and_z0(schedule, model.objective.prediction, out, z_t, times[:1])
-            z_s, _ = SOLVERS["ddim"].step(schedule, lambda z, t: estimate, z_t, t, s, 0.0, 0.0)
+            estimate = eps_and_z0(schedule, objective.prediction, out, z_t, times[:1])
+            z_s, _ = SOLVERS["ddim"].step(schedule, lambda *_: estimate, z_t, t, s, 0.0, 0.0)
             return z_s, _by_layer(recorded["unet"])
 
         return jax.lax.scan(body, z_T, (grid[:-1], grid[1:]))[1]
 
-    maps = run(weights.params, z_T)
-    h, w = z_T.shape[1:3]
-    return {
-        layer: _as_image(np.asarray(probabilities), h, w) for layer, probabilities in maps.items()
-    }
+    maps = run(params, z_T)
+    return {layer: _as_image(np.asarray(p), *shape[:2]) for layer, p in maps.items()}
 
 
 def _by_layer(tree: dict, path: str = "") -> dict[str, jax.Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -31,6 +31,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.conditioning import CLIP_IMAGE_DIM
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.sampling.settings import SamplingSettings
 
 Array = jax.Array
 EncodeImage = Callable[[dict, Array], Array]  # (constants, bytes `[B, H, W, C]`) -> z_0
@@ -308,6 +309,15 @@ def _images(value: np.ndarray) -> np.ndarray:
     if images.ndim != 4 or images.dtype != np.uint8:
         raise UserError(f"images are uint8 [n, H, W, C], not {images.dtype} {list(images.shape)}")
     return images
+
+
+def with_size_of(conditions: Batch | None, settings: SamplingSettings, f: int) -> SamplingSettings:
+    """The settings with the size of the samples that conditions which are images decide."""
+    for name, factor in (("semantic", 1), ("masked", 1), ("low_res", f)):
+        if conditions is not None and name in conditions:
+            h, w = conditions[name].shape[1:3]
+            return replace(settings, height=factor * h, width=factor * w)
+    return settings
 
 
 def make_condition(

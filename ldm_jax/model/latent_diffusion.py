@@ -25,15 +25,14 @@ from ldm_jax.diffusion.step import DiffusionObjective
 from ldm_jax.diffusion.unet import UNet
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.attention import attention_maps
 from ldm_jax.model.conditioning import build_model, conditioning_spec
-from ldm_jax.model.conditions import make_condition
+from ldm_jax.model.conditions import make_condition, with_size_of
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.weights import Placement, Weights
-from ldm_jax.sampling.editing import invert
 from ldm_jax.sampling.sample import Sampler, SamplingInputs
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
-from ldm_jax.sampling.timesteps import timestep_grid
 from ldm_jax.training.sharding import fetch, map_batches
 from ldm_jax.training.step import count_parameters
 
@@ -138,14 +137,6 @@ class LatentDiffusion:
             self.first.latent_channels,
         )
 
-    def sized(self, settings: SamplingSettings, conditions: Batch | None) -> SamplingSettings:
-        """The settings with the size of conditions that are images, which decide it."""
-        for name, factor in (("semantic", 1), ("masked", 1), ("low_res", self.first.f)):
-            if conditions is not None and name in conditions:
-                h, w = conditions[name].shape[1:3]
-                return replace(settings, height=factor * h, width=factor * w)
-        return settings
-
     def with_weights(self, weights: Weights, mesh: Mesh | None = None) -> LatentDiffusion:
         """The same model, sharing its compiled programs, with other weights.
 
@@ -204,7 +195,7 @@ class LatentDiffusion:
         conditions = self.parse(condition)
         if condition is None and self.guidable:
             settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
-        settings = self.sized(settings, conditions)
+        settings = with_size_of(conditions, settings, self.first.f)
         inputs = self.inputs(conditions, num_images)
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
@@ -319,19 +310,9 @@ class LatentDiffusion:
         Args:
           z_0: `[n, h, w, c]`. y: conditions as the model takes them, a row each.
         """
-        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)
-        tiles, is_guided = self.geometry(settings).unet_tiles, settings.guidance != 1.0
-
-        @jax.jit
-        def up(params, y, z_0, guidance):
-            predict = self.sampler.predictor(
-                params, y, guidance, is_guided=is_guided, unet_tiles=tiles
-            )
-            return invert(predict, self.schedule, self.objective.prediction, grid, z_0)
-
         self._diffusion_params()  # or it has none
         params = self.placed(len(z_0))[0].params
-        return fetch(up(params, y, z_0, jnp.float32(settings.guidance)))
+        return fetch(self.sampler.invert(params, y, z_0, settings, self.geometry(settings)))
 
     def attention(self, condition: Any, **changes: Any) -> dict[str, np.ndarray]:
         """How much each position attends to each token of one condition (Sec. 3.3).
@@ -339,9 +320,16 @@ class LatentDiffusion:
         Returns:
           {layer: float32 `[step, head, h, w, token]`}, summing to 1 over the tokens.
         """
-        from ldm_jax.model.attention import attention_maps
-
-        return attention_maps(self, condition, replace(self.settings, **changes))
+        if self.spec.how != "cross-attention" or self.spec.context_dim == 0:
+            raise UserError("this model has no cross-attention")
+        settings, conditions = replace(self.settings, **changes), self.parse(condition)
+        y = self.encode_conditions(conditions)
+        if len(y) != 1:
+            raise UserError(f"attention maps are of one condition; there are {len(y)}")
+        params, null = self._diffusion_params(), self.sampler.null
+        return attention_maps(
+            self.objective, params, y, null, settings, self.geometry(settings).shape
+        )
 
     def grid(
         self, images: np.ndarray, labels: list[str] | None = None, columns: int = 8

@@ -22,7 +22,7 @@ from ldm_jax.diffusion.process import Prediction, eps_and_z0
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.decoding import decode, decode_all
-from ldm_jax.sampling.editing import replace_known
+from ldm_jax.sampling.editing import invert, replace_known
 from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
 from ldm_jax.sampling.guides import Guide, GuideLogP, sum_of_guides
 from ldm_jax.sampling.noise import fold_in_each, image_keys, noise_like
@@ -271,6 +271,27 @@ class Sampler:
                 images = np.asarray(images)[: n - first]
                 bar.update(len(images))
                 yield images
+
+    def invert(
+        self,
+        params: Any,
+        y: np.ndarray | None,
+        z_0: np.ndarray,
+        settings: SamplingSettings,
+        geometry: Geometry,
+    ) -> Array:
+        """The noise z_T from which DDIM (eta 0) leads to z_0 `[n, h, w, c]`, see `editing`."""
+        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)
+        is_guided = settings.guidance != 1.0
+
+        @jax.jit
+        def up(params, y, z_0, guidance):
+            predict = self.predictor(
+                params, y, guidance, is_guided=is_guided, unet_tiles=geometry.unet_tiles
+            )
+            return invert(predict, self.schedule, self.prediction, grid, z_0)
+
+        return up(params, y, z_0, jnp.float32(settings.guidance))
 
     def predictor(
         self,

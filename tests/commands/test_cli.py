@@ -4,7 +4,9 @@ import jax
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments import EXPERIMENTS, command
+from ldm_jax.commands import cli
+from ldm_jax.commands.train.run import parse_command
+from ldm_jax.experiments import EXPERIMENTS
 
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
@@ -20,21 +22,17 @@ def test_help_lists_the_experiments_with_a_line_each(word, train):
     "words, name",
     [([], "scenes"), (["--seed", "7"], "scenes"), (["scenes-large"], "scenes-large")],
 )
-def test_scenes_is_what_is_trained_by_default(words, name, train, monkeypatch):
-    seen = []
-    monkeypatch.setattr(command, "train", lambda *arguments: seen.append(arguments) or "done")
-    assert train(*words).out == "done\n"
-    [(trained, experiment, run, stage)] = seen
-    assert (trained, str(run.path), stage) == (name, f"runs/{name}", "both")
-    assert experiment.data == EXPERIMENTS[name]().data and experiment.seed == (
-        7 if words[1:] else 0
-    )
+def test_scenes_is_what_is_trained_by_default(words, name):
+    trained, command = parse_command(words)
+    assert (trained, command.run_dir, command.stage) == (name, f"runs/{name}", "both")
+    assert command.experiment.data == EXPERIMENTS[name]().data
+    assert command.experiment.seed == (7 if words[1:] else 0)
 
 
 def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(train, monkeypatch, tmp_path):
-    theirs = jax.config.jax_compilation_cache_dir
+    before = jax.config.jax_compilation_cache_dir
     train("smoke", "--help")
-    assert jax.config.jax_compilation_cache_dir == theirs
+    assert jax.config.jax_compilation_cache_dir == before
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path / "cache"))
     jax.config.update("jax_compilation_cache_dir", None)
     try:
@@ -42,7 +40,7 @@ def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(train, mon
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "xla")
         assert not (tmp_path / "cache").exists()
     finally:
-        jax.config.update("jax_compilation_cache_dir", theirs)
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def flat(tmp_path):
             ["smoke", "--autoencoder.batchsize", 8],
             ["--autoencoder.batchsize", "perhaps you meant --autoencoder.batch-size"],
         ),
-        (["smoke", "--zebra", 8], ["--zebra", "train.py smoke --help"]),
+        (["smoke", "--zebra", 8], ["--zebra", "python train.py smoke --help"]),
         (["smoke", "zebra"], ["zebra"]),
         (["smoke", "--data.path", "x"], ["--data.path"]),
         (["smoke", "--autoencoder.steps", "many"], ["--autoencoder.steps", "int", "'many'"]),
@@ -90,7 +88,7 @@ def flat(tmp_path):
             ["smoke", "--mesh.data", 8, "--autoencoder.batch-size", 12],
             ["--autoencoder.batch-size", "12", "= 8 devices", "8 or 16"],
         ),
-        (["smoke", "--mesh.data", 3], ["data=3", "takes 3 devices; there are 8"]),
+        (["smoke", "--mesh.data", 9], ["data=9", "takes 9 devices; there are 8"]),
         (["smoke", "--mesh.data", 0], ["data=0", "sizes are positive"]),
         (["smoke", "--mesh.fsdp", 16], ["fsdp=16", "there are 8"]),
         (["smoke", "--stage", "diffusion"], ["no trained autoencoder", "step 0 of 40"]),
@@ -144,9 +142,19 @@ def test_a_run_directory_that_cannot_be_written_is_refused(train, tmp_path, plac
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_full_disk_is_one_line(train, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device", str(tmp_path / "curves.png"))
+def test_a_full_disk_is_one_line(command):
+    def full(words):
+        with cli.ExitCode() as status:
+            raise OSError(28, "No space left on device", "curves.png")
+        return status.code
 
-    monkeypatch.setattr(command, "train", full)
-    assert "No space left on device" in train("smoke").error
+    assert "No space left on device" in command(full, []).error
+
+
+def test_what_nobody_has_foreseen_shows_its_traceback(command):
+    def broken(words):
+        with cli.ExitCode():
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        command(broken, [])

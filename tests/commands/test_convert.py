@@ -1,4 +1,4 @@
-"""Published weights become a run directory and come out of one: `python -m ldm_jax.pretrained`."""
+"""Published weights become a run directory and come out of one: `python -m ldm_jax convert`."""
 
 import json
 import pickle
@@ -15,21 +15,22 @@ from PIL import Image
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
+from ldm_jax.commands.convert import check_main, convert_main, export_main
+from ldm_jax.commands.train.run import main as train_main
 from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES
-from ldm_jax.experiments.command import weights_main
 from ldm_jax.experiments.config import FolderData
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.published import network_parts, published_info
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.model.published import parts, published_facts
 from ldm_jax.pretrained.convert import write_compvis
 from ldm_jax.pretrained.files import read_state_dict, write_safetensors
 from ldm_jax.pretrained.match import averaged
-from tests.experiments.conftest import called
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
-KEYS = Path(__file__).parents[2].parent / "shared" / "reference" / "keys"
+KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 
 
 def tiny(**diffusion):
@@ -82,7 +83,8 @@ def random_trees(name, seed):
     """part -> parameters drawn at random."""
     experiment, rng = MODELS[name](), np.random.default_rng(seed)
     stage = "autoencoder" if name in FIRST_STAGES else "diffusion"
-    wanted = parts(experiment, published_facts(experiment, stage), stage)
+    info = published_info(experiment.diffusion, stage)
+    wanted = network_parts(LatentDiffusion(experiment, info), stage)
     return wanted, {
         part.name: jax.tree.map(
             lambda leaf: (0.3 * rng.normal(size=leaf.shape)).astype(np.float32), part.shapes
@@ -110,11 +112,22 @@ def file(tmp_path_factory):
     return make
 
 
-def convert(*words):
-    return called(weights_main, words)
+@pytest.fixture
+def convert(command):
+    """`convert(...)`, `convert('check', ...)`, `convert('export', ...)`: the three commands."""
+    mains = {"check": check_main, "export": export_main}
+
+    def run(*words):
+        if words[0] in mains:
+            return command(mains[words[0]], words[1:])
+        return command(convert_main, words)
+
+    return run
 
 
-def test_published_weights_draw_and_come_out_as_they_went_in(file, sample, tmp_path):
+def test_published_weights_draw_and_come_out_as_they_went_in(
+    file, sample, tmp_path, convert, command
+):
     path, arrays = file("tiny-class")
     run, out = tmp_path / "run", tmp_path / "out.ckpt"
     ended = convert(path, "--model", "tiny-class", "--out", run)
@@ -124,7 +137,7 @@ def test_published_weights_draw_and_come_out_as_they_went_in(file, sample, tmp_p
     words = ["--class-label", "3", "--num-images", "2", "--steps", "2", "--out", tmp_path / "a.png"]
     assert sample(run, *words).code == 0
     assert Image.open(tmp_path / "a.png").size[0] > 100
-    again = called_train(run, "tiny-class")
+    again = command(train_main, ["tiny-class", "--run-dir", run])
     assert again.code == 0 and "finished" in again.err
 
     assert convert("export", run, "--out", out).code == 0
@@ -138,13 +151,7 @@ def test_published_weights_draw_and_come_out_as_they_went_in(file, sample, tmp_p
     assert {len(exported[key]) for key in extra} == {1000} and len(extra) == 12
 
 
-def called_train(run, name):
-    from ldm_jax.experiments.command import train_main
-
-    return called(train_main, [name, "--run-dir", run])
-
-
-def test_raw_weights_on_request_and_safetensors(file, tmp_path):
+def test_raw_weights_on_request_and_safetensors(file, tmp_path, convert):
     path, arrays = file("tiny-class", ".safetensors")
     key = "model.diffusion_model.input_blocks.0.0.weight"
     taken = {}
@@ -157,7 +164,7 @@ def test_raw_weights_on_request_and_safetensors(file, tmp_path):
     np.testing.assert_array_equal(taken["False"], arrays[key])
 
 
-def test_the_scale_factor_is_the_file_s_where_the_model_measured_it(file, tmp_path):
+def test_the_scale_factor_is_the_file_s_where_the_model_measured_it(file, tmp_path, convert):
     path, _ = file("tiny-measured", scale_factor=np.float32(0.75))
     assert convert(path, "--model", "tiny-measured", "--out", tmp_path / "run").code == 0
     saved = RunDir(tmp_path / "run").checkpoints("diffusion").restore_part(["constants"])
@@ -167,7 +174,9 @@ def test_the_scale_factor_is_the_file_s_where_the_model_measured_it(file, tmp_pa
     assert "multiplied" in refused.error and not (tmp_path / "other").exists()
 
 
-def test_a_first_stage_reconstructs_and_serves_another_run(file, sample, photographs, tmp_path):
+def test_a_first_stage_reconstructs_and_serves_another_run(
+    file, sample, photographs, tmp_path, convert
+):
     path, arrays = file("tiny-first")
     run = tmp_path / "run"
     assert convert(path, "--model", "tiny-first", "--out", run).code == 0
@@ -185,7 +194,7 @@ def test_a_first_stage_reconstructs_and_serves_another_run(file, sample, photogr
         np.testing.assert_array_equal(exported[key], value)
 
 
-def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
+def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path, convert):
     tokenizers = pytest.importorskip("tokenizers")
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "cube"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -207,7 +216,7 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path):
 
 
 def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_given(
-    file, sample, tmp_path
+    file, sample, tmp_path, convert
 ):
     path, _ = file("tiny-layout")
     convert_to = partial(convert, path, "--model", "tiny-layout", "--out")
@@ -238,7 +247,7 @@ def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_gi
     assert "unknown label 'kind 3'" in error
 
 
-def test_only_models_that_call_something_by_name_take_names(file, tmp_path):
+def test_only_models_that_call_something_by_name_take_names(file, tmp_path, convert):
     path, _ = file("tiny-measured")
     (tmp_path / "names.txt").write_text("a")
     words = ["--model", "tiny-measured", "--out", tmp_path / "run"]
@@ -246,7 +255,7 @@ def test_only_models_that_call_something_by_name_take_names(file, tmp_path):
     assert "classes or layouts" in error
 
 
-def test_a_trained_run_is_exported_under_the_published_names(smoke, tmp_path):
+def test_a_trained_run_is_exported_under_the_published_names(smoke, tmp_path, convert):
     _, smoke = smoke
     ended = convert("export", smoke, "--out", tmp_path / "smoke.ckpt")
     assert ended.code == 0
@@ -279,7 +288,7 @@ class Malicious:
         return Path.touch, (Path(self.marker),)
 
 
-def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path):
+def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path, convert):
     good, _ = file("tiny-class")
     run, marker = tmp_path / "run", tmp_path / "executed"
     bad = {name: tmp_path / name for name in ("cut.ckpt", "words.ckpt", "evil.ckpt", "raw.pth")}
@@ -302,7 +311,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path):
     assert not run.exists()
 
 
-def test_an_existing_directory_is_not_overwritten(file, tmp_path):
+def test_an_existing_directory_is_not_overwritten(file, tmp_path, convert):
     path, _ = file("tiny-class")
     words = [path, "--model", "tiny-class", "--out"]
     (tmp_path / "mine").mkdir()
@@ -312,7 +321,7 @@ def test_an_existing_directory_is_not_overwritten(file, tmp_path):
     assert "is a run already" in convert(*words, tmp_path / "run").error
 
 
-def test_check_compares_names_and_shapes_alone(file, tmp_path):
+def test_check_compares_names_and_shapes_alone(file, tmp_path, convert):
     _, arrays = file("tiny-class")
     keys = {key: list(value.shape) for key, value in arrays.items()}
 
@@ -335,7 +344,7 @@ def test_check_compares_names_and_shapes_alone(file, tmp_path):
 
 @pytest.mark.skipif(not KEYS.exists(), reason="the published lists of names are not here")
 @pytest.mark.parametrize("model", ["celeba256", "cin256-v2", "vq-f8"])
-def test_published_lists_of_names_map_one_to_one(model):
+def test_published_lists_of_names_map_one_to_one(model, convert):
     """All of them: `tests/pretrained/test_names.py`."""
     ended = convert("check", KEYS / f"{model}.json", "--model", model)
     assert ended.code == 0 and "one to one: yes" in ended.out, ended

@@ -10,11 +10,9 @@ import sys
 import jax
 import pytest
 
-from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.command import estimate_main
 from ldm_jax.commands.estimate import report
 from ldm_jax.commands.estimate.step import abstract_step
-from ldm_jax.training import sharding
+from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.training.cost import Collectives
 from ldm_jax.training.topology import CHIPS
 
@@ -22,13 +20,15 @@ SMALL = """
     --data.size 8 --data.count 16
     --autoencoder.network.channel-mult 1 --diffusion.unet.channel-mult 1
 """.split()
+# Wide enough that fsdp splits the weights: 2**14 numbers or more.
+WIDE = ["--autoencoder.network.channels", "48", "--diffusion.unet.channels", "64"]
 HEAD = {"autoencoder": "image 8x8x8x3", "diffusion": "encoded 16x8x8x4, condition 16x13"}
 
 
 @pytest.fixture(scope="module")
 def estimate(command):
-    """`estimate('smoke', ...)` is `python -m ldm_jax.commands.estimate smoke ...`."""
-    return lambda *words: command(estimate_main, words)
+    """`estimate('smoke', ...)` is `python -m ldm_jax estimate smoke ...`."""
+    return lambda *words: command(report.main, words)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,7 @@ def on_eight(estimate, tmp_path_factory):
         if (stage, fsdp) not in done:
             out = tmp_path_factory.mktemp("estimates") / "estimate.json"
             words = ["--topology", "cpu:8", "--stage", stage, "--mesh.fsdp", fsdp, "--out", out]
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sharding, "SMALLEST_SHARDED", 64)  # these networks too are split
-                ended = estimate("smoke", *SMALL, *words)
+            ended = estimate("smoke", *SMALL, *WIDE, *words)
             assert ended.code == 0, ended
             done[stage, fsdp] = ended.out, json.loads(out.read_text())
         return done[stage, fsdp]
@@ -78,17 +76,17 @@ def test_the_step_is_the_one_that_training_compiles(stage, smoke, tmp_path):
     _, run = smoke
     out = tmp_path / "estimate.json"
     alone(["smoke", "--topology", "cpu:1", "--stage", stage, "--out", str(out)])
-    ours, theirs = json.loads(out.read_text()), json.loads((run / "summary.json").read_text())
-    assert ours["parameters"] == theirs[stage]["parameters"]
-    assert (ours["flops"], ours["cost"]["peak_bytes"]) == (
-        theirs[stage]["flops"],
-        theirs[stage]["peak_bytes"],
+    here, trained = json.loads(out.read_text()), json.loads((run / "summary.json").read_text())
+    assert here["parameters"] == trained[stage]["parameters"]
+    assert (here["flops"], here["cost"]["peak_bytes"]) == (
+        trained[stage]["flops"],
+        trained[stage]["peak_bytes"],
     )
 
 
 def alone(words):
     """The command as a process of its own, which sees one device."""
-    command = [sys.executable, "-m", "ldm_jax.commands.estimate", *words]
+    command = [sys.executable, "-m", "ldm_jax", "estimate", *words]
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 0, ended

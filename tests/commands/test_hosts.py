@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.errors import UserError
-from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.command import train_main
 from ldm_jax.commands.hosts import Hosts
+from ldm_jax.commands.train.run import main as train_main
+from ldm_jax.errors import UserError
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
-from ldm_jax.training.sharding import make_mesh
-from tests.experiments.conftest import REPOSITORY, TINY, Ended, called
+from tests.runs import REPOSITORY, TINY, Ended, called
 
 pytestmark = pytest.mark.slow
 
@@ -83,10 +81,7 @@ def ended(both):
 
 def train_alone(*words):
     """`python train.py` as one process, this one, with two devices."""
-    two = make_mesh(2, 1, 1, devices=jax.devices()[:2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "make_mesh", lambda *_: two)
-        done = called(train_main, words)
+    done = called(train_main, [*words, "--mesh.data", 2])
     assert done.code == 0, done.err
 
 
@@ -150,7 +145,7 @@ def test_two_processes_end_as_one_that_was_never_stopped(finished, stopped, refe
     both, run = finished
     assert [process.code for process in both] == [0, 0], both
     step = newest(stopped[1], "autoencoder")[0]
-    assert f"autoencoder: goes on from step {step} of {STEPS}" in both[0].err
+    assert f"autoencoder: resumes at step {step} of {STEPS}" in both[0].err
     for stage in ("autoencoder", "diffusion"):
         assert_same_weights(run, reference, stage)
         ours, theirs = losses(run, stage), losses(reference, stage)
@@ -179,7 +174,7 @@ def test_process_0_alone_writes_and_speaks(finished):
     assert parts == {"checkpoints"}, theirs  # where each has a part
     assert {"config.json", "summary.json", "curves.png", "samples.png"} <= {*map(str, files)}
     assert both[0].out.startswith("autoencoder: ") and not both[1].out
-    assert "goes on" not in both[1].err and "step/s" not in both[1].err
+    assert "resumes" not in both[1].err and "step/s" not in both[1].err
 
 
 def test_two_processes_draw_what_one_draws(finished, pair, sample, tmp_path):

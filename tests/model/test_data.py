@@ -8,19 +8,24 @@ from PIL import Image
 
 from ldm_jax.data.source import ArraySource
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import Experiment, FolderData, ScenesData, TfdsData
+from ldm_jax.experiments.config import DiffusionStage, FolderData, ScenesData, TfdsData
 from ldm_jax.model.data import open_data
 from ldm_jax.model.run_dir import RunDir
 
 
 def checked(ended, path, condition):
-    """Asserts that a tiny run is complete; returns the facts of its data."""
+    """Asserts that a tiny run is complete; returns the info of its data."""
     assert ended.code == 0, ended.err
     assert f"condition: {condition}" in ended.err
     summary = RunDir(path).summary()
     assert summary["autoencoder"]["finished"] and summary["diffusion"]["finished"]
     assert (path / "samples.png").exists()
     return RunDir(path).load()[2]
+
+
+def opened(data):
+    """Data that is opened for a model of whatever it has."""
+    return open_data(data, DiffusionStage(), seed=0)
 
 
 def grid(path):
@@ -31,8 +36,8 @@ def grid(path):
 def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     """Random crops and mirror images: the encoder runs in every step."""
     ended, run = trained("flat")
-    facts = checked(ended, run, "none")
-    assert (facts.channels, facts.class_names, facts.vocabulary) == (3, (), ())
+    info = checked(ended, run, "none")
+    assert (info.channels, info.class_names, info.vocabulary) == (3, (), ())
     assert "encoding images" not in ended.err
     out = tmp_path / "a.png"
     drawn = sample(run, "--num-images", 3, "--out", out)
@@ -46,8 +51,8 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
 def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sample, tmp_path):
     """Centre crops and mirror images: the latents of both are computed once."""
     ended, run = trained("classes")
-    facts = checked(ended, run, "class")
-    assert facts.class_names == ("blue", "red")
+    info = checked(ended, run, "class")
+    assert info.class_names == ("blue", "red")
     assert "encoding images" in ended.err
     images = []
     for i, words in enumerate((["red", 0], ["red", "--class-label", "blue"], [1, "blue"])):
@@ -67,8 +72,8 @@ def test_a_folder_with_a_folder_a_class_trains_a_model_of_classes(trained, sampl
 def test_a_folder_with_captions_trains_a_model_of_texts(trained, sample, tmp_path):
     """Centre crops, nothing mirrored: the latents are computed once."""
     ended, run = trained("captions")
-    facts = checked(ended, run, "text")
-    assert facts.vocabulary == ("a", "blue", "red", "square") and facts.caption_length == 3
+    info = checked(ended, run, "text")
+    assert info.vocabulary == ("a", "blue", "red", "square") and info.caption_length == 3
     assert "encoding images" in ended.err
     drawn = sample(run, "--prompt", "A red square!", "--out", tmp_path / "a.png")
     assert drawn.out == f"4 images in {tmp_path / 'a.png'}\n", drawn.err
@@ -118,8 +123,8 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
     words = ["--data.name", "squares", "--data.dir", tfds_dir, "--data.fit", "crop"]
     words += ["--data.crop", "random", "--data.flip", True, "--data.caption-key", "captions/text"]
     ended = train_tiny("tfds", *words, "--run-dir", run)
-    facts = checked(ended, run, "text")
-    assert facts.vocabulary == ("a", "blue", "red", "square")
+    info = checked(ended, run, "text")
+    assert info.vocabulary == ("a", "blue", "red", "square")
     assert "encoding images" not in ended.err
     drawn = sample(run, "--prompt", "a blue square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
@@ -136,11 +141,11 @@ def test_a_tfds_set_trains_on_random_crops_and_captions(train_tiny, sample, tfds
 )
 def test_a_tfds_set_is_what_its_features_are(options, condition, fixed, tfds_dir):
     data = TfdsData(name="squares", dir=str(tfds_dir), size=8, **options)
-    opened = open_data(Experiment(data=data))
-    assert opened.facts.condition == condition and opened.fixed_views == fixed
-    assert len(opened.train) == 9 and len(opened.validation) == 1
+    found = opened(data)
+    assert found.info.condition == condition and found.fixed_views == fixed
+    assert len(found.train) == 9 and len(found.validation) == 1
     if condition == "class":
-        assert opened.facts.class_names == ("blue", "red")
+        assert found.info.class_names == ("blue", "red")
 
 
 def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):
@@ -151,15 +156,14 @@ def test_a_tfds_feature_that_is_missing_is_named(train, tfds_dir, tmp_path):
 
 
 def test_scenes_have_captions_and_at_level_single_classes():
-    data = open_data(Experiment(data=ScenesData(size=16, count=64, validation_count=8)))
-    assert isinstance(data.train, ArraySource) and data.facts.condition == "text"
-    assert (len(data.train), len(data.validation), data.facts.channels) == (64, 8, 3)
-    assert {"red", "cube"} <= set(data.facts.vocabulary) and data.fixed_views
+    data = opened(ScenesData(size=16, count=64, validation_count=8))
+    assert isinstance(data.train, ArraySource) and data.info.condition == "text"
+    assert (len(data.train), len(data.validation), data.info.channels) == (64, 8, 3)
+    assert {"red", "cube"} <= set(data.info.vocabulary) and data.fixed_views
 
 
 def test_no_image_is_both_trained_on_and_held_out(photographs):
-    experiment = Experiment(data=FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
-    data = open_data(experiment)
+    data = opened(FolderData(path=str(photographs / "flat"), size=16, crop="centre"))
     train, held_out = (
         {image.tobytes() for image in source.read(range(len(source)))["image"]}
         for source in (data.train, data.validation)
@@ -170,5 +174,5 @@ def test_no_image_is_both_trained_on_and_held_out(photographs):
 @pytest.mark.parametrize("name", ["folder", "tfds"])
 def test_the_experiments_on_own_data_are_those_of_scenes(name):
     """What was tuned there is what people start from."""
-    ours, scenes = EXPERIMENTS[name](), EXPERIMENTS["scenes"]()
-    assert (ours.autoencoder, ours.diffusion) == (scenes.autoencoder, scenes.diffusion)
+    own, scenes = EXPERIMENTS[name](), EXPERIMENTS["scenes"]()
+    assert (own.autoencoder, own.diffusion) == (scenes.autoencoder, scenes.diffusion)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from ldm_jax.experiments.models import SecondStage
+from ldm_jax.experiments.trained import load_weights, placed
 
 from ldm_jax.experiments.config import MeshConfig
-from ldm_jax.experiments.models import SecondStage
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.experiments.trained import load_weights, placed
 from ldm_jax.training import sharding
 
 pytestmark = pytest.mark.slow

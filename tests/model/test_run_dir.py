@@ -7,23 +7,24 @@ import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.model.data_info import DataInfo, RunDir
+from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.run_dir import RunDir
 
-FACTS = DataInfo(3, "text", vocabulary=("ball", "red"), caption_length=2)
+INFO = DataInfo(3, "text", vocabulary=("ball", "red"), caption_length=2)
 
 
 @pytest.fixture
 def begun(tmp_path):
     """The directory of a run of smoke that has begun."""
     run = RunDir(tmp_path / "run")
-    run.begin("smoke", EXPERIMENTS["smoke"](), FACTS)
+    run.begin("smoke", EXPERIMENTS["smoke"](), INFO)
     return run.path
 
 
 def test_a_run_that_has_begun_can_be_loaded(begun):
-    assert RunDir(begun).load() == ("smoke", EXPERIMENTS["smoke"](), FACTS)
+    assert RunDir(begun).load() == ("smoke", EXPERIMENTS["smoke"](), INFO)
     RunDir(begun).check("smoke", EXPERIMENTS["smoke"]())
-    RunDir(begun).begin("smoke", EXPERIMENTS["smoke"](), FACTS)
+    RunDir(begun).begin("smoke", EXPERIMENTS["smoke"](), INFO)
 
 
 def test_another_configuration_is_refused_with_both_values(begun, train):
@@ -56,7 +57,7 @@ def test_another_experiment_is_refused(begun, train):
 
 
 def test_other_data_is_refused(begun):
-    other = dataclasses.replace(FACTS, vocabulary=("ball", "blue"))
+    other = dataclasses.replace(INFO, vocabulary=("ball", "blue"))
     with pytest.raises(UserError, match=r"has changed since the run began \(vocabulary\)"):
         RunDir(begun).begin("smoke", EXPERIMENTS["smoke"](), other)
 
@@ -101,7 +102,7 @@ def test_a_damaged_configuration_is_one_line_for_both_commands(begun, damage, sa
 def test_the_time_of_all_starts_adds_up(begun):
     (begun / "summary.json").write_text(json.dumps({"wall_seconds": 1000.0, "device": "cpu"}))
     run = RunDir(begun)
-    run.begin("smoke", EXPERIMENTS["smoke"](), FACTS)
+    run.begin("smoke", EXPERIMENTS["smoke"](), INFO)
     run.record(diffusion={"steps": 5})
     summary = run.summary()
     assert 1000 <= summary.pop("wall_seconds") < 1100

@@ -173,16 +173,12 @@ _CONFLICTS = [
 
 def check_options(command: SampleCommand) -> OutputKind:
     """Raises UserError for options that do not go together; reads no file. The kind of output."""
-    if problems := list(violations(command)):
-        raise UserError(
-            "; ".join(problems)
-            .replace("--condition.", "--")
-            .replace("--edit.", "--")
-            .replace("--guide.", "--")
-            .replace("--sampling.", "--")
-        )
+    groups = (command.condition, command.sampling, command.edit, command.guide)
+    alone = SampleCommand(command.model, command.num_images, command.out, command.trajectory)
+    if problems := [text for part in (alone, *groups) for text in violations(part)]:
+        raise UserError("; ".join(problems))
     options = {}
-    for group in (command.condition, command.sampling, command.edit, command.guide):
+    for group in groups:
         options |= given(group)
     if command.trajectory:
         options["trajectory"] = command.trajectory

@@ -17,7 +17,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -25,12 +25,10 @@ from etils import epath
 from PIL import Image
 
 from ldm_jax import plots
+from ldm_jax.commands.sample.plan import Request
 from ldm_jax.errors import UserError
 from ldm_jax.paths import PART, write_whole
 from ldm_jax.training.processes import on_first
-
-if TYPE_CHECKING:
-    from ldm_jax.commands.sample.plan import Request
 
 log = logging.getLogger(__name__)
 OutputKind = Literal["grid", "animation", "archive", "folder"]

@@ -23,6 +23,7 @@ from ldm_jax.commands.sample.plan import Request
 from ldm_jax.commands.sample.prompts import parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
 from ldm_jax.data.loader import Batch
+from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
@@ -122,7 +123,7 @@ def sampling_settings(
     is_null = model.guidable and bool(np.all(conditions["condition"] == null))
     if is_null and settings.guidance == own.guidance:
         settings = replace(settings, guidance=1.0)
-    return model.sized(settings, conditions)
+    return with_size_of(conditions, settings, model.first.f)
 
 
 def _composited(request: Request, images: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -80,14 +80,19 @@ def main(words: Sequence[str]) -> int:
         print(HELP.format(default=cli.DEFAULT_EXPERIMENT, experiments=experiments))
         return 0
     with cli.ExitCode() as status:
-        name, experiment, fields = cli.named_experiment(words)
-        stage = "autoencoder" if name in TRAINED_ALONE else "both"
-        default = TrainCommand(experiment, f"runs/{name}", stage)
-        command = cli.parse(TrainCommand, fields, f"python train.py {name}", default)
+        name, command = parse_command(words)
         cli.one_device_per_core()
         join(command.hosts)
         cli.say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
     return status.code
+
+
+def parse_command(words: Sequence[str]) -> tuple[str, TrainCommand]:
+    """(name of the experiment, command) of the words behind `python train.py`."""
+    name, experiment, fields = cli.named_experiment(words)
+    stage = "autoencoder" if name in TRAINED_ALONE else "both"
+    default = TrainCommand(experiment, f"runs/{name}", stage)
+    return name, cli.parse(TrainCommand, fields, f"python train.py {name}", default)
 
 
 def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "both") -> str:

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from etils import epath
+from ldm_jax.sampling.generate import Generator
 from PIL import Image
 
-from ldm_jax.errors import UserError
 from ldm_jax.commands.sample.outputs import ImageFolder, kind_of, pack
-from ldm_jax.sampling.generate import Generator
+from ldm_jax.errors import UserError
 
 slow = pytest.mark.slow
 IMAGES = np.random.default_rng(0).integers(0, 255, (5, 4, 6, 3), dtype=np.uint8)

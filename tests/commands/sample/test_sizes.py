@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from ldm_jax.experiments.sizes import SizeOptions
 from PIL import Image
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.sizes import SizeOptions
 from ldm_jax.sampling.tiling import Tiles
 
 pytestmark = pytest.mark.slow

@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 from ldm_jax.autoencoder.perceptual import abstract_params
+from ldm_jax.commands.train.autoencoder import check_unchanged, load_autoencoder_from
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments import train as train_module
-from ldm_jax.experiments.first_stage import check_unchanged, load_autoencoder_from
-from ldm_jax.model.data_info import DataInfo, RunDir
+from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
+from ldm_jax.training.step import TrainState
 
 pytestmark = pytest.mark.slow
 
-# 25 steps, the codes revived after steps 10 and 20; the checkpoints of 15, 20 and 25 are kept.
+# 25 steps, dead codes reset after steps 10 and 20; the checkpoints of 15, 20 and 25 are kept.
 VQ = """
     --autoencoder.network.bottleneck vq --autoencoder.network.codebook-size 64
     --autoencoder.reset-dead-codes-every 10
@@ -69,13 +70,6 @@ def without_newest(run, copy, stage, newest):
     return copy
 
 
-@pytest.fixture
-def no_compute(monkeypatch):
-    """Neither is data read nor anything compiled; whoever tries fails with a traceback."""
-    monkeypatch.setattr(train_module, "open_data", None)
-    monkeypatch.setattr(train_module, "_train", None)
-
-
 # --- codes
 
 
@@ -101,16 +95,16 @@ def test_a_run_with_codes_tells_of_their_use(vq):
     assert summary["psnr"] > 0 and (run / "curves.png").exists() and (run / "samples.png").exists()
 
 
-def test_a_run_with_codes_that_was_killed_revives_the_same_ones(vq, train_on, tmp_path):
-    """From the checkpoint of step 15, over the revival after step 20."""
+def test_a_run_with_codes_that_was_killed_resets_the_same_ones(vq, train_on, tmp_path):
+    """From the checkpoint of step 15, over the reset after step 20."""
     copy = without_newest(vq[1], tmp_path / "run", "autoencoder", (20, 25))
     resumed = train_on("captions", copy, *VQ, *ALWAYS, *ALONE)
     assert resumed.code == 0, resumed.err
-    assert "goes on from step 15 of 25" in resumed.err
+    assert "resumes at step 15 of 25" in resumed.err
     assert saved(copy, "autoencoder", *ALL) == saved(vq[1], "autoencoder", *ALL)
 
 
-def test_revival_moves_the_codes_that_nothing_uses(vq):
+def test_a_reset_moves_the_codes_that_nothing_uses(vq):
     """They start within 1/K of zero, and one that is never used has no gradient to leave by."""
     lines = read(vq[1] / "metrics.jsonl")
     before = max(line["codebook_usage"] for line in lines if line["step"] in (5, 10))
@@ -186,8 +180,8 @@ def test_a_run_with_lpips_trains_and_tells_it(perceptual, squeezenet):
     kept = RunDir(run).checkpoints("autoencoder").restore_part(["constants"])["constants"]
     with np.load(squeezenet) as arrays:
         for name, layer in (("0_weight", "conv1"), ("head0", "heads")):
-            ours = kept["perceptual"][layer]["kernel" if name == "0_weight" else "conv1"]
-            np.testing.assert_array_equal(ours, arrays[name])
+            here = kept["perceptual"][layer]["kernel" if name == "0_weight" else "conv1"]
+            np.testing.assert_array_equal(here, arrays[name])
 
 
 def test_a_run_that_goes_on_needs_the_file_no_more(perceptual, squeezenet, train_on, tmp_path):
@@ -200,15 +194,15 @@ def test_a_run_that_goes_on_needs_the_file_no_more(perceptual, squeezenet, train
     finally:
         away.rename(squeezenet)
     assert resumed.code == 0, resumed.err
-    assert "goes on from step 2 of 4" in resumed.err
+    assert "resumes at step 2 of 4" in resumed.err
     names = ("step", "params", "opt_state", "constants")
     assert saved(copy, "autoencoder", *names) == saved(perceptual[1], "autoencoder", *names)
-    ours, theirs = (RunDir(run).summary()["autoencoder"] for run in (copy, perceptual[1]))
-    assert ours["lpips_squeezenet"] == theirs["lpips_squeezenet"]
+    here, there = (RunDir(run).summary()["autoencoder"] for run in (copy, perceptual[1]))
+    assert here["lpips_squeezenet"] == there["lpips_squeezenet"]
 
 
 @pytest.mark.parametrize("broken", ["missing", "no npz", "incomplete"])
-def test_a_feature_network_that_cannot_be_read_is_refused(broken, train_on, no_compute, tmp_path):
+def test_a_feature_network_that_cannot_be_read_is_refused(broken, train_on, tmp_path):
     file = tmp_path / "weights.npz"
     if broken == "no npz":
         file.write_bytes(b"no arrays")
@@ -217,6 +211,8 @@ def test_a_feature_network_that_cannot_be_read_is_refused(broken, train_on, no_c
         del arrays["12_squeeze_weight"]
         np.savez(file, **arrays)
     words = ["--autoencoder.loss.perceptual-file", file]
+    # Before any data is opened: there is none here.
+    words += ["--data.path", tmp_path / "nowhere"]
     error = train_on("flat", tmp_path / "run", *LPIPS, *words).error
     assert str(file) in error
     if broken == "incomplete":
@@ -230,40 +226,47 @@ def test_a_feature_network_that_cannot_be_read_is_refused(broken, train_on, no_c
 def borrower(run, **network):
     """smoke with a network of its own, and the autoencoder of that run."""
     smoke = EXPERIMENTS["smoke"]()
-    theirs = RunDir(run).load()[1].autoencoder.network
+    network_there = RunDir(run).load()[1].autoencoder.network
     stage = dataclasses.replace(
-        smoke.autoencoder, from_run=str(run), network=dataclasses.replace(theirs, **network)
+        smoke.autoencoder, from_run=str(run), network=dataclasses.replace(network_there, **network)
     )
     return dataclasses.replace(smoke, autoencoder=stage)
 
 
-def test_the_autoencoder_of_another_run_is_used_bit_for_bit(
-    vq, train_on, sample, tmp_path, monkeypatch
-):
+def train_a_little_more(run):
+    """A newer checkpoint of the first stage, of other weights."""
+    checkpoints = RunDir(run).checkpoints("autoencoder")
+    state = TrainState(**checkpoints.restore_part(ALL))
+    ema = jax.tree.map(lambda array: array + 1, state.ema)
+    checkpoints.save(99, dataclasses.replace(state, ema=ema))
+    checkpoints.close()
+
+
+def test_the_autoencoder_of_another_run_is_used_bit_for_bit(vq, train_on, sample, tmp_path):
     """The average that it keeps. None is trained: no steps, no checkpoints, no curves of it."""
-    run, lent = tmp_path / "run", of_autoencoder(saved(vq[1], "autoencoder", "ema"))
-    ended = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", vq[1])
+    run, lender = tmp_path / "run", shutil.copytree(vq[1], tmp_path / "lender")
+    lent = of_autoencoder(saved(lender, "autoencoder", "ema"))
+    ended = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", lender)
     assert ended.code == 0, ended.err
-    assert f"autoencoder: from {vq[1]}, PSNR" in ended.out
+    assert f"autoencoder: from {lender}, PSNR" in ended.out
     assert of_autoencoder(saved(run, "diffusion", "constants")) == lent
     assert not (run / "checkpoints" / "autoencoder").exists()
     assert {line["stage"] for line in read(run / "metrics.jsonl")} == {"diffusion"}
-    ours, theirs = (RunDir(path).summary()["autoencoder"] for path in (run, vq[1]))
-    assert ours["from_run"] == str(vq[1]) and "steps" not in ours
+    here, there = (RunDir(path).summary()["autoencoder"] for path in (run, vq[1]))
+    assert here["from_run"] == str(lender) and "steps" not in here
     for score in ("psnr", "codebook_usage", "codebook_perplexity"):
-        assert ours[score] == theirs[score]
+        assert here[score] == there[score]
     drawn = sample(run, "--prompt", "a red square", "--out", tmp_path / "a.png")
     assert drawn.code == 0, drawn.err
     # and a borrower may lend in turn
-    weights, _ = load_autoencoder_from(borrower(run))
+    weights, _ = load_autoencoder_from(borrower(run).autoencoder)
     assert as_bytes(weights) == lent
     # but when its lender is trained again, the second stage does not go on
     check_unchanged(RunDir(run), weights)
     (run / "summary.json").unlink()
-    again = jax.tree.map(lambda array: array + 1, weights)
-    monkeypatch.setattr(train_module, "borrowed_autoencoder", lambda _: (again, 3))
-    monkeypatch.setattr(train_module, "open_data", None)  # nothing is read, let alone computed
-    error = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", vq[1]).error
+    train_a_little_more(lender)
+    words = ["--autoencoder.from-run", lender]
+    error = train_on("captions", run, *VQ, *ALWAYS, *words).error
     assert f"diffusion stage of {run} began on another autoencoder, which has been trained" in error
 
 
@@ -271,21 +274,21 @@ def test_a_lender_may_have_its_first_stage_alone(perceptual):
     """And no average: then its parameters are what is lent."""
     run = perceptual[1]
     assert not (run / "checkpoints" / "diffusion").exists()
-    lent, _ = load_autoencoder_from(borrower(run))
+    lent, _ = load_autoencoder_from(borrower(run).autoencoder)
     assert as_bytes(lent) == of_autoencoder(saved(run, "autoencoder", "params"))
 
 
 def test_a_lender_may_have_kept_its_second_stage_alone(vq, tmp_path):
     copy = shutil.copytree(vq[1], tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "autoencoder")
-    lent = as_bytes(load_autoencoder_from(borrower(copy))[0])
+    lent = as_bytes(load_autoencoder_from(borrower(copy).autoencoder)[0])
     averaged, last = (of_autoencoder(saved(vq[1], "autoencoder", n)) for n in ("ema", "params"))
     assert lent == averaged != last
 
 
-def test_what_cannot_be_borrowed_is_refused(vq, train_on, no_compute, tmp_path):
-    def refused(lender, *words):
-        words = [*VQ, "--autoencoder.from-run", lender, *words]
+def test_what_cannot_be_borrowed_is_refused(vq, train_on, tmp_path):
+    def refused(lender, *words):  # before any data is opened: there is none here
+        words = [*VQ, "--autoencoder.from-run", lender, "--data.path", tmp_path / "none", *words]
         return train_on("captions", tmp_path / "run", *words).error
 
     assert f"{tmp_path}/nowhere is no run directory" in refused(tmp_path / "nowhere")

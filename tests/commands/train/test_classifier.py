@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments import train as train_module
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
@@ -70,13 +69,12 @@ def test_latents_are_scaled_as_the_diffusion_model_s(classified):
     assert one == other
 
 
-def test_a_run_with_a_finished_classifier_says_so_at_once(classified, train, monkeypatch):
+def test_a_run_with_a_finished_classifier_says_so_at_once(classified, train):
     ended, run = classified
-    monkeypatch.setattr(train_module, "open_data", None)  # neither drawn nor read
     for words in (ALONE, [], ["--classifier.steps", 7]):  # which the other stages do not ask for
         again = train("smoke", "--run-dir", run, *words)
         assert again.code == 0 and again.out == ended.out, again.err
-        assert f"{run} is finished; to draw images" in again.err
+        assert f"{run} is finished; to sample images" in again.err
 
 
 def test_a_classifier_is_configured_when_its_training_begins(classified, train, tmp_path):
@@ -101,7 +99,7 @@ def test_a_stopped_classifier_goes_on_and_ends_bit_for_bit_the_same(
     without_classifier(run)
     shutil.rmtree(run / "checkpoints" / "classifier" / "40")
     resumed = ended(process("train.py", "smoke", "--run-dir", run, *ALONE))
-    assert "classifier: goes on from step 30 of 40" in resumed.err
+    assert "classifier: resumes at step 30 of 40" in resumed.err
     assert parts(run, "classifier") == parts(classified[1], "classifier")
     summaries = [RunDir(path).summary()["classifier"] for path in (run, classified[1])]
     assert len({summary["accuracy"] for summary in summaries}) == 1

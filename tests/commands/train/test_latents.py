@@ -7,12 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldm_jax.commands.train.diffusion import diffusion_task
+from ldm_jax.commands.train.latents import LatentView, latent_loader, one_view
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import FolderData
 from ldm_jax.model.data import open_data
-from ldm_jax.commands.train.latents import latent_loader, one_view
-from ldm_jax.experiments.models import FirstStage, SecondStage
+from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.run_dir import RunDir
+from ldm_jax.training.config import LoaderConfig
 
 
 class Drawn:
@@ -32,7 +36,7 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def problem(photographs):
-    """(experiment, data, second stage, autoencoder parameters) on the folder with captions."""
+    """(model, data, autoencoder parameters) on the folder with captions."""
     smoke = EXPERIMENTS["smoke"]()
     unet = UNetConfig(8, (1,), 1, attention_factors=(), head_channels=4, groups=4)
     experiment = dataclasses.replace(
@@ -40,43 +44,50 @@ def problem(photographs):
         data=FolderData(path=str(photographs / "captions"), size=16, crop="centre", flip=False),
         diffusion=dataclasses.replace(smoke.diffusion, unet=unet, batch_size=4),
     )
-    data = open_data(experiment)
-    second = SecondStage(experiment, data.facts)
-    return experiment, data, second, second.first.problem.init(jax.random.key(0))["autoencoder"]
+    data = open_data(experiment.data, experiment.diffusion, experiment.seed)
+    model = LatentDiffusion(experiment, data.info)
+    return model, data, model.first.objective.init(jax.random.key(0))["autoencoder"]
+
+
+def loader_of(view, data, mesh):
+    """(batches of four, measured scale factor)."""
+    return latent_loader(view, data, mesh, 4, 0, LoaderConfig())
 
 
 def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
-    experiment, data, second, autoencoder = problem
-    params = second.problem.init(jax.random.key(1))
+    model, data, autoencoder = problem
+    params = model.objective.init(jax.random.key(1))
     # A UNet starts out predicting zero: perturbed, it looks at its input.
     params = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-    losses = []
+    view, losses = LatentView(model.first, autoencoder, model.condition, False), []
     for source in (data.train, Drawn(data.train)):
-        views = dataclasses.replace(data, train=source)
-        loader, scale = latent_loader(
-            experiment, second.first, autoencoder, views, second.condition, one_device
-        )
+        loader, scale = loader_of(view, dataclasses.replace(data, train=source), one_device)
         batch = loader.batch(3)
-        assert ("image" in batch) == views.train.drawn
+        assert ("image" in batch) == source.drawn
         constants = {"autoencoder": autoencoder, "scale_factor": scale}
-        loss, t = jax.jit(second.problem.loss)(params, constants, batch, jax.random.key(2))
+        loss, t = jax.jit(model.objective.loss)(params, constants, batch, jax.random.key(2))
         losses.append((loss, t, batch["condition"], scale))
     for cached, online in zip(*losses, strict=True):
         np.testing.assert_allclose(cached, online, rtol=1e-5)
     assert np.std(losses[0][0]) > 0
 
 
+def test_what_does_not_fit_into_memory_is_not_cached(problem, one_device):
+    model, data, autoencoder = problem
+    view = LatentView(model.first, autoencoder, model.condition, False)
+    loader, _ = latent_loader(view, data, one_device, 4, 0, LoaderConfig(), most_cached=10)
+    assert "image" in loader.batch(0)
+
+
 def test_the_mirror_image_is_cached_beside_the_image(problem, one_device):
-    experiment, data, second, autoencoder = problem
-    flipped = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, flip=True))
-    loader, _ = latent_loader(
-        flipped, second.first, autoencoder, data, second.condition, one_device
-    )
+    model, data, autoencoder = problem
+    view = LatentView(model.first, autoencoder, model.condition, mirrored=True)
+    loader, _ = loader_of(view, data, one_device)
     images = data.train.read(range(len(data.train)))["image"]
     moments = loader.source.arrays["encoded"]
-    for view, rows in enumerate((images, images[:, :, ::-1])):
-        expected = second.first.encode(autoencoder, rows)
-        np.testing.assert_allclose(moments[:, view], expected, atol=1e-5)
+    for number, rows in enumerate((images, images[:, :, ::-1])):
+        expected = model.first.encode(autoencoder, rows)
+        np.testing.assert_allclose(moments[:, number], expected, atol=1e-5)
 
 
 def test_a_view_is_drawn_for_each_example_at_each_reading():
@@ -88,12 +99,10 @@ def test_a_view_is_drawn_for_each_example_at_each_reading():
 
 
 def first_stage(problem, bottleneck):
-    """(experiment, first stage) with another bottleneck."""
-    experiment, data, *_ = problem
-    network = dataclasses.replace(experiment.autoencoder.network, bottleneck=bottleneck)
-    stage = dataclasses.replace(experiment.autoencoder, network=network)
-    experiment = dataclasses.replace(experiment, autoencoder=stage)
-    return experiment, FirstStage(experiment, data.facts)
+    """The first stage with another bottleneck."""
+    stage = problem[0].config.autoencoder
+    network = dataclasses.replace(stage.network, bottleneck=bottleneck)
+    return FirstStage(dataclasses.replace(stage, network=network), 3)
 
 
 def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation(problem):
@@ -101,7 +110,7 @@ def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation(pro
     mean, logvar = rng.normal(0.3, 2.0, (2, 50, 4, 4, 3)) * [[[[[1.0]]]], [[[[0.1]]]]]
     moments = np.concatenate([mean, logvar], axis=-1).astype(np.float32)
     z = mean + np.exp(0.5 * logvar) * rng.standard_normal((400, *mean.shape))
-    _, first = first_stage(problem, "kl")
+    first = first_stage(problem, "kl")
     assert abs(first.scale_factor(moments) * z.std() - 1) < 5e-3
 
 
@@ -109,15 +118,15 @@ def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation(pro
 def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
     """z before it is quantised, or the pixels."""
     z = np.random.default_rng(0).normal(0.3, 2.0, (50, 4, 4, 4)).astype(np.float32)
-    _, first = first_stage(problem, bottleneck)
+    first = first_stage(problem, bottleneck)
     assert abs(first.scale_factor(z) * z.std() - 1) < 1e-5
     assert first.mean(z) is z and first.sample(z, jax.random.key(0)) is z
 
 
 def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem, one_device):
-    _, data, second, _ = problem
-    experiment, first = first_stage(problem, "none")
-    loader, scale = latent_loader(experiment, first, {}, data, second.condition, one_device)
+    model, data, _ = problem
+    first = first_stage(problem, "none")
+    loader, scale = loader_of(LatentView(first, {}, model.condition, False), data, one_device)
     batch = loader.batch(0)
     assert set(batch) == {"image", "condition"} and batch["image"].dtype == np.uint8
     z = first.encode({}, batch["image"])
@@ -127,10 +136,9 @@ def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem, one_de
     assert abs(scale * (pixels / 127.5).std() - 1) < 1e-4
 
 
-def test_the_scale_factor_that_is_given_is_not_measured(problem, one_device):
-    _, data, second, _ = problem
-    experiment, first = first_stage(problem, "none")
-    stage = dataclasses.replace(experiment.diffusion, scale_factor=0.18215)
-    experiment = dataclasses.replace(experiment, diffusion=stage)
-    _, scale = latent_loader(experiment, first, {}, data, second.condition, one_device)
-    assert scale == np.float32(0.18215)
+def test_the_scale_factor_that_is_given_is_not_measured(problem, one_device, tmp_path):
+    model, data, autoencoder = problem
+    stage = dataclasses.replace(model.config.diffusion, scale_factor=0.18215)
+    model = LatentDiffusion(dataclasses.replace(model.config, diffusion=stage), model.info)
+    task = diffusion_task(model, autoencoder, data, RunDir(tmp_path), one_device)
+    assert task.constants["scale_factor"] == np.float32(0.18215)

@@ -16,14 +16,14 @@ from flax import nnx
 from ldm_jax.conditioning.transformer import Layer
 from ldm_jax.diffusion.transformer import TransformerBlock
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.mechanism import build_model
-from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.model.data_info import DataInfo
 from ldm_jax.layers import ResBlock, SpatialSelfAttention
+from ldm_jax.model.classifier import Classifier
+from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.placeholder import placeholder_data
 from ldm_jax.parameters import shapes_of
-from ldm_jax.training.optimiser import make_optimiser
 from ldm_jax.training.sharding import SMALLEST_SHARDED, make_mesh, tree_sharding
-from ldm_jax.training.step import Stage, init_state, train_step
+from ldm_jax.training.step import init_state, train_step
 
 STAGES = ("autoencoder", "diffusion", "classifier")
 TEXT = DataInfo(3, "text", ("a", "b", "c"), tuple("abcdefgh"), 5)
@@ -50,28 +50,23 @@ def smallest():
     )
 
 
-def trained_as(experiment, which, facts=TEXT):
-    """(stage for the engine, constants, shapes of a batch)."""
-    second, config = SecondStage(experiment, facts), getattr(experiment, which)
-    problem = {
-        "autoencoder": second.first.problem,
-        "diffusion": second.problem,
-        "classifier": Classifier(experiment, facts, second).problem if facts.class_names else None,
-    }[which]
-    stage = Stage(
-        problem.init,
-        objective.loss_and_grads,
-        make_optimiser(config.optimiser, 10),
-        config.ema_decay,
-    )
-    n, size, (h, w, c) = config.batch_size, experiment.data.size, second.first.latent_shape
+def trained_as(experiment, which, info=TEXT):
+    """(objective, its configuration, constants, shapes of a batch)."""
+    model, config = LatentDiffusion(experiment, info), getattr(experiment, which)
+    objective = {
+        "autoencoder": lambda: model.first.objective,
+        "diffusion": lambda: model.objective,
+        "classifier": lambda: Classifier(model).objective,
+    }[which]()
+    n, size, (h, w, c) = config.batch_size, experiment.data.size, model.geometry().shape
     struct = jax.ShapeDtypeStruct
     if which == "autoencoder":
-        return stage, {}, {"image": struct((n, size, size, 3), np.uint8)}
-    frozen = jax.eval_shape(second.first.problem.init, KEY)["autoencoder"]
-    condition = (n, facts.caption_length) if which == "diffusion" else (n,)
+        return objective, config, {}, {"image": struct((n, size, size, 3), np.uint8)}
+    frozen = jax.eval_shape(model.first.objective.init, KEY)["autoencoder"]
+    condition = (n, info.caption_length) if which == "diffusion" else (n,)
     return (
-        stage,
+        objective,
+        config,
         {"autoencoder": frozen, "scale_factor": struct((), np.float32)},
         {"encoded": struct((n, h, w, 2 * c), np.float32), "condition": struct(condition, np.int32)},
     )
@@ -85,18 +80,19 @@ def test_bfloat16_and_remat(which):
     """The step computes in bfloat16; all it hands on, losses too, is float32. And every block is
     computed again in the backward pass."""
     experiment = dataclasses.replace(smallest(), precision="bfloat16")
-    stage, constants, batch = trained_as(experiment, which)
-    state = jax.eval_shape(partial(init_state, stage), KEY, constants)
-    step = partial(train_step, stage=stage, key=KEY)
+    objective, config, constants, batch = trained_as(experiment, which)
+    state = jax.eval_shape(partial(init_state, objective, config), KEY, constants)
+    step = partial(train_step, objective=objective, config=config, key=KEY)
     program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, batch)
     floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     assert after.ema is not None and jax.tree.structure(after) == jax.tree.structure(state)
-    program, problem = str(program), stage.grads.__self__
+    program = str(program)
     assert "bf16" in program
 
     is_first = which == "autoencoder"
-    model = problem.autoencoder(state.params[which]) if is_first else problem.model(state.params)
+    params = state.params
+    model = objective.autoencoder(params[which]) if is_first else objective.model(params)
     blocks = sum(isinstance(module, BLOCKS) for _, module in nnx.iter_graph(model))
     assert program.count("prevent_cse=True") == blocks > 3
 
@@ -107,12 +103,12 @@ def test_published_states_are_split_over_fsdp_to_the_last_percent():
     So a device has at most 1/8 of the state and a percent of it, and what it has is exactly what
     follows from the sizes: whole where an array is small or nothing divides, else an eighth.
     """
-    facts = DataInfo(3, "class", tuple(map(str, range(1000))))
-    stage, constants, _ = trained_as(EXPERIMENTS["cin256-v2"](), "diffusion", facts)
-    state = jax.eval_shape(partial(init_state, stage), KEY, constants)
+    info = DataInfo(3, "class", tuple(map(str, range(1000))))
+    objective, config, constants, _ = trained_as(EXPERIMENTS["cin256-v2"](), "diffusion", info)
+    state = jax.eval_shape(partial(init_state, objective, config), KEY, constants)
     shardings = tree_sharding(state, make_mesh(1, 8, 1))
     for part in ("params", "ema", "opt_state"):
-        whole, ours, expected = 0, 0, 0
+        whole, held, expected = 0, 0, 0
         for leaf, sharding in zip(
             jax.tree.leaves(getattr(state, part)),
             jax.tree.leaves(getattr(shardings, part)),
@@ -121,9 +117,9 @@ def test_published_states_are_split_over_fsdp_to_the_last_percent():
             split = leaf.size >= SMALLEST_SHARDED and any(n % 8 == 0 for n in leaf.shape)
             whole += leaf.size
             expected += leaf.size // 8 if split else leaf.size
-            ours += math.prod(sharding.shard_shape(leaf.shape))
-        assert ours == expected
-        assert whole / 8 <= ours < whole * (1 / 8 + 0.01)
+            held += math.prod(sharding.shard_shape(leaf.shape))
+        assert held == expected
+        assert whole / 8 <= held < whole * (1 / 8 + 0.01)
 
 
 TENSOR = {
@@ -142,8 +138,8 @@ TENSOR = {
 
 def test_tensor_splits_the_projections_of_attention_and_feed_forward_and_nothing_else():
     experiment = EXPERIMENTS["text2img256"]()
-    facts = DataInfo(3, "text", (), tuple("abcdefgh"), 77)
-    params = shapes_of(partial(build_model, experiment, facts))
+    info = placeholder_data(experiment)[0]
+    params = shapes_of(LatentDiffusion(experiment, info).objective.build)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree_sharding(params, make_mesh(1, 1, 8)))
     found = {}
     for path, sharding in leaves:

@@ -48,7 +48,7 @@ def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
 
     first = ended(start("--stage", "autoencoder"))
     assert first.code == 0 and first.out.startswith("autoencoder: "), first.err
-    assert f"autoencoder: goes on from step {saved} of 40" in first.err
+    assert f"autoencoder: resumes at step {saved} of 40" in first.err
     assert "diffusion" not in first.out and not (run / "checkpoints" / "diffusion").exists()
 
     one = start("--stage", "diffusion")
@@ -61,7 +61,7 @@ def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
     finished = ended(start())
     assert finished.code == 0, finished.err
     assert f"checkpoints/diffusion/{newest} is damaged" in finished.err
-    assert f"diffusion: goes on from step {before} of 40" in finished.err
+    assert f"diffusion: resumes at step {before} of 40" in finished.err
     for stage in ("autoencoder", "diffusion"):
         assert parts(run, stage) == parts(smoke[1], stage)
     assert (run / "samples.png").read_bytes() == (smoke[1] / "samples.png").read_bytes()

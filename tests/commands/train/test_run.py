@@ -2,12 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.experiments import train as train_module
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.metrics import read
 
@@ -65,16 +65,28 @@ def test_the_final_samples_carry_their_settings(smoke):
     assert Image.open(run / "samples.png").text["guidance"] == "3.0"
 
 
-def test_a_finished_run_says_so_at_once(smoke, train, monkeypatch):
+def test_a_finished_run_says_so_at_once(smoke, train):
     ended, run = smoke
-    monkeypatch.setattr(train_module, "open_data", None)  # neither drawn nor read
-    monkeypatch.setattr(train_module, "train_autoencoder", None)  # nor compiled
     before = (run / "summary.json").read_text()
     for words in ([], ["--stage", "autoencoder"], ["--stage", "diffusion"]):
         again = train("smoke", "--run-dir", run, *words)
         assert again.code == 0 and again.out == ended.out
-        assert f"{run} is finished; to draw images from it: python sample.py {run}" in again.err
+        assert f"{run} is finished; to sample images from it: python sample.py {run}" in again.err
     assert (run / "summary.json").read_text() == before
+
+
+def test_a_finished_run_needs_its_data_no_more(trained, train_tiny):
+    """So nothing is read again, let alone computed."""
+    ended, run = trained("flat")
+    data = RunDir(run).load()[1].data
+    words = ["--data.crop", data.crop, "--data.flip", data.flip, "--run-dir", run]
+    folder = Path(data.path)
+    away = folder.rename(folder.with_name("away"))
+    try:
+        again = train_tiny("folder", "--data.path", folder, *words)
+    finally:
+        away.rename(folder)
+    assert (again.code, again.out) == (0, ended.out), again.err
 
 
 def test_stage_diffusion_on_half_an_autoencoder_is_refused(smoke, train, tmp_path):

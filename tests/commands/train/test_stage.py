@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax.commands.train.stage import TRANSFERRED_AHEAD, _on_devices
 from ldm_jax.data.loader import Loader
 from ldm_jax.data.source import ArraySource
-from ldm_jax.commands.train.stage import TRANSFERRED_AHEAD, _on_devices
 
 
 class Counted(Loader):
