@@ -263,7 +263,7 @@ class LatentDiffusion:
 
         The mean of q_E(z|x), without noise. Sides are multiples of f.
         """
-        return self._map("encode_image", self._checked_images(images))
+        return self._map("encode_image", self.first.checked(images))
 
     def decode(self, z_0: np.ndarray) -> np.ndarray:
         """Scaled latents z_0 `[n, h, w, c]` -> images uint8 `[n, H, W, C]`."""
@@ -275,7 +275,7 @@ class LatentDiffusion:
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """D(E(x)): images as for `encode` -> uint8 `[n, H, W, C]`."""
-        images = self._checked_images(images)
+        images = self.first.checked(images)
         weights, sharding = self.placed(len(images))
         autoencoder = weights.constants["autoencoder"]
         return map_batches(self._jit["reconstruct"], (autoencoder,), (images,), sharding.mesh)
@@ -383,18 +383,6 @@ class LatentDiffusion:
             for start in range(0, n, CONDITIONS_AT_ONCE)
         ]
         return np.concatenate(fetch(parts))
-
-    def _checked_images(self, images: np.ndarray) -> np.ndarray:
-        """One image or several: `[n, H, W, C]`, uint8 or float32. UserError for other shapes."""
-        images = np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
-        sides, f = images.shape[1:3], self.first.f
-        if images.ndim != 4 or images.shape[-1] != self.info.channels or any(s % f for s in sides):
-            raise UserError(
-                f"images are [n, H, W, {self.info.channels}] with sides that are multiples of {f}, "
-                f"not {list(images.shape)}"
-            )
-        return images if images.dtype == np.uint8 else images.astype(np.float32)
 
     def _map(self, name: str, rows: np.ndarray) -> np.ndarray:
         weights, sharding = self.placed(len(rows))
