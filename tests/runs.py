@@ -250,7 +250,7 @@ def damage():
 
 @pytest.fixture(scope="session")
 def trained_task(train_tiny, tmp_path_factory):
-    """`trained_task('layout')`: (how training scenes-layout ended, its run directory), done once."""
+    """`trained_task('layout')`: (how training scenes-layout ended, its run directory), once."""
     root, runs = tmp_path_factory.mktemp("tasks"), {}
 
     def run(kind):
