@@ -2,17 +2,13 @@
 
 import re
 
-import jax
 import numpy as np
 import pytest
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.trained import load_weights
 from PIL import Image
 
 from ldm_jax import plots
 from ldm_jax.data.images import fit, to_image
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.model.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 

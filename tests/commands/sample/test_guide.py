@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ldm_jax.experiments.edit import Request
-from ldm_jax.experiments.guide import GuideOptions, prepare_guides
-from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.experiments.sizes import SizeOptions
-from ldm_jax.experiments.trained import load_weights, placed
 from PIL import Image
 
+from ldm_jax.commands.sample.command import GuideOptions
+from ldm_jax.commands.sample.guide import make_guides
+from ldm_jax.commands.sample.plan import Request
 from ldm_jax.data.images import fit
 from ldm_jax.diffusion.classifier import log_likelihood
+from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.sampling.guides import downsample
 

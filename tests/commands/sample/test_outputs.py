@@ -8,10 +8,9 @@ import threading
 import numpy as np
 import pytest
 from etils import epath
-from ldm_jax.sampling.generate import Generator
 from PIL import Image
 
-from ldm_jax.commands.sample.outputs import ImageFolder, kind_of, pack
+from ldm_jax.commands.sample.outputs import ImageFolder, output_kind, pack
 from ldm_jax.errors import UserError
 
 slow = pytest.mark.slow
