@@ -129,7 +129,10 @@ class LayoutCondition(_Tokens):
 
     def parse(self, value: str | dict | Sequence[dict]) -> Batch:
         """A layout {"objects": [{"label", "box"}, ...]}, a list of such, or the JSON of either."""
-        content = value if isinstance(value, str) else json.dumps(value)
+        try:
+            content = value if isinstance(value, str) else json.dumps(value, default=_as_list)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"a layout holds texts and numbers alone: {error}") from error
         return {"condition": self.encoder.encode(*self.encoder.parse(content))}
 
     def to_cache(self, batch: Batch) -> Batch:
@@ -301,6 +304,11 @@ class EmbeddingCondition(_Images):
 
     def as_image(self, conditions: Batch) -> None:
         return None
+
+
+def _as_list(array: np.ndarray) -> list:
+    """For JSON, which knows no arrays."""
+    return array.tolist()
 
 
 def _images(value: np.ndarray) -> np.ndarray:

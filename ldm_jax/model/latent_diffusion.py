@@ -196,6 +196,7 @@ class LatentDiffusion:
         if condition is None and self.guidable:
             settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
         settings = with_size_of(conditions, settings, self.first.f)
+        self.geometry(settings)  # before anything is encoded
         inputs = self.inputs(conditions, num_images)
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
@@ -208,11 +209,15 @@ class LatentDiffusion:
             if condition is not None:
                 raise UserError("this model is unconditional: it takes no condition")
             return None
-        if condition is not None:
-            return self.condition.parse(condition)
-        if not self.guidable:
+        if condition is None and not self.guidable:
             raise UserError(f"this model needs its condition: {self.info.condition}")
-        return {"condition": self.condition.null[None]}
+        if condition is None:
+            return {"condition": self.condition.null[None]}
+        conditions, c = self.condition.parse(condition), self.info.channels
+        for images in (conditions[n] for n in ("masked", "low_res") if n in conditions):
+            if images.shape[-1] != c:
+                raise UserError(f"images are [n, H, W, {c}], not {list(images.shape)}")
+        return conditions
 
     def inputs(self, conditions: Batch | None, num_images: int = 1) -> SamplingInputs:
         """What the sampler takes: each condition `num_images` times, in all for none."""
