@@ -196,8 +196,10 @@ def test_what_a_person_gives_becomes_rows():
     tokens = LayoutTokens(CLASS_NAMES, objects=4, sections=32)
     layout, thing = LayoutCondition(tokens), {"label": CLASS_NAMES[3], "box": [0.25, 0, 0.5, 1]}
     one = layout.parse({"objects": [thing]})["condition"]
-    boxes = np.float32([thing["box"]])
-    np.testing.assert_array_equal(one, tokens.encode([boxes], [np.array([3])]))
+    boxes = np.float32([[thing["box"]]])
+    np.testing.assert_array_equal(one, tokens.encode(boxes, np.array([[3]])))
+    of_arrays = {"label": thing["label"], "box": boxes[0, 0]}
+    np.testing.assert_array_equal(layout.parse({"objects": [of_arrays]})["condition"], one)
     text_of_two = json.dumps([{"objects": [thing]}] * 2)
     np.testing.assert_array_equal(layout.parse(text_of_two)["condition"], [*one, *one])
     small = np.zeros((2, 3, 3), np.uint8)
@@ -234,6 +236,7 @@ SMALL = np.zeros((4, 4, 3), np.uint8)
         (TextCondition(Tokenizer.of(["a b"], 9)), [1], "a prompt is a text"),
         (LayoutCondition(LayoutTokens(("a",), 2, 8)), "{", "the layout is not JSON"),
         (LayoutCondition(LayoutTokens(("a",), 2, 8)), {"boxes": []}, "objects"),
+        (LayoutCondition(LayoutTokens(("a",), 2, 8)), {"objects": {1, 2}}, "texts and numbers"),
         (SemanticCondition(3), np.zeros((2, 2)), "is class numbers .H, W.; this is float64"),
         (SemanticCondition(3), np.zeros((1, 1, 2, 2), int), "is class numbers"),
         (SemanticCondition(3), np.full((2, 2), 3), "has class 3; this model knows 0 to 2"),
