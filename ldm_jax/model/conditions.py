@@ -9,7 +9,7 @@ what a person gives. `null` is the y of no condition, where a model can be train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -112,7 +112,8 @@ class TextCondition(_Tokens):
 
     def parse(self, value: str | Sequence[str]) -> Batch:
         """One prompt or several."""
-        prompts = [value] if isinstance(value, str) else list(value)
+        single = isinstance(value, str) or not isinstance(value, Iterable)
+        prompts = [value] if single else list(value)
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("this model was trained on captions: a prompt is a text")
         return {"condition": self.encoder.encode(prompts)}
