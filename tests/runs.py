@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from PIL import Image
 
 from ldm_jax.commands.sample.run import main as sample_main
 from ldm_jax.commands.train.run import main as train_main
+from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.sharding import make_mesh
 
@@ -115,9 +117,24 @@ def train_tiny():
 
 
 @pytest.fixture(scope="session")
-def sample():
+def loaded():
+    """`loaded(path)` is the model of a run, opened once: what it has compiled is shared."""
+    models = {}
+
+    def load(path):
+        run = path if isinstance(path, RunDir) else RunDir(path)
+        key = str(run.path), run.checkpoints("diffusion").latest_step()
+        if key not in models:
+            models[key] = load_run(run)
+        return models[key]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def sample(loaded):
     """`sample(run, '--prompt', 'a cube')` is `python sample.py run --prompt 'a cube'`."""
-    return lambda *words: called(sample_main, words)
+    return lambda *words: called(partial(sample_main, load=loaded), words)
 
 
 @pytest.fixture(scope="session")
@@ -229,3 +246,33 @@ def damage():
         file.write_bytes(file.read_bytes()[:-9] + b"different")
 
     return change
+
+
+@pytest.fixture(scope="session")
+def trained_task(train_tiny, tmp_path_factory):
+    """`trained_task('layout')`: (how training scenes-layout ended, its run directory), once."""
+    root, runs = tmp_path_factory.mktemp("tasks"), {}
+
+    def run(kind):
+        if kind not in runs:
+            path = root / kind
+            words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
+            words += ["--evaluation.judged-images", 16, "--run-dir", path]
+            words += ["--autoencoder.network.channel-mult", 1, 2]
+            if kind != "none":  # one first stage for all
+                words += ["--autoencoder.from-run", run("none")[1]]
+            name = "unconditional" if kind == "none" else kind
+            runs[kind] = train_tiny(f"scenes-{name}", *words), path
+        return runs[kind]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def of_classes(trained, train_tiny, photographs, tmp_path_factory):
+    """The run directory of `trained('classes')`, with a classifier too."""
+    run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
+    words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
+    ended = train_tiny("folder", *words, "--run-dir", run, "--stage", "classifier")
+    assert ended.code == 0, ended.err
+    return run

@@ -44,7 +44,7 @@ class ClassLabels:
             return int(name)
         shown = ", ".join(self.names[:40]) + (", ..." if len(self.names) > 40 else "")
         raise UserError(
-            f"unknown class {name!r}; this run knows 0 to {len(self.names) - 1}: {shown}"
+            f"unknown class {name!r}; this model knows 0 to {len(self.names) - 1}: {shown}"
         )
 
 

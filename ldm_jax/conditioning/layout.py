@@ -171,7 +171,7 @@ class LayoutTokens:
                 raise UserError(f"{title} has no objects; write {_EXAMPLE}")
             if len(objects) > self.objects:
                 raise UserError(
-                    f"{title} has {len(objects)} objects; this run takes {self.objects} at most"
+                    f"{title} has {len(objects)} objects; this model takes {self.objects} at most"
                 )
             crops[i] = _parsed_box(layout.get("crop", WHOLE_IMAGE), f"the crop of {title}")
             for j, fields in enumerate(objects):
@@ -205,7 +205,7 @@ class LayoutTokens:
         raise UserError(
             f"{title} has the unknown label {name!r}; "
             + (f"perhaps you meant {similar[0]!r}; " if similar else "")
-            + f"this run knows: {shown}"
+            + f"this model knows: {shown}"
         )
 
 

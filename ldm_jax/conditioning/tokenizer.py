@@ -76,9 +76,9 @@ class Tokenizer:
             shown = " ".join(self.vocabulary[:100]) + (" ..." if len(self.vocabulary) > 100 else "")
             raise UserError(
                 f"caption {caption!r} has unknown words: {', '.join(unknown)}; "
-                f"this run was trained on the words: {shown}"
+                f"this model was trained on the words: {shown}"
             )
         if len(words) > self.length:
             raise UserError(
-                f"caption {caption!r} has {len(words)} words; this run takes {self.length}"
+                f"caption {caption!r} has {len(words)} words; this model takes {self.length}"
             )

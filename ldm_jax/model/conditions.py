@@ -9,7 +9,7 @@ what a person gives. `null` is the y of no condition, where a model can be train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -112,7 +112,8 @@ class TextCondition(_Tokens):
 
     def parse(self, value: str | Sequence[str]) -> Batch:
         """One prompt or several."""
-        prompts = [value] if isinstance(value, str) else list(value)
+        single = isinstance(value, str) or not isinstance(value, Iterable)
+        prompts = [value] if single else list(value)
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError("this model was trained on captions: a prompt is a text")
         return {"condition": self.encoder.encode(prompts)}
@@ -129,7 +130,10 @@ class LayoutCondition(_Tokens):
 
     def parse(self, value: str | dict | Sequence[dict]) -> Batch:
         """A layout {"objects": [{"label", "box"}, ...]}, a list of such, or the JSON of either."""
-        content = value if isinstance(value, str) else json.dumps(value)
+        try:
+            content = value if isinstance(value, str) else json.dumps(value, default=_as_list)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"a layout holds texts and numbers alone: {error}") from error
         return {"condition": self.encoder.encode(*self.encoder.parse(content))}
 
     def to_cache(self, batch: Batch) -> Batch:
@@ -301,6 +305,11 @@ class EmbeddingCondition(_Images):
 
     def as_image(self, conditions: Batch) -> None:
         return None
+
+
+def _as_list(array: np.ndarray) -> list:
+    """For JSON, which knows no arrays."""
+    return array.tolist()
 
 
 def _images(value: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ldm_jax.autoencoder.kl import sample_posterior, split_moments
 from ldm_jax.autoencoder.step import AutoencoderObjective, to_bytes, to_model_range
+from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import AutoencoderStage
 
 Array = jax.Array
@@ -40,6 +41,18 @@ class FirstStage:
     def latent_channels(self) -> int:
         """Channels c of the latents."""
         return self.channels if self.bottleneck == "none" else self.network.z_channels
+
+    def checked(self, images: np.ndarray) -> np.ndarray:
+        """One image or several: `[n, H, W, C]`, uint8 or float32. UserError for other shapes."""
+        images = np.asarray(images)
+        images = images[None] if images.ndim == 3 else images
+        sides, c = images.shape[1:3], self.channels
+        if images.ndim != 4 or images.shape[-1] != c or any(side % self.f for side in sides):
+            raise UserError(
+                f"images are [n, H, W, {c}] with sides that are multiples of {self.f}, "
+                f"not {list(images.shape)}"
+            )
+        return images if images.dtype == np.uint8 else images.astype(np.float32)
 
     def encode(self, params: dict, image: Array) -> Array:
         """Images -> moments of q_E(z|x) `[B, h, w, 2c]`, or with VQ z `[B, h, w, c]`.

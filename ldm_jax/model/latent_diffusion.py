@@ -196,6 +196,7 @@ class LatentDiffusion:
         if condition is None and self.guidable:
             settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
         settings = with_size_of(conditions, settings, self.first.f)
+        self.geometry(settings)  # before anything is encoded
         inputs = self.inputs(conditions, num_images)
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
@@ -208,11 +209,15 @@ class LatentDiffusion:
             if condition is not None:
                 raise UserError("this model is unconditional: it takes no condition")
             return None
-        if condition is not None:
-            return self.condition.parse(condition)
-        if not self.guidable:
+        if condition is None and not self.guidable:
             raise UserError(f"this model needs its condition: {self.info.condition}")
-        return {"condition": self.condition.null[None]}
+        if condition is None:
+            return {"condition": self.condition.null[None]}
+        conditions, c = self.condition.parse(condition), self.info.channels
+        for images in (conditions[n] for n in ("masked", "low_res") if n in conditions):
+            if images.shape[-1] != c:
+                raise UserError(f"images are [n, H, W, {c}], not {list(images.shape)}")
+        return conditions
 
     def inputs(self, conditions: Batch | None, num_images: int = 1) -> SamplingInputs:
         """What the sampler takes: each condition `num_images` times, in all for none."""
@@ -244,8 +249,9 @@ class LatentDiffusion:
     ) -> Iterator[np.ndarray]:
         """Samples a batch at a time: uint8 `[b, H, W, C]`; see `sampling.sample.Sampler`."""
         self._diffusion_params()
-        weights, sharding = self.placed(inputs.n)
-        inputs = replace(inputs, guides=self.placement.guides(inputs.guides, inputs.n))
+        devices = max(1, inputs.n)  # no images are the sampler's to refuse
+        weights, sharding = self.placed(devices)
+        inputs = replace(inputs, guides=self.placement.guides(inputs.guides, devices))
         yield from self.sampler.batches(
             weights.params,
             weights.constants,
@@ -262,25 +268,19 @@ class LatentDiffusion:
 
         The mean of q_E(z|x), without noise. Sides are multiples of f.
         """
-        images = np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
-        sides, f = images.shape[1:3], self.first.f
-        if images.ndim != 4 or images.shape[-1] != self.info.channels or any(s % f for s in sides):
-            raise UserError(
-                f"images are [n, H, W, {self.info.channels}] with sides that are multiples of {f}, "
-                f"not {list(images.shape)}"
-            )
-        if images.dtype != np.uint8:
-            images = images.astype(np.float32)
-        return self._map("encode_image", images)
+        return self._map("encode_image", self.first.checked(images))
 
     def decode(self, z_0: np.ndarray) -> np.ndarray:
         """Scaled latents z_0 `[n, h, w, c]` -> images uint8 `[n, H, W, C]`."""
-        z_0 = np.asarray(z_0, np.float32)
-        return self._map("decode_image", z_0[None] if z_0.ndim == 3 else z_0)
+        z_0, c = np.asarray(z_0, np.float32), self.first.latent_channels
+        z_0 = z_0[None] if z_0.ndim == 3 else z_0
+        if z_0.ndim != 4 or z_0.shape[-1] != c:
+            raise UserError(f"latents are [n, h, w, {c}], not {list(z_0.shape)}")
+        return self._map("decode_image", z_0)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """D(E(x)): images as for `encode` -> uint8 `[n, H, W, C]`."""
+        images = self.first.checked(images)
         weights, sharding = self.placed(len(images))
         autoencoder = weights.constants["autoencoder"]
         return map_batches(self._jit["reconstruct"], (autoencoder,), (images,), sharding.mesh)
@@ -292,7 +292,10 @@ class LatentDiffusion:
         conditions = self.parse(condition)
         y = None if conditions is None else self.encode_conditions(conditions)
         z_t = jnp.asarray(z_t)
-        if y is not None and len(y) != len(z_t):
+        self.sampler.check(replace(self.settings, guidance=guidance), conditional=y is not None)
+        if y is not None and len(y) not in (1, len(z_t)):
+            raise UserError(f"there are {len(z_t)} latents and {len(y)} conditions")
+        if y is not None:
             y = np.broadcast_to(y, (len(z_t), *y.shape[1:]))
         predict = self.sampler.predictor(
             self._diffusion_params(), y, jnp.float32(guidance), is_guided=guidance != 1.0
@@ -312,6 +315,7 @@ class LatentDiffusion:
         Args:
           z_0: `[n, h, w, c]`. y: conditions as the model takes them, a row each.
         """
+        self._diffusion_params()  # or it has none
         params = self.placed(len(z_0))[0].params
         return fetch(self.sampler.invert(params, y, z_0, settings, self.geometry(settings)))
 

@@ -24,7 +24,7 @@ def test_the_null_class_comes_after_all_others():
 
 @pytest.mark.parametrize("wanted", ["bird", "3", 3, -1, "", "²"])
 def test_an_unknown_class_is_named_with_those_there_are(wanted):
-    with pytest.raises(UserError, match=rf"'{wanted}'; this run knows 0 to 2: cat, dog, 7$"):
+    with pytest.raises(UserError, match=rf"'{wanted}'; this model knows 0 to 2: cat, dog, 7$"):
         LABELS.encode(["cat", wanted])
 
 

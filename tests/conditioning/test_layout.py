@@ -295,7 +295,7 @@ def boxed(box):
         ({"objects": [DOG, {"label": "dog"}]}, "object 2 of the layout has no 'box'"),
         ({"objects": [{"box": [0, 0, 1, 1]}]}, "object 1 of the layout has no 'label'"),
         ({"objects": [{**DOG, "colour": "red"}]}, "'colour'; the fields are box, label"),
-        ({"objects": [DOG] * 4}, "the layout has 4 objects; this run takes 3 at most"),
+        ({"objects": [DOG] * 4}, "the layout has 4 objects; this model takes 3 at most"),
         ([{"objects": [DOG]}, boxed(0)], "the box of object 2 of layout 2 is 0; it must be four"),
         (
             boxed([0, 0, 1]),
@@ -319,13 +319,13 @@ def boxed(box):
         (
             {"objects": [{**DOG, "label": "red bal"}]},
             "object 1 of the layout has the unknown label 'red bal'; perhaps you meant 'red ball'; "
-            "this run knows: cat, dog, red ball",
+            "this model knows: cat, dog, red ball",
         ),
         (
             {"objects": [{**DOG, "label": "xyz"}]},
-            "has the unknown label 'xyz'; this run knows: cat, dog, red ball",
+            "has the unknown label 'xyz'; this model knows: cat, dog, red ball",
         ),
-        ({"objects": [{**DOG, "label": 1}]}, "the unknown label 1; this run knows: cat"),
+        ({"objects": [{**DOG, "label": 1}]}, "the unknown label 1; this model knows: cat"),
         ({"objects": [{**DOG, "label": ["dog"]}]}, "the unknown label ['dog']"),
     ],
 )
@@ -337,5 +337,5 @@ def test_each_mistake_in_the_json_is_one_clear_line(content, message):
 
 def test_a_long_list_of_names_is_cut():
     tokens = LayoutTokens(tuple(f"thing {i}" for i in range(100)))
-    with pytest.raises(UserError, match=r"this run knows: thing 0, .*, thing 39, \.\.\.$"):
+    with pytest.raises(UserError, match=r"this model knows: thing 0, .*, thing 39, \.\.\.$"):
         tokens.parse(json.dumps({"objects": [{**DOG, "label": "?"}]}))

@@ -64,7 +64,7 @@ def test_a_long_vocabulary_is_cut_in_the_error():
 
 
 def test_a_caption_that_is_too_long_is_refused():
-    with pytest.raises(UserError, match="has 6 words; this run takes 5"):
+    with pytest.raises(UserError, match="has 6 words; this model takes 5"):
         TOKENIZER.encode(["a red ball on a table"])
 
 

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from ldm_jax.experiments.mechanism import build_model, latent_channels, mechanism
-from ldm_jax.experiments.models import SecondStage
 
 from ldm_jax.conditioning.class_label import ClassEmbedder
 from ldm_jax.conditioning.clip_text import ClipTextTransformer
@@ -17,8 +15,11 @@ from ldm_jax.conditioning.transformer import TransformerEncoder
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.config import Condition
+from ldm_jax.experiments.config import ConditionKind
+from ldm_jax.model.conditioning import build_model, conditioning_spec
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.model.latent_diffusion import LatentDiffusion
 
 C = 2  # channels of the latents of smoke; they are 16x16, of images of 32x32
 Z_T = jax.ShapeDtypeStruct((2, 16, 16, C), jnp.float32)
@@ -41,10 +42,12 @@ def configured(bottleneck="kl", precision="float32", **diffusion):
     )
 
 
-def built(experiment, condition, **facts):
+def built(experiment, condition, channels=3, **info):
     """The model with shapes in place of arrays."""
-    facts = DataInfo(3, condition, **facts)
-    return nnx.eval_shape(lambda: build_model(experiment, facts, nnx.Rngs(0)))
+    stage, first = experiment.diffusion, FirstStage(experiment.autoencoder, channels)
+    spec = conditioning_spec(stage, DataInfo(channels, condition, **info), first)
+    c, dtype = first.latent_channels, experiment.precision
+    return nnx.eval_shape(lambda: build_model(stage, spec, c, dtype, nnx.Rngs(0)))
 
 
 def context_dims(model):
@@ -70,7 +73,7 @@ INT, FLOAT = jnp.int32, jnp.float32
 class Case:
     """A condition y, and what the model for it should be."""
 
-    condition: Condition
+    condition: ConditionKind
     y: jax.ShapeDtypeStruct | None
     tau: type | None = None
     entry: str = "cross-attention"
@@ -78,7 +81,7 @@ class Case:
     d_tau: int = 0
     classes: int = 0
     options: dict = dataclasses.field(default_factory=dict)
-    facts: dict = dataclasses.field(default_factory=dict)
+    info: dict = dataclasses.field(default_factory=dict)
 
 
 BERT, CLIP = {"tokenizer": "bert"}, {"tokenizer": "clip"}
@@ -86,11 +89,11 @@ TIME = {"class_entry": "time"}
 BESIDE = {"entry": "concatenation"}
 CASES = {
     "none": Case("none", None),
-    "class": Case("class", y_of(INT), ClassEmbedder, d_tau=16, facts=CLASSES),
+    "class": Case("class", y_of(INT), ClassEmbedder, d_tau=16, info=CLASSES),
     "class with the time": Case(
-        "class", y_of(INT), entry="time", classes=4, options=TIME, facts=CLASSES
+        "class", y_of(INT), entry="time", classes=4, options=TIME, info=CLASSES
     ),
-    "text": Case("text", y_of(INT, 5), TransformerEncoder, d_tau=16, facts=WORDS),
+    "text": Case("text", y_of(INT, 5), TransformerEncoder, d_tau=16, info=WORDS),
     "text as BERT's": Case("text", y_of(INT, 77), TransformerEncoder, d_tau=16, options=BERT),
     "text by CLIP": Case("text", y_of(INT, 77), ClipTextTransformer, d_tau=768, options=CLIP),
     "layout": Case("layout", y_of(INT, 92), TransformerEncoder, d_tau=16),
@@ -99,7 +102,7 @@ CASES = {
         y_of(FLOAT, 32, 32, 7),
         SpatialRescaler,
         channels=2 * C,
-        facts={"semantic_classes": 7},
+        info={"semantic_classes": 7},
         **BESIDE,
     ),
     "super-resolution": Case("super-resolution", y_of(FLOAT, 16, 16, 3), channels=C + 3, **BESIDE),
@@ -109,12 +112,12 @@ CASES = {
 
 
 def test_every_condition_is_tried():
-    assert {case.condition for case in CASES.values()} == set(typing.get_args(Condition))
+    assert {case.condition for case in CASES.values()} == set(typing.get_args(ConditionKind))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_condition_enters_as_it_should(case):
-    model = built(configured(**case.options), case.condition, **case.facts)
+    model = built(configured(**case.options), case.condition, **case.info)
     assert (model.how, type(model.tau)) == (case.entry, case.tau or type(None))
     assert model.unet.conv_in.kernel.shape[2] == case.channels
     assert model.unet.conv_out.kernel.shape[3] == C
@@ -135,9 +138,9 @@ def test_there_is_a_class_for_no_class_where_conditions_are_dropped(
     model = built(experiment, "class", **CLASSES)
     table = model.unet.label if entry == "time" else model.tau.embedding
     assert table.num_embeddings == embeddings
-    second = SecondStage(experiment, DataInfo(3, "class", **CLASSES))
-    assert second.guidable == (drop_probability > 0)
-    assert (second.generator.null is not None) == (drop_probability > 0)
+    model = LatentDiffusion(experiment, DataInfo(3, "class", **CLASSES))
+    assert model.guidable == (drop_probability > 0)
+    assert (model.sampler.null is not None) == (drop_probability > 0)
 
 
 def test_the_encoders_have_the_sizes_of_what_they_read():
@@ -155,17 +158,17 @@ def test_the_encoders_have_the_sizes_of_what_they_read():
 def test_without_a_first_stage_the_unet_works_on_the_channels_of_the_images():
     experiment = configured(bottleneck="none")
     for channels in (1, 3):
-        facts = DataInfo(channels, "none")
-        assert latent_channels(experiment.autoencoder.network, facts) == channels
-        model = nnx.eval_shape(lambda facts=facts: build_model(experiment, facts, nnx.Rngs(0)))
+        assert FirstStage(experiment.autoencoder, channels).latent_channels == channels
+        model = built(experiment, "none", channels)
         assert model.unet.conv_in.kernel.shape[2] == channels
         assert model.unet.conv_out.kernel.shape[3] == channels
-        assert SecondStage(experiment, facts).first.latent_shape == (32, 32, channels)
+        whole = LatentDiffusion(experiment, DataInfo(channels, "none"))
+        assert whole.geometry().shape == (32, 32, channels)
 
 
-@pytest.mark.parametrize("condition, facts", [("class", CLASSES), ("text", WORDS)])
-def test_unet_and_encoder_compute_in_the_type_of_the_experiment(condition, facts):
-    model = built(configured(precision="bfloat16"), condition, **facts)
+@pytest.mark.parametrize("condition, info", [("class", CLASSES), ("text", WORDS)])
+def test_unet_and_encoder_compute_in_the_type_of_the_experiment(condition, info):
+    model = built(configured(precision="bfloat16"), condition, **info)
     y = CASES[condition].y
     tokens = nnx.eval_shape(lambda tau, y: tau(y), model.tau, y)
     assert tokens.dtype == model.unet.dtype == jnp.bfloat16
@@ -174,4 +177,4 @@ def test_unet_and_encoder_compute_in_the_type_of_the_experiment(condition, facts
 
 def test_a_condition_that_nobody_knows_is_a_mistake_of_ours():
     with pytest.raises(ValueError, match="smell"):
-        mechanism(configured(), DataInfo(3, "smell"))
+        built(configured(), "smell")

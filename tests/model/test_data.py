@@ -46,7 +46,7 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     drawn = sample(run, "--num-images", 3, "--out", out)
     assert drawn.code == 0 and drawn.out == f"3 images in {out}\n", drawn.err
     for words in (["--prompt", "a square"], ["--class-label", "red"]):
-        assert "this run is unconditional" in sample(run, *words).error
+        assert "this model is unconditional" in sample(run, *words).error
     assert "nothing to guide by" in sample(run, "--guidance", 2).error
 
 

@@ -44,6 +44,9 @@ def open_condition(
         raise UserError(f"{wrong[0]} is not what this model was trained on; it takes {takes}")
     if kind not in FILES:
         return None
+    words = [option(n) for n in given(options) if n in ("prompt", "class_label", "from_file")]
+    if words and (files or kind == "inpainting"):
+        raise UserError(f"{words[0]} is not what this model was trained on; it takes {FILES[kind]}")
     if (not files and kind != "inpainting") or (
         kind == "inpainting" and not (edit.image and edit.mask)
     ):

@@ -37,6 +37,9 @@ def make_guides(
 
 def _class_guide(options: GuideOptions, request: Request, run: RunDir, targets: list[str]) -> Guide:
     config, size = request.model.config, request.model.config.data.size
+    if not targets:  # a model whose condition is a file
+        kind = request.model.info.condition
+        raise UserError(f"--classifier-scale does not go with a model for {kind}")
     geometry = request.model.geometry(request.settings)
     if config.classifier.pool == "attention" and geometry[:2] != (size, size):
         raise UserError(

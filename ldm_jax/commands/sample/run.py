@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 import jax
@@ -40,15 +40,18 @@ PLANS = {
 PROGRAM = "python sample.py"
 
 
-def main(words: Sequence[str]) -> int:
-    """`python sample.py MODEL [...]`; returns the exit code."""
+def main(words: Sequence[str], load: Callable[[RunDir], LatentDiffusion] = load_run) -> int:
+    """`python sample.py MODEL [...]`; returns the exit code.
+
+    load: what opens a run directory. A model that is open already keeps its compiled programs.
+    """
     with cli.ExitCode() as status:
         command = cli.parse(SampleCommand, words, PROGRAM)
         check_options(command)
         check_writable(user_path(command.out).parent)
         cli.one_device_per_core()
         join(command.hosts)
-        model = load_run(RunDir(command.model))
+        model = load(RunDir(command.model))
         # Once more: what is left out is as the model's own configuration says.
         own = SampleCommand(command.model, sampling=model.settings)
         cli.say(sample(cli.parse(SampleCommand, words, PROGRAM, own), model))

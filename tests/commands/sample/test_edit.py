@@ -2,17 +2,13 @@
 
 import re
 
-import jax
 import numpy as np
 import pytest
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.trained import load_weights
 from PIL import Image
 
 from ldm_jax import plots
 from ldm_jax.data.images import fit, to_image
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.model.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -63,36 +59,22 @@ def view(file, size):
     return fit(Image.open(file), size)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The (images, labels) that are put into a grid with labels."""
-    seen = []
-
-    def labelled_grid(images, labels, columns=8):
-        seen.append((images, labels, columns))
-        return plots.grid(images, columns)
-
-    monkeypatch.setattr(plots, "labelled_grid", labelled_grid)
-    return seen
+def labelled(figure, labels, columns):
+    """The 8x8 images `[n, 8, 8, 3]` of a `plots.labelled_grid`, which has these labels."""
+    rows, each = len(labels) // columns, 18  # so many pixels for one, and gaps of 6
+    h, w = figure.shape[0] // rows, 8 * each + 6
+    starts = [(row * h, column * w) for row in range(rows) for column in range(columns)]
+    images = [figure[y : y + 8 * each : each, x : x + 8 * each : each] for y, x in starts]
+    np.testing.assert_array_equal(plots.labelled_grid(np.stack(images), labels, columns), figure)
+    return np.stack(images)
 
 
 @pytest.fixture(scope="module")
-def plain():
-    """`plain(run, [RED], seed=1)`: images drawn without editing, by the library."""
-
-    def draw(path, wanted, n=1, **settings):
-        run = RunDir(path)
-        _, experiment, facts = run.load()
-        second = SecondStage(experiment, facts)
-        asked = [w for w in wanted for _ in range(n)]
-        asked = second.condition and second.condition.encoder.encode(asked)
-        guidance = experiment.sampling.guidance if second.guidable else 1.0
-        settings = {"steps": experiment.sampling.steps, "guidance": guidance} | settings
-        return second.generator(
-            *load_weights(run, experiment), asked, num_images=n, batch_size=8, **settings
-        )
-
-    return draw
+def plain(loaded):
+    """`plain(run, [RED], 2, seed=1)`: images sampled without editing, by the library."""
+    return lambda run, wanted, n=1, **settings: loaded(run).sample(
+        wanted or None, num_images=n, **settings
+    )
 
 
 @pytest.mark.parametrize("layout", ASKED)
@@ -108,7 +90,7 @@ def test_strength_1_is_drawing_without_the_image(layout, trained, edited, plain,
     np.testing.assert_array_equal(images, plain(run, ASKED[layout][1:], 2, seed=5))
 
 
-def test_there_is_a_row_for_each_caption_and_the_image_matters(trained, edited, plain):
+def test_there_is_a_row_for_each_prompt_and_the_image_matters(trained, edited, plain):
     words = [trained("captions")[1], "--prompt", RED, BLUE, "--num-images", 2]
     words += ["--sampler", "ddpm", "--steps", 10, "--image"]
     grid, text, _ = edited(*words, "image.png")
@@ -119,15 +101,13 @@ def test_there_is_a_row_for_each_caption_and_the_image_matters(trained, edited, 
     np.testing.assert_array_equal(edited(*words, "image.png", "--batch-size", 3)[0], grid)
 
 
-def test_little_strength_leaves_what_the_autoencoder_makes_of_the_image(smoke, edited, files):
+def test_little_strength_leaves_what_the_autoencoder_makes_of_the_image(
+    smoke, edited, files, loaded
+):
     words = ["--prompt", CUBE, "--steps", 1000, "--strength", 0.0001, "--num-images", 1]
     grid, *_ = edited(smoke[1], "--image", "image.png", "--guidance", 1, *words)
-    run = RunDir(smoke[1])
-    _, experiment, facts = run.load()
-    second, image = SecondStage(experiment, facts), view(files / "image.png", 32)
-    _, constants = load_weights(run, experiment)
-    reconstruction = jax.jit(second.first.reconstruct)(constants["autoencoder"], image[None])
-    assert psnr(tiles(grid, 1, 2)[:, 1, ::3, ::3], np.asarray(reconstruction))[0] > 30
+    reconstruction = loaded(smoke[1]).reconstruct(view(files / "image.png", 32))
+    assert psnr(tiles(grid, 1, 2)[:, 1, ::3, ::3], reconstruction)[0] > 30
 
 
 @pytest.mark.parametrize(
@@ -180,54 +160,63 @@ def test_out_painting_adds_a_border(border, height, width, top, left, smoke, edi
 
 
 @pytest.mark.parametrize("layout, ends", [("captions", [RED, BLUE]), ("classes", ["red", "blue"])])
-def test_between_conditions_the_noise_is_the_same(layout, ends, trained, edited, drawn, plain):
+def test_between_conditions_the_noise_is_the_same(layout, ends, trained, edited, plain):
     run = trained(layout)[1]
     option = ASKED[layout][0]
     words = ["--interpolate", 5, option, *ends, "--num-images", 2, "--steps", 3]
-    _, text, said = edited(run, *words)
+    figure, text, said = edited(run, *words)
     assert said.startswith("2 rows of 5 images in ")
-    assert (text["interpolate"], text["along"]) == ("5", "line")
-    images, labels, columns = drawn[0]
-    assert columns == 5 and labels == [ends[0], "", "", "", ends[1]] * 2
+    assert text["interpolate"] == "5" and "along" not in text  # on a line
+    labels = [ends[0], "", "", "", ends[1]] * 2
+    images = labelled(figure, labels, 5)
     rows = images.reshape(2, 5, 8, 8, 3)
     by_y = np.stack([plain(run, [end], 2, steps=3) for end in ends], axis=1)
     np.testing.assert_allclose(rows[:, [0, -1]].astype(int), by_y, atol=1)
-    edited(run, *words, "--batch-size", 1, "--along", "sphere")
-    other = drawn[1][0].reshape(2, 5, 8, 8, 3)
+    figure, *_ = edited(run, *words, "--along", "line", "--batch-size", 1)
+    np.testing.assert_allclose(np.int32(labelled(figure, labels, 5)), images, atol=1)
+    figure, text, _ = edited(run, *words, "--batch-size", 1, "--along", "sphere")
+    assert text["along"] == "sphere"
+    other = labelled(figure, labels, 5).reshape(2, 5, 8, 8, 3)
     np.testing.assert_allclose(other[:, [0, -1]].astype(int), by_y, atol=1)
 
 
 @pytest.mark.parametrize("layout", ["captions", "flat"])
-def test_between_seeds_the_ends_are_the_images_of_both(layout, trained, edited, drawn, plain):
+def test_between_seeds_the_ends_are_the_images_of_both(layout, trained, edited, plain):
     run = trained(layout)[1]
     words = [*ASKED[layout], "--seed", 3, "--to-seed", 8, "--num-images", 2]
-    _, text, _ = edited(run, "--interpolate", 4, *words)
-    assert (text["seed"], text["to_seed"], text["along"]) == ("3", "8", "sphere")
-    images, labels, _ = drawn[0]
-    assert labels == ["seed 3", "", "", "seed 8"] * 2
+    figure, text, _ = edited(run, "--interpolate", 4, *words)
+    assert (text["seed"], text["to_seed"]) == ("3", "8") and "along" not in text  # on a sphere
+    labels = ["seed 3", "", "", "seed 8"] * 2
+    images = labelled(figure, labels, 4)
     rows = images.reshape(2, 4, 8, 8, 3).astype(int)
     for column, seed in ((0, 3), (-1, 8)):
         ends = plain(run, ASKED[layout][1:], 2, seed=seed)
         np.testing.assert_allclose(rows[:, column], ends, atol=1)
-    edited(run, "--interpolate", 4, *words, "--along", "line")
-    assert not np.array_equal(drawn[1][0], images)
+    figure, *_ = edited(run, "--interpolate", 4, *words, "--along", "sphere")
+    np.testing.assert_array_equal(labelled(figure, labels, 4), images)
+    figure, *_ = edited(run, "--interpolate", 4, *words, "--along", "line")
+    assert not np.array_equal(labelled(figure, labels, 4), images)
 
 
 @pytest.mark.parametrize("layout", ASKED)
-def test_inversion_finds_the_noise_of_an_image(layout, trained, edited, drawn, files):
+def test_inversion_finds_the_noise_of_an_image(layout, trained, edited, files):
     run = trained(layout)[1]
     figures = []
     for steps in (5, 100):
         words = ["--invert", "image.png", *ASKED[layout], "--steps", steps]
-        _, text, said = edited(run, *words)
+        figure, text, said = edited(run, *words)
         figures.append([float(x) for x in re.findall(r"(\d+\.\d) dB", said)])
     assert (text["sampler"], text["guidance"], text["eta"]) == ("ddim", "1.0", "0.0")
     assert text["conditions"] == "".join(ASKED[layout][1:])
-    (image, reconstruction, again), labels, _ = drawn[-1]
+    to_reconstruction, to_image, of_reconstruction = figures[1]
+    labels = ["the image", f"its reconstruction, {of_reconstruction} dB"]
+    labels += [f"inverted and drawn again, {to_image} dB"]
+    image, reconstruction, again = labelled(figure, labels, 3)
     np.testing.assert_array_equal(image, view(files / "image.png", 8))
-    assert labels[0] == "the image" and labels[1].endswith(f", {figures[1][2]} dB")
+    assert of_reconstruction == pytest.approx(psnr(image[None], reconstruction[None])[0], abs=0.06)
+    assert to_image == pytest.approx(psnr(image[None], again[None])[0], abs=0.06)
     measured = psnr(reconstruction[None], again[None])[0]
-    assert figures[1][0] == pytest.approx(measured, abs=0.06)
+    assert to_reconstruction == pytest.approx(measured, abs=0.06)
     assert figures[0][0] < figures[1][0] and figures[1][0] > 30
 
 
@@ -244,7 +233,7 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
         (["--along", "line", "--invert", "image.png"], ["--along needs --interpolate"]),
         (["--image", "image.png", "--invert", "image.png"], ["--image and --invert"]),
         (["--image", "image.png", "--interpolate", 4], ["--image and --interpolate"]),
-        (["--reconstruct", "image.png", "--interpolate", 4], ["--reconstruct draws nothing"]),
+        (["--reconstruct", "image.png", "--interpolate", 4], ["--interpolate and --reconstruct"]),
         (["--image", "image.png", "--strength", 0], ["strength is 0.0", "up to 1"]),
         (["--image", "image.png", "--strength", 1.5], ["strength is 1.5", "up to 1"]),
         (["--image", "nowhere.png"], ["--image", "nowhere.png cannot be read as an image"]),
@@ -260,19 +249,22 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
         (["--image", "image.png", "--outpaint", -4, 8], ["none below 0"]),
         (["--image", "image.png", "--outpaint", 0, 0], ["not all of them 0"]),
         (["--image", "image.png", "--outpaint", 4, 4, 4], ["1, 2 or 4 numbers"]),
-        (["--image", "image.png", "--outpaint", 8, "--strength", 0.5], ["takes no --strength"]),
+        (
+            ["--image", "image.png", "--outpaint", 8, "--strength", 0.5],
+            ["--strength and --outpaint do not go together"],
+        ),
         (["--interpolate", 1, "--to-seed", 8], ["--interpolate is 1; it is 2 at least"]),
         (["--interpolate", 4], ["--interpolate has two ends", "this names 1"]),
         (["--interpolate", 4, "--prompt", CUBE, CUBE], ["two ends", "this names 3"]),
         (["--interpolate", 4, "--prompt", CUBE, "--to-seed", 8], ["names 2 with --to-seed"]),
         (["--interpolate", 4, "--to-seed", 0], ["--seed and --to-seed are both 0"]),
-        (["--interpolate", 4, "--to-seed", -1], ["--to-seed is -1"]),
+        (["--interpolate", 4, "--to-seed", -1], ["--to-seed is -1; it must be at least 0"]),
         (["--interpolate", 4, "--along", "x", "--to-seed", 1], ["'sphere'", "'line'"]),
-        (["--invert", "image.png", "--sampler", "ddpm"], ["--invert goes a way without chance"]),
-        (["--invert", "image.png", "--eta", 0.5], ["--invert goes a way without chance"]),
+        (["--invert", "image.png", "--sampler", "ddpm"], ["--invert needs a deterministic solver"]),
+        (["--invert", "image.png", "--eta", 0.5], ["--invert needs a deterministic solver"]),
         (["--invert", "image.png", "--prompt", CUBE], ["--invert takes one", "there are 2"]),
         (["--invert", "nowhere.png"], ["--invert", "nowhere.png cannot be read"]),
-        (["--invert", "image.png", "--steps", 0], ["steps is 0"]),
+        (["--invert", "image.png", "--steps", 0], ["--steps is 0"]),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -283,12 +275,12 @@ def test_nonsense_is_one_line_and_nothing_is_written(words, said, smoke, sample,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unconditional_run_goes_from_seed_to_seed_alone(trained, sample):
+def test_an_unconditional_model_goes_from_seed_to_seed_alone(trained, sample):
     error = sample(trained("flat")[1], "--interpolate", 4).error
-    assert "this run is unconditional" in error and "--to-seed" in error
+    assert "this model is unconditional" in error and "--to-seed" in error
 
 
-def test_grey_images_are_read_for_what_the_run_draws(smoke, edited, files):
+def test_grey_images_are_read_for_what_the_model_samples(smoke, edited, files):
     grey = np.asarray(Image.open(files / "image.png").convert("L"))
     to_image(grey[..., None]).save(files / "grey.png")
     grid, *_ = edited(smoke[1], "--prompt", CUBE, "--image", "grey.png", "--num-images", 1)

@@ -1,20 +1,19 @@
 """`python sample.py RUN` with --classifier-scale or --guide-image, and what it refuses."""
 
-import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ldm_jax.experiments.edit import Request
-from ldm_jax.experiments.guide import GuideOptions, prepare_guides
-from ldm_jax.experiments.models import Classifier, SecondStage
-from ldm_jax.experiments.sizes import SizeOptions
-from ldm_jax.experiments.trained import load_weights, placed
 from PIL import Image
 
+from ldm_jax.commands.sample.command import GuideOptions
+from ldm_jax.commands.sample.guide import make_guides
+from ldm_jax.commands.sample.plan import Request
 from ldm_jax.data.images import fit
 from ldm_jax.diffusion.classifier import log_likelihood
+from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.sampling.guides import downsample
 
@@ -24,21 +23,11 @@ CUBE = ["--class-label", "red cube"]
 
 
 @pytest.fixture(scope="module")
-def of_classes(trained, train_tiny, photographs, tmp_path_factory):
-    """A run on classes with a classifier."""
-    run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
-    words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
-    ended = train_tiny("folder", *words, "--run-dir", run, "--stage", "classifier")
-    assert ended.code == 0, ended.err
-    return run
-
-
-@pytest.fixture(scope="module")
-def unconditional(train_tiny, photographs, tmp_path_factory):
-    """An unconditional run on images that have classes, with a classifier."""
+def unconditional(train_tiny, trained, photographs, tmp_path_factory):
+    """An unconditional model of images that have classes, with a classifier."""
     run = tmp_path_factory.mktemp("runs") / "unconditional"
     words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--run-dir", run]
-    words += ["--diffusion.condition", "none"]
+    words += ["--diffusion.condition", "none", "--autoencoder.from-run", trained("classes")[1]]
     for stage in ("both", "classifier"):
         ended = train_tiny("folder", *words, "--stage", stage)
         assert ended.code == 0, ended.err
@@ -69,7 +58,7 @@ def scene(tmp_path_factory):
     return file
 
 
-def test_an_unconditional_run_draws_classes_by_its_classifier(unconditional, drawn, sample):
+def test_an_unconditional_model_draws_classes_by_its_classifier(unconditional, drawn, sample):
     labels = ["--class-label", "red", "blue"]
     plain, _ = drawn(unconditional)
     guided, text = drawn(unconditional, *labels, "--classifier-scale", 20)
@@ -77,10 +66,10 @@ def test_an_unconditional_run_draws_classes_by_its_classifier(unconditional, dra
     other, _ = drawn(unconditional, *labels, "--classifier-scale", 40)
     assert guided.shape[0] > plain.shape[0] and not np.array_equal(guided, other)
     error = sample(unconditional, *labels).error
-    assert "no classes but those to guide towards, with --classifier-scale" in error
+    assert "classes only to guide towards, with --classifier-scale" in error
 
 
-def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
+def test_a_model_of_classes_is_led_to_the_class_it_draws(of_classes, drawn):
     (plain, text), (guided, more) = (
         drawn(of_classes, "--class-label", "red", *words)
         for words in ([], ["--classifier-scale", 20])
@@ -90,7 +79,7 @@ def test_a_run_on_classes_is_led_to_the_class_it_draws(of_classes, drawn):
     assert not np.array_equal(plain, guided)
 
 
-def test_a_run_on_captions_has_classes_beside_captions_or_in_their_place(classified, drawn):
+def test_a_model_of_captions_has_classes_beside_captions_or_in_their_place(classified, drawn):
     run, scale = classified[1], ["--classifier-scale", 9]
     captions = ["--prompt", "a red cube", "a blue ball"]
     _, text = drawn(run, *captions, *CUBE, *scale)
@@ -104,41 +93,39 @@ def test_a_run_on_captions_has_classes_beside_captions_or_in_their_place(classif
 
 
 @pytest.fixture(scope="module")
-def library(classified):
-    """`library(options, towards)`: eight images without captions by the program's own parts."""
-    run = RunDir(classified[1])
-    _, experiment, facts = run.load()
-    second = SecondStage(experiment, facts)
-    weights, _ = placed(load_weights(run, experiment), experiment, 1)
-    null = second.generator.null[None]
+def library(classified, loaded):
+    """`library(guides)`: eight images without a prompt, guided by these."""
+    model = loaded(classified[1])
+    null = {"condition": model.condition.null[None]}
+    settings = replace(model.settings, guidance=1.0, steps=10, batch_size=8)
+    request = Request(model, null, ["red cube"], 8, settings)
 
-    def draw(options, towards=("red cube",), copies=8):
-        labels = list(towards)
-        size = SizeOptions().of(experiment, second.generator.shape[-1])
-        request = Request(experiment, second, {"condition": null}, labels, copies, {}, size)
-        guides = prepare_guides(options, request, run, labels)(weights)
-        conditions = np.repeat(null, copies * len(labels), axis=0)
-        return second.generator(*weights, conditions, steps=10, batch_size=8, guides=guides)
+    def draw(guides=()):
+        inputs = replace(request.inputs(), guides=guides)
+        return np.concatenate(list(model.batches(inputs, settings)))
 
-    draw.run, draw.experiment, draw.facts = run, experiment, facts
-    draw.second, draw.weights = second, weights
+    def guides(**options):
+        return make_guides(GuideOptions(**options), request, RunDir(classified[1]), ["red cube"])
+
+    draw.run, draw.model, draw.guides = RunDir(classified[1]), model, guides
     return draw
 
 
 def test_the_larger_the_scale_the_likelier_the_class(library):
-    """As the run's classifier sees the images, encoded and noised; compiled once."""
-    run, second = library.run, library.second
-    classifier = Classifier(library.experiment, library.facts, second)
-    params = run.checkpoints("classifier").restore_part(["ema"])["ema"]
+    """As the model's classifier sees the images, encoded and noised; compiled once."""
+    model, classifier = library.model, Classifier(library.model)
+    params = library.run.checkpoints("classifier").restore_part(["ema"])["ema"]
     y = classifier.labels.encode(["red cube"] * 8)
 
     @jax.jit
-    def log_p(images):
-        z_0, t = second.encode(library.weights[1], images), jnp.full(8, 50)
-        return log_likelihood(classifier.problem.model(params)(z_0, t), y)
+    def likelihood(z_0):
+        return log_likelihood(classifier.objective.model(params)(z_0, jnp.full(8, 50)), y)
 
-    scales = (0.0, 30.0, 100.0)
-    log_ps = [log_p(library(GuideOptions(classifier_scale=s))).mean() for s in scales]
+    (guide,) = library.guides(classifier_scale=30.0)
+    assert guide.scale == 30.0 and library.guides() == ()
+    images = [library((replace(guide, scale=s),)) for s in (0.0, 30.0, 100.0)]
+    np.testing.assert_array_equal(images[0], library())
+    log_ps = [likelihood(model.encode(x)).mean() for x in images]
     assert log_ps[0] < log_ps[1] < log_ps[2]
 
 
@@ -152,8 +139,8 @@ def test_guided_by_an_image_a_smaller_view_is_nearer_to_it(factor, library, scen
 
     # In ten steps a scale of factor^2 overshoots.
     scale = 2 * factor
-    options = GuideOptions(guide_image=str(scene), guide_scale=scale, guide_factor=factor)
-    plain, guided = library(GuideOptions()), library(options)
+    options = {"guide_image": str(scene), "guide_scale": scale, "guide_factor": factor}
+    plain, guided = library(), library(library.guides(**options))
     assert (distance(guided) < distance(plain)).all()
 
 
@@ -175,8 +162,8 @@ def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--classifier-scale", 5], ["leads towards classes: give --class-label NAME"]),
-        ([*CUBE], ["trained on captions: use --caption, or --classifier-scale"]),
+        (["--classifier-scale", 5], ["guides towards classes: give --class-label NAME"]),
+        ([*CUBE], ["trained on captions: use --prompt, or --classifier-scale"]),
         (["--class-label", "puce cube", "--classifier-scale", 5], ["unknown class 'puce cube'"]),
         (
             [
@@ -189,26 +176,32 @@ def test_an_image_guides_whatever_else_is_asked(classified, unconditional, drawn
                 "--classifier-scale",
                 5,
             ],
-            ["there are 3 captions and 2 classes to guide them towards"],
+            ["there are 3 prompts and 2 classes to guide them towards"],
         ),
-        ([*CUBE, "--classifier-scale", "nan"], ["scale of a guide is nan; it is a finite number"]),
+        (
+            [*CUBE, "--classifier-scale", "nan"],
+            ["--classifier-scale is nan; it must be a finite number"],
+        ),
         (["--guide-image", "nowhere.png"], ["--guide-image nowhere.png cannot be read"]),
         (["--prompt", "a cube", "--guide-scale", 2], ["--guide-scale needs --guide-image"]),
         (["--prompt", "a cube", "--guide-factor", 2], ["--guide-factor needs --guide-image"]),
         (
             ["--guide-image", "SCENE", "--guide-factor", 5],
-            ["--guide-factor is 5; it divides the 32"],
+            ["--guide-factor is 5; it must divide the 32"],
         ),
         (["--guide-image", "SCENE", "--guide-factor", 0], ["--guide-factor is 0"]),
         (
             ["--guide-image", "SCENE", "--invert", "SCENE"],
-            ["--guide-image and --invert do not go together"],
+            ["--invert takes no --guide-image"],
         ),
         (
             [*CUBE, "--classifier-scale", 5, "--interpolate", 3],
-            ["--classifier-scale and --interpolate do not go together"],
+            ["--interpolate takes no --classifier-scale"],
         ),
-        (["--guide-image", "SCENE", "--reconstruct", "SCENE"], ["--reconstruct draws nothing"]),
+        (
+            ["--guide-image", "SCENE", "--reconstruct", "SCENE"],
+            ["--reconstruct takes no --guide-image"],
+        ),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -221,7 +214,7 @@ def test_bad_input_is_one_line_and_draws_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_a_classifier_says_how_to_train_one(smoke, sample):
+def test_a_model_without_a_classifier_says_how_to_train_one(smoke, sample):
     error = sample(smoke[1], *CUBE, "--classifier-scale", 5).error
     assert "has no classifier to guide by" in error
     assert f"python train.py smoke --run-dir {smoke[1]} --stage classifier" in error

@@ -1,14 +1,16 @@
-"""Single images, arrays and animations: what is in them, and that nothing is drawn twice."""
+"""Single images, arrays and animations: what is in them, and that nothing is sampled twice."""
 
 import json
+import os
+import signal
+import threading
 
 import numpy as np
 import pytest
 from etils import epath
-from ldm_jax.sampling.generate import Generator
 from PIL import Image
 
-from ldm_jax.commands.sample.outputs import ImageFolder, kind_of, pack
+from ldm_jax.commands.sample.outputs import ImageFolder, output_kind, pack
 from ldm_jax.errors import UserError
 
 slow = pytest.mark.slow
@@ -25,12 +27,12 @@ def pixels(file):
     [("a/b.png", "grid"), ("b.GIF", "animation"), ("b.npz", "archive"), ("runs/a", "folder")],
 )
 def test_the_ending_decides(out, kind):
-    assert kind_of(out) == kind
+    assert output_kind(out) == kind
 
 
 def test_another_ending_is_refused():
     with pytest.raises(UserError, match="--out is 'x.jpeg'; it ends with .png"):
-        kind_of("x.jpeg")
+        output_kind("x.jpeg")
 
 
 def test_a_folder_has_each_image_and_what_it_is(tmp_path):
@@ -78,31 +80,39 @@ def test_an_archive_is_read_by_numpy_as_adms_evaluation_does(grey, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
+@pytest.fixture
+def interrupt():
+    """`interrupt(folder)`: SIGINT for this process once an image is in the folder, as by Ctrl-C."""
+    over = threading.Event()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def watch(folder):
+        while not over.wait(0.005):
+            if next(folder.glob("*.png"), None):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    yield lambda folder: threading.Thread(target=watch, args=[folder], daemon=True).start()
+    over.set()
+    signal.signal(signal.SIGINT, handler)
+
+
 @slow
-def test_a_stopped_command_goes_on_and_ends_in_the_same_images(
-    trained, sample, tmp_path, monkeypatch
+def test_an_interrupted_command_goes_on_and_ends_in_the_same_images(
+    trained, sample, interrupt, tmp_path
 ):
     _, run = trained("captions")
-    words = [run, "--prompt", RED, BLUE, "--num-images", 5, "--batch-size", 2, "--steps", 2]
+    words = [run, "--prompt", RED, BLUE, "--num-images", 5, "--batch-size", 2, "--steps", 300]
     assert sample(*words, "--out", tmp_path / "whole").code == 0
-    drawn = []
-    batches = Generator.batches
-
-    def stopped(self, *args, **settings):
-        for number, images in enumerate(batches(self, *args, **settings)):
-            if number == 1:
-                raise KeyboardInterrupt
-            drawn.append(len(images))
-            yield images
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Generator, "batches", stopped)
-        assert sample(*words, "--out", tmp_path / "f").code == 130
+    interrupt(tmp_path / "f")
+    stopped = sample(*words, "--out", tmp_path / "f")
+    assert stopped.code == 130 and "everything saved so far is kept" in stopped.err
     there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "f").glob("*.png")}
-    assert sum(drawn) == len(there) > 0
+    assert 0 < len(there) < 10
     ended = sample(*words, "--out", tmp_path / "f")
     assert ended.code == 0 and ended.out == f"10 images in {tmp_path / 'f'}\n"
     assert f"{len(there)} of 10 images are there already" in ended.err
+    assert len(list((tmp_path / "f").glob("*.png"))) == 10
     for path in (tmp_path / "f").glob("*.png"):
         np.testing.assert_array_equal(pixels(path), pixels(tmp_path / "whole" / path.name))
         assert path.name not in there or path.stat().st_mtime_ns == there[path.name]
@@ -110,6 +120,22 @@ def test_a_stopped_command_goes_on_and_ends_in_the_same_images(
     assert label == BLUE and json.loads((tmp_path / "f" / "settings.json").read_text())["seed"]
     again = sample(*words, "--out", tmp_path / "f")
     assert again.code == 0 and "sampling" not in again.err
+
+
+@slow
+def test_images_that_are_removed_are_sampled_again_alone(trained, sample, tmp_path):
+    """Also one out of the middle of a batch, and each stays what it was."""
+    _, run = trained("captions")
+    words = [run, "--prompt", RED, BLUE, "--num-images", 3, "--steps", 2, "--out", tmp_path / "f"]
+    assert sample(*words).code == 0
+    before = {path.name: pixels(path) for path in (tmp_path / "f").glob("*.png")}
+    for number in (1, 4):
+        (tmp_path / "f" / f"{number:06d}.png").unlink()
+    again = sample(*words)
+    assert again.code == 0 and "4 of 6 images are there already" in again.err
+    assert "2/2" in again.err  # so many are sampled
+    for name, image in before.items():
+        np.testing.assert_array_equal(pixels(tmp_path / "f" / name), image)
 
 
 @slow
@@ -124,7 +150,7 @@ def test_more_images_of_one_condition_begin_with_those_there_are(trained, sample
 
 
 @slow
-def test_a_run_on_classes_writes_every_class_and_its_number(trained, sample, tmp_path):
+def test_a_model_of_classes_writes_every_class_and_its_number(trained, sample, tmp_path):
     _, run = trained("classes")
     out = tmp_path / "a.npz"
     words = [run, "--class-label", "all", "--num-images", 2, "--steps", 2, "--out", out]
@@ -164,11 +190,14 @@ def test_edited_images_may_be_written_one_by_one(trained, photographs, sample, t
     "words, said",
     [
         (["--trajectory", 3, "--out", "a.gif"], "--trajectory is a number of columns of a grid"),
-        (["--trajectory", -1], "--trajectory is a number of columns"),
-        (["--image", "x.png", "--out", "a.gif"], "show how images are drawn, not edited"),
-        (["--image", "x.png", "--trajectory", 3], "show how images are drawn, not edited"),
-        (["--invert", "x.png", "--out", "a.npz"], "compared side by side is a .png"),
-        (["--reconstruct", "x.png", "--out", "folder"], "compared side by side is a .png"),
+        (["--trajectory", -1], "--trajectory is -1; it must be at least 0"),
+        (
+            ["--image", "x.png", "--out", "a.gif"],
+            "with --image it is FILE.png or FILE.npz or FOLDER",
+        ),
+        (["--image", "x.png", "--trajectory", 3], "--trajectory and --image do not go together"),
+        (["--invert", "x.png", "--out", "a.npz"], "with --invert it is FILE.png"),
+        (["--reconstruct", "x.png", "--out", "folder"], "with --reconstruct it is FILE.png"),
     ],
 )
 def test_what_does_not_go_together_is_said(words, said, trained, sample, tmp_path, monkeypatch):

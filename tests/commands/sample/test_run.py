@@ -44,7 +44,7 @@ def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
     image = Image.open(out)
     assert np.asarray(image).std() > 5
     assert image.text == {
-        "run": str(smoke[1]),
+        "model": str(smoke[1]),
         "sampler": "ddim",
         "steps": "5",
         "spacing": "uniform",
@@ -87,15 +87,15 @@ def test_the_settings_are_written_down_and_change_the_images(drawn, tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        ([], ['this run draws captions: give --caption "..." or --from-file FILE']),
-        (["--prompt"], ["give --caption"]),
+        ([], ['this model was trained on captions: give --prompt "..." or --from-file FILE']),
+        (["--prompt"], ["give --prompt"]),
         (["--prompt", "a puce square"], ["unknown words: puce", "a blue red square"]),
-        (["--prompt", "a a a a"], ["4 words; this run takes 3"]),
-        (["--class-label", "red"], ["trained on captions: use --caption"]),
-        (["--prompt", RED, "--steps", 0], ["steps is 0; this model takes 1 to 1000"]),
+        (["--prompt", "a a a a"], ["4 words; this model takes 3"]),
+        (["--class-label", "red"], ["trained on captions: use --prompt"]),
+        (["--prompt", RED, "--steps", 0], ["--steps is 0; it must be at least 1"]),
         (["--prompt", RED, "--steps", 1001], ["steps is 1001; this model takes 1 to 1000"]),
-        (["--prompt", RED, "--eta", 2], ["eta is 2.0; it lies between 0"]),
-        (["--prompt", RED, "--seed", -1], ["seed is -1"]),
+        (["--prompt", RED, "--eta", 2], ["--eta is 2.0; it must be at most 1"]),
+        (["--prompt", RED, "--seed", -1], ["--seed is -1; it must be at least 0"]),
         (["--prompt", RED, "--sampler", "rk4"], ["'rk4'", "'ddim'", "'dpmpp-2m'"]),
         (["--prompt", RED, "--spacing", "cubic"], ["'cubic'", "'log-snr'"]),
         (["--prompt", RED, "--sampler", "plms", "--eta", 1], ["eta is 1.0", "sampler plms"]),
@@ -122,15 +122,15 @@ def test_bad_input_is_one_line_and_draws_nothing(words, said, run, sample, tmp_p
 def test_what_is_no_run_is_refused(place, sample, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "is no run directory" in sample(tmp_path / place, "--prompt", RED).error
-    assert "RUN" in sample().error
+    assert "MODEL" in sample().error
 
 
-def test_a_run_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path):
+def test_a_model_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "diffusion")
     (copy / "summary.json").write_text(json.dumps({"wall_seconds": 1.0}))
     error = sample(copy, "--prompt", RED).error
-    assert "has no checkpoint of its diffusion model yet" in error
+    assert "this model is a first stage: it encodes and decodes, but has no UNet" in error
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(run, sample, damage, tmp_path):

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from ldm_jax.experiments.sizes import SizeOptions
 from PIL import Image
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.sampling.tiling import Tiles
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -25,30 +23,42 @@ def drawn(trained, sample, tmp_path):
     return draw
 
 
+SCENES = {"size": 32, "f": 4, "unet_factor": 2, "channels": 4}
+
+
 def test_options_in_pixels_become_sizes_of_latents():
     """The default experiment: 32 pixels, f = 4, a UNet of two levels."""
-    size = SizeOptions(height=40, window=16, tile=12).of(EXPERIMENTS["scenes"](), 3)
-    assert size[:3] == (40, 32, (10, 8, 3))
-    assert size.windows == Tiles((4, 4), (2, 2)) and size.tiles == Tiles((3, 3), (2, 2))
-    assert SizeOptions().of(EXPERIMENTS["scenes"](), 3)[2:] == ((8, 8, 3), None, None)
+    scenes = EXPERIMENTS["scenes"]()
+    network, unet = scenes.autoencoder.network, scenes.diffusion.unet
+    sizes = (scenes.data.size, network.f, unet.factor, network.z_channels)
+    assert sizes == tuple(SCENES.values())
+    size = SamplingSettings(height=40, window=16, tile=12).geometry(**SCENES)
+    assert size[:3] == (40, 32, (10, 8, 4))
+    assert size.unet_tiles == Tiles((4, 4), (2, 2))
+    assert size.decoder_tiles == Tiles((3, 3), (2, 2))
+    assert SamplingSettings().geometry(**SCENES)[2:] == ((8, 8, 4), None, None)
 
 
+@pytest.mark.slow
 def test_images_have_the_size_that_is_asked_for(drawn):
     assert drawn("--height", 12, "--width", 20).shape == (2, 12, 20, 3)
     np.testing.assert_array_equal(drawn("--height", 8), drawn())
 
 
+@pytest.mark.slow
 def test_windows_and_tiles_as_large_as_the_image_change_next_to_nothing(drawn):
     parts = drawn("--window", 8, "--tile", 8).astype(int)
     assert np.abs(parts - drawn()).max() <= 2
 
 
+@pytest.mark.slow
 def test_smaller_windows_are_other_images(drawn):
     whole = drawn("--width", 16).astype(int)
     parts = drawn("--width", 16, "--window", 4).astype(int)
     assert whole.shape == parts.shape and np.abs(whole - parts).mean() > 1
 
 
+@pytest.mark.slow
 def test_images_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photographs):
     image = photographs / "flat" / "0.png"
     edited = drawn("--image", image, "--width", 16, "--strength", 0.5)
@@ -60,23 +70,24 @@ def test_images_to_edit_and_to_resemble_are_brought_to_the_size(drawn, photograp
 @pytest.mark.parametrize(
     "option, value, said",
     [
-        ("height", 36, "--height is 36; for this run it is a multiple of 8, such as 32 or 40"),
-        ("width", 4, "--width is 4; for this run it is a multiple of 8, such as 8"),
-        ("window", 12, "--window is 12; for this run it is a multiple of 8, such as 8 or 16"),
-        ("tile", 6, "--tile is 6; for this run it is a multiple of 4, such as 4 or 8"),
+        ("height", 36, "--height is 36; for this model it is a multiple of 8, such as 32 or 40"),
+        ("width", 4, "--width is 4; for this model it is a multiple of 8, such as 8"),
+        ("window", 12, "--window is 12; for this model it is a multiple of 8, such as 8 or 16"),
+        ("tile", 6, "--tile is 6; for this model it is a multiple of 4, such as 4 or 8"),
     ],
 )
 def test_sizes_are_multiples_of_what_the_networks_reduce_by(option, value, said):
     with pytest.raises(UserError, match=said):
-        SizeOptions(**{option: value}).of(EXPERIMENTS["scenes"](), 3)
+        SamplingSettings(**{option: value}).geometry(**SCENES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--height", 0], "--height is 0; for this run it is a multiple of 1, such as 1"),
-        (["--tile", -4], "--tile is -4; for this run it is a multiple of 1"),
-        (["--reconstruct", "x.png", "--height", 8], "no options of editing, guides or size"),
+        (["--height", 0], "--height is 0; for this model it is a multiple of 1, such as 1"),
+        (["--tile", -4], "--tile is -4; for this model it is a multiple of 1"),
+        (["--reconstruct", "x.png", "--height", 8], "--reconstruct takes no --height"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(words, said, trained, sample, tmp_path, monkeypatch):

@@ -11,26 +11,6 @@ from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 pytestmark = pytest.mark.slow
 
 KINDS = ("none", "layout", "semantic", "super-resolution", "inpainting")
-NAMES = {"none": "unconditional"}
-
-
-@pytest.fixture(scope="module")
-def trained_task(train_tiny, tmp_path_factory):
-    """`trained_task("layout")`: (how training scenes-layout ended, its run directory), once."""
-    root, runs = tmp_path_factory.mktemp("tasks"), {}
-
-    def run(kind):
-        if kind not in runs:
-            path = root / kind
-            words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
-            words += ["--evaluation.judged-images", 16, "--run-dir", path]
-            words += ["--autoencoder.network.channel-mult", 1, 2]
-            if kind != "none":
-                words += ["--autoencoder.from-run", run("none")[1]]
-            runs[kind] = train_tiny(f"scenes-{NAMES.get(kind, kind)}", *words), path
-        return runs[kind]
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +126,22 @@ def test_the_condition_decides(trained_task, files, sample, tmp_path):
         ("layout", [], "trained for layout: give --layout FILE.json"),
         ("layout", ["--layout", "nowhere"], "--layout nowhere cannot be read"),
         ("layout", ["--layout", "text"], "the layout is not JSON"),
-        ("layout", ["--low-res", "image"], "--low-res is not what this run was trained on"),
+        ("layout", ["--low-res", "image"], "--low-res is not what this model was trained on"),
         ("layout", ["--prompt", "a"], "give --layout FILE.json"),
-        ("none", ["--layout", "x"], "--layout is not what this run was trained on"),
+        (
+            "layout",
+            ["--layout", "layout.json", "--prompt", "a"],
+            "--prompt is not what this model was trained on; it takes --layout FILE.json",
+        ),
+        (
+            "layout",
+            ["--layout", "layout.json", "--classifier-scale", 2],
+            "--classifier-scale does not go with a model for layout",
+        ),
+        ("none", ["--layout", "x"], "--layout is not what this model was trained on"),
         ("semantic", ["--semantic-map", "text"], "cannot be read as a map"),
         ("semantic", ["--semantic-map", "image"], "cannot be read as a map"),
-        ("semantic", ["--semantic-map", "high"], "has class 9; this run knows 0 to 5"),
+        ("semantic", ["--semantic-map", "high"], "has class 9; this model knows 0 to 5"),
         ("super-resolution", ["--low-res", "text"], "--low-res text cannot be read as an image"),
         ("inpainting", ["--image", "image"], "give --image FILE.png --mask FILE.png"),
         ("inpainting", ["--image", "image", "--mask", "high"], "they must be of one size"),
