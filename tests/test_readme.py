@@ -59,14 +59,10 @@ def commands(text: str) -> list[list[str]]:
 
 
 def check_train(words):
-    from ldm_jax.commands import cli
-    from ldm_jax.commands.train.run import TrainCommand
+    from ldm_jax.commands.train.run import parse_command
 
-    if words[:1] in (["--help"], ["EXPERIMENT"]):
-        return
-    name, experiment, fields = cli.named_experiment(words)
-    if fields != ["--help"]:
-        cli.parse(TrainCommand, fields, "python train.py", TrainCommand(experiment, "runs/one"))
+    if "--help" not in words and words[:1] != ["EXPERIMENT"]:
+        parse_command(words)
 
 
 def check_sample(words):
