@@ -1,4 +1,4 @@
-"""Every task of the paper on the scenes, trained and judged: the table of the README.
+"""Every task of the paper on the scenes, trained and judged: the table of docs/tasks.md.
 
     python benchmarks/tasks.py runs [--only layout "semantic map"] [--perceptual-file FILE]
 
