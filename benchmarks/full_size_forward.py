@@ -17,8 +17,8 @@ from flax import nnx
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.experiments.mechanism import build_model
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.parameters import fresh, graph_of
 
 
@@ -45,10 +45,11 @@ def measure(name, build, run, *arrays):
 
 
 def main():
-    celeba = EXPERIMENTS["celeba256"]()
+    info = DataInfo(channels=3, condition="none")
+    celeba = LatentDiffusion(EXPERIMENTS["celeba256"](), info)
     measure(
         "celeba256 UNet",
-        lambda rngs: build_model(celeba, DataInfo(channels=3, condition="none"), rngs),
+        celeba.objective.build,
         lambda model, z_t, t: model(z_t, t),
         jax.random.normal(jax.random.key(1), (1, 64, 64, 3)),
         jnp.array([500]),

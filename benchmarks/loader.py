@@ -14,11 +14,11 @@ import time
 
 import numpy as np
 
+from ldm_jax.commands.train.latents import one_view
 from ldm_jax.data.folder import FolderSource
 from ldm_jax.data.loader import Loader, flip
 from ldm_jax.data.scenes import ScenesSource, draw
 from ldm_jax.data.source import ArraySource
-from ldm_jax.commands.train.latents import one_view
 
 
 def main():
