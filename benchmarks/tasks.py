@@ -47,7 +47,7 @@ SHOWN_TASKS = ("layout", "semantic map", "in-painting", "super-resolution")
 
 
 def trainings(folder: Path, task: str, perceptual_file: str) -> dict[Path, list[str]]:
-    """Run directory -> words for train.py: of the borrowed first stage, if any, then of the task."""
+    """Run directory -> words for train.py: of the first stage if it is borrowed, of the task."""
     experiment, first, more = TASKS[task]
     words, before = [experiment, *more.split()], {}
     if first:
