@@ -8,13 +8,15 @@ colour of their class (the oracle's reading). The model is given the null condit
 the class comes from the classifier of noisy latents alone.
 """
 
-import numpy as np
-from trained_run import TrainedRun, options_of
+from dataclasses import replace
 
+import numpy as np
+from trained_run import options_of
+
+import ldm_jax
 from ldm_jax.evaluation.oracle import agreement
-from ldm_jax.experiments.classifier_stage import NAME
-from ldm_jax.experiments.models import Classifier
-from ldm_jax.experiments.trained import placed
+from ldm_jax.model.classifier import Classifier
+from ldm_jax.model.run_dir import RunDir
 from ldm_jax.sampling.guides import Guide
 
 
@@ -23,22 +25,20 @@ def main():
     arguments.add_argument("--steps", type=int, default=25)
     arguments.add_argument("--scales", type=float, nargs="+", default=(0, 1, 2, 5, 10))
     options = arguments.parse_args()
-    trained, n = TrainedRun(options.run, options.images), options.images
-    classifier = Classifier(trained.experiment, trained.facts, trained.second)
-    name = "ema" if trained.experiment.classifier.ema_decay else "params"
-    judge = trained.run.checkpoints(NAME).restore_part([name])[name]
-    judge, _ = placed(judge, trained.experiment, n)
-    classes = np.arange(n) % len(trained.facts.class_names)
-    nothing = np.repeat(trained.second.generator.null[None], n, axis=0)
+    model, n = ldm_jax.load(options.run), options.images
+    classifier = Classifier(model)
+    name = "ema" if model.config.classifier.ema_decay else "params"
+    saved = RunDir(options.run).checkpoints("classifier").restore_part([name])
+    if saved is None:
+        raise SystemExit(f"{options.run} has no classifier: train it by --stage classifier")
+    classes = np.arange(n) % len(model.info.class_names)
+    nothing = model.inputs(model.parse(None), n)
+    settings = replace(model.settings, steps=options.steps, guidance=1.0, batch_size=32)
     print("| scale | shape as asked | colour as asked | both |\n|---|---|---|---|")
     for scale in options.scales:
-        images = trained.draw(
-            nothing,
-            steps=options.steps,
-            guides=[Guide(classifier.log_p, judge, classes, scale)],
-            progress=f"scale {scale:g}",
-        )
-        right = agreement(images, classes)
+        inputs = replace(nothing, guides=(Guide(classifier.log_p, saved[name], classes, scale),))
+        batches = model.batches(inputs, settings, progress=f"scale {scale:g}")
+        right = agreement(np.concatenate(list(batches)), classes)
         row = " | ".join(f"{right[what]:.1%}" for what in ("shape", "colour", "both"))
         print(f"| {scale:g} | {row} |", flush=True)
 

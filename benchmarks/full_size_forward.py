@@ -13,19 +13,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ldm_jax.experiments.mechanism import build_model
 
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.data_info import DataInfo
-from ldm_jax.parameters import init_params, make_graphdef
+from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.parameters import fresh, make_graphdef
 
 
 def measure(name, build, run, *arrays):
     """Prints a line about run(module, *arrays), the module made by build(rngs)."""
     graph = make_graphdef(build)
-    params = jax.block_until_ready(jax.jit(partial(init_params, build))(jax.random.key(0)))
+    params = jax.block_until_ready(jax.jit(partial(fresh, build))(jax.random.key(0)))
     start = time.perf_counter()
     program = jax.jit(lambda p, *a: run(nnx.merge(graph, p), *a)).lower(params, *arrays).compile()
     compile_s, seconds = time.perf_counter() - start, []
@@ -45,10 +45,11 @@ def measure(name, build, run, *arrays):
 
 
 def main():
-    celeba = EXPERIMENTS["celeba256"]()
+    info = DataInfo(channels=3, condition="none")
+    celeba = LatentDiffusion(EXPERIMENTS["celeba256"](), info)
     measure(
         "celeba256 UNet",
-        lambda rngs: build_model(celeba, DataInfo(channels=3, condition="none"), rngs),
+        celeba.objective.build,
         lambda model, z_t, t: model(z_t, t),
         jax.random.normal(jax.random.key(1), (1, 64, 64, 3)),
         jnp.array([500]),

@@ -7,9 +7,12 @@ shape and colour of their class (the oracle's reading), and how different images
 still are (the standard deviation over images of each pixel, averaged), beside true renders.
 """
 
-import numpy as np
-from trained_run import TrainedRun, options_of
+from dataclasses import replace
 
+import numpy as np
+from trained_run import held_out, options_of
+
+import ldm_jax
 from ldm_jax.evaluation.oracle import agreement
 
 
@@ -24,8 +27,9 @@ def main():
     arguments.add_argument("--scales", type=float, nargs="+", default=(1, 1.5, 2, 3, 5, 8))
     arguments.add_argument("--steps", type=int, default=25)
     options = arguments.parse_args()
-    trained, n = TrainedRun(options.run, options.images), options.images
-    classes = np.arange(n) % len(trained.facts.class_names)
+    model, n = ldm_jax.load(options.run), options.images
+    classes = np.arange(n) % len(model.info.class_names)
+    settings = replace(model.settings, steps=options.steps, batch_size=32)
     names = ("shape", "colour", "both")
     print("| scale | shape as asked | colour as asked | both | variety |\n|---|---|---|---|---|")
 
@@ -35,9 +39,10 @@ def main():
         print(f"| {title} | {shares} | {variety(images, classes):.1f} |", flush=True)
 
     for scale in options.scales:
-        settings = {"steps": options.steps, "guidance": scale, "progress": f"scale {scale:g}"}
-        row(f"{scale:g}", trained.draw(classes, **settings), classes)
-    truth = trained.held_out()
+        title = f"scale {scale:g}"
+        images = model.sample(classes, settings=settings, guidance=scale, progress=title)
+        row(f"{scale:g}", images, classes)
+    truth = held_out(model, n)
     row("true renders", truth["image"], truth["class_label"])
 
 

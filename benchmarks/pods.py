@@ -73,9 +73,9 @@ if __name__ == "__main__":
     for name, words in RUNS.items():
         out = folder / f"{name}.json"
         if not out.exists():
-            module = [sys.executable, "-m", "ldm_jax.commands.estimate"]
+            estimate = [sys.executable, "-m", "ldm_jax", "estimate"]
             options = ["--precision", "bfloat16", "--out", str(out)]
-            subprocess.run([*module, *words.split(), *options], check=False)
+            subprocess.run([*estimate, *words.split(), *options], check=False)
         if out.exists():
             rows.append(row(json.loads(out.read_text())))
     for cells in (HEADS, ["---"] * len(HEADS), *rows):

@@ -99,7 +99,7 @@ def main():
     options = parser.parse_args()
     task = train_step.task_of(options)
     dtype = jnp.dtype(options.precision)
-    params = sbs.random_weights(task.problem(dtype).init)
+    params = sbs.random_weights(task.objective(dtype).init)
     mesh = make_mesh(devices=jax.devices()[:1])
     step, run = train_step.compiled(task, params, dtype, mesh)
     run(2)

@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.trained import load_weights, placed
 
-from ldm_jax.data.source import read_all
-from ldm_jax.data.tfds import TfdsConfig, TfdsSource
-from ldm_jax.model.run_dir import RunDir
+import ldm_jax
+from ldm_jax.data.source import in_memory
+from ldm_jax.data.tfds import TfdsSource
 
 BATCH, EPOCHS = 128, 2
 
@@ -73,34 +71,20 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    run = RunDir(options.run)
-    _, experiment, facts = run.load()
-    config = TfdsConfig("mnist", options.data_dir, 32, fit="pad")
+    model = ldm_jax.load(options.run)
     train, test = (
-        read_all(TfdsSource(config, split), progress=True).read(np.arange(n))
+        in_memory(TfdsSource("mnist", split, options.data_dir, 32, fit="pad"), split).read(
+            np.arange(n)
+        )
         for split, n in (("train", 60_000), ("test", 10_000))
     )
     read = train_reader(train["image"], train["class_label"])
     ceiling = np.mean(read(test["image"]) == test["class_label"])
     print(f"real test digits read right: {ceiling:.2%} of {len(test['image'])}")
 
-    second = SecondStage(experiment, facts)
-    asked = np.repeat(np.arange(10, dtype=np.int32), options.each)
-    settings = experiment.sampling
-    guidance = options.guidance or settings.guidance
-    weights, split = placed(load_weights(run, experiment), experiment, len(asked))
-    images = second.generator(
-        *weights,
-        asked,
-        sampler=settings.sampler,
-        steps=settings.steps,
-        spacing=settings.spacing,
-        guidance=guidance,
-        eta=settings.eta,
-        batch_size=50,
-        sharding=split,
-        progress="sampling",
-    )
+    asked = np.repeat(np.arange(10), options.each)
+    guidance = options.guidance or model.settings.guidance
+    images = model.sample(asked, guidance=guidance, batch_size=50, progress="sampling")
     right = read(images) == asked
     each = " ".join(f"{d}: {right[asked == d].mean():.0%}" for d in range(10))
     print(f"drawn digits read as asked, guidance {guidance}: {right.mean():.2%} of {len(asked)}")

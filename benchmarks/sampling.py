@@ -29,11 +29,11 @@ import numpy as np
 import side_by_side as sbs
 from flax import nnx
 
-from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.unet import UNet
-from ldm_jax.parameters import init_params, make_graphdef
-from ldm_jax.sampling.sample import image_keys, noise_like, sample
+from ldm_jax.parameters import fresh, make_graphdef
+from ldm_jax.sampling.noise import image_keys, noise_like
+from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.single_step import ddim_step
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
@@ -49,7 +49,7 @@ class Drawing:
 
     def __init__(self, size: sbs.UNetSize, batch: int, steps: int, dtype):
         self.size, self.steps, self.dtype = size, steps, dtype
-        self.params = sbs.random_weights(partial(init_params, self.builder(dtype)))
+        self.params = sbs.random_weights(partial(fresh, self.builder(dtype)))
         self.keys = image_keys(0, jnp.arange(batch))
         self.z_T = np.asarray(noise_like(self.keys, size.latent))
         self.context = None
@@ -71,15 +71,12 @@ class Drawing:
 
         @jax.jit
         def program(params, context, z_T, keys, eta):
-            ask, ddim, shape = partial(predict, params, context), SOLVERS["ddim"], z_T.shape[1:]
-            return sample(ask, SCHEDULE, prediction, ddim, grid, keys, shape, eta=eta, start=z_T)
+            denoise = denoiser(partial(predict, params, context), SCHEDULE, prediction)
+            return sample(denoise, SCHEDULE, SOLVERS["ddim"], grid, z_T, keys, eta=eta)
 
         @jax.jit
         def step(params, context, z_t, t, s):
-            def denoise(z_t, t):
-                t = jnp.broadcast_to(t, z_t.shape[:1])
-                return eps_and_z0(SCHEDULE, prediction, predict(params, context, z_t, t), z_t, t)
-
+            denoise = denoiser(partial(predict, params, context), SCHEDULE, prediction)
             return ddim_step(SCHEDULE, denoise, z_t, t, s, 0.0, 0.0)[0]
 
         def loop(params, context, z_t, keys, eta):

@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from trained_run import TrainedRun, options_of
+from trained_run import held_out, options_of
 
+import ldm_jax
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.oracle import agreement
 
@@ -25,17 +26,16 @@ def main():
     arguments = options_of(__doc__)
     arguments.add_argument("--out", default="solvers.png")
     options = arguments.parse_args()
-    trained = TrainedRun(options.run, options.images)
-    held_out = trained.held_out()
-    captions = trained.second.condition.encoder.encode(held_out["caption"])
-    drawn = partial(trained.draw, captions, guidance=3.0)
+    model = ldm_jax.load(options.run)
+    truth = held_out(model, options.images)
+    sample = partial(model.sample, list(truth["caption"]), guidance=3.0, batch_size=32)
 
-    exact, rows = drawn(sampler="ddim", steps=200, progress="ddim 200"), {}
+    exact, rows = sample(sampler="ddim", steps=200, progress="ddim 200"), {}
     print("| solver | steps | shape and colour as asked | PSNR to DDIM 200 |\n|---|---|---|---|")
     for sampler in SOLVERS:
         for steps in STEPS:
-            images = drawn(sampler=sampler, steps=steps, progress=f"{sampler} {steps}")
-            right = agreement(images, held_out["class_label"])["both"]
+            images = sample(sampler=sampler, steps=steps, progress=f"{sampler} {steps}")
+            right = agreement(images, truth["class_label"])["both"]
             near = float(np.mean(psnr(exact, images)))
             rows[sampler, steps] = right, near
             print(f"| {sampler} | {steps} | {right:.1%} | {near:.1f} dB |", flush=True)

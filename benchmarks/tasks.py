@@ -46,25 +46,27 @@ DISTANCES = {"lpips_squeezenet": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
 SHOWN_TASKS = ("layout", "semantic map", "in-painting", "super-resolution")
 
 
-def train(folder: Path, name: str, options: list) -> Path:
-    """Trains an experiment, or goes on with it, or does nothing; the run's directory."""
-    run = folder / name
-    words = [sys.executable, HERE.parent / "train.py", *options, "--run-dir", run]
-    subprocess.run(list(map(str, words)), check=True)
-    return run
+def trainings(folder: Path, task: str, perceptual_file: str) -> dict[Path, list[str]]:
+    """Run directory -> words for train.py: of the first stage if it is borrowed, of the task."""
+    experiment, first, more = TASKS[task]
+    words, before = [experiment, *more.split()], {}
+    if first:
+        before = {folder / first: [first, "--stage", "autoencoder"]}
+        words += ["--autoencoder.from-run", str(folder / first)]
+    if perceptual_file:
+        words += ["--evaluation.perceptual-file", perceptual_file]
+    name = f"{experiment}-{task}" if task == "regression" else experiment
+    asked = before | {folder / name: words}
+    return {run: [*words, "--run-dir", str(run)] for run, words in asked.items()}
 
 
 def trained_task(folder: Path, task: str, perceptual_file: str) -> dict:
     """The summary of a task's run, which is trained first if need be, and so is its first stage."""
-    experiment, first, more = TASKS[task]
-    options = [experiment, *more.split()]
-    if first:
-        borrowed = train(folder, first, [first, "--stage", "autoencoder"])
-        options += ["--autoencoder.from-run", borrowed]
-    if perceptual_file:
-        options += ["--evaluation.perceptual-file", perceptual_file]
-    name = f"{experiment}-{task}" if task == "regression" else experiment
-    return json.loads((train(folder, name, options) / "summary.json").read_text())
+    asked = trainings(folder, task, perceptual_file)
+    for words in asked.values():
+        subprocess.run([sys.executable, str(HERE.parent / "train.py"), *words], check=True)
+    *_, run = asked
+    return json.loads((run / "summary.json").read_text())
 
 
 def rows(task: str, summary: dict) -> list[str]:

@@ -10,40 +10,29 @@ comes to in the whole: a seam that the eye sees is well above 1. Writes an image
 8 times the difference.
 """
 
-import argparse
-
 import jax
 import numpy as np
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.trained import load_weights
 from PIL import Image
+from trained_run import held_out, options_of
 
+import ldm_jax
 from ldm_jax.autoencoder.step import to_bytes
-from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.model.run_dir import RunDir
 from ldm_jax.sampling.tiling import Tiles, apply_in_tiles, tile_starts
 
 TILES, OVERLAPS = (32, 48, 64), (0.0, 0.25, 0.375, 0.5)
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("run")
+    arguments = options_of(__doc__, images=32)
     arguments.add_argument("--size", type=int, default=128)
-    arguments.add_argument("--images", type=int, default=32)
     arguments.add_argument("--out", default="tiles.png")
     options = arguments.parse_args()
-    run, size = RunDir(options.run), options.size
-    _, experiment, facts = run.load()
-    second = SecondStage(experiment, facts)
-    f, level = experiment.autoencoder.network.f, experiment.data.level
-    _, constants = load_weights(run, experiment)
-    config = ScenesConfig(size, level, validation_count=options.images)
-    source = ScenesSource(config, "validation", experiment.seed)
-    images = source.read(range(options.images))["image"]
-    z_0 = jax.jit(second.encode)(constants, images)
-    whole = np.asarray(jax.jit(second.image)(constants, z_0))
+    model, size = ldm_jax.load(options.run), options.size
+    f, constants = model.first.f, model.weights.constants
+    images = held_out(model, options.images, size)["image"]
+    z_0 = model.encode(images)
+    whole = np.asarray(jax.jit(model.decode_float)(constants, z_0))
     bytes_whole = np.asarray(to_bytes(whole))
     print(f"whole against the images: PSNR {psnr(images, bytes_whole).mean():.1f} dB")
     print(
@@ -53,15 +42,15 @@ def main():
     shown = [np.concatenate([bytes_whole[0], np.zeros_like(images[0])])]
     for side in TILES:
         for overlap in OVERLAPS:
-            windows = Tiles.square(side // f, overlap)
+            tiles = Tiles.square(side // f, overlap)
             tiled = jax.jit(
-                lambda constants, z, windows=windows: apply_in_tiles(
-                    lambda z: second.image(constants, z), z, windows, f
+                lambda constants, z, tiles=tiles: apply_in_tiles(
+                    lambda z: model.decode_float(constants, z), z, tiles, f
                 )
             )(constants, z_0)
             tiled = np.asarray(tiled)
             difference = 127.5 * (tiled - whole)
-            starts = f * tile_starts(size // f, *(axis[0] for axis in windows))
+            starts = f * tile_starts(size // f, *(axis[0] for axis in tiles))
             at, step = seam(difference, starts, side, f)
             near = np.asarray(to_bytes(tiled))
             seen = seam(tiled, starts, side, f)[1] / seam(whole, starts, side, f)[1]

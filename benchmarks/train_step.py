@@ -30,25 +30,23 @@ import numpy as np
 import side_by_side as sbs
 from train_step_tasks import AutoencoderTask, UNetTask
 
-from ldm_jax.training.optimiser import make_optimiser
+from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.sharding import make_mesh, put_batch
-from ldm_jax.training.step import Stage, init_state, prepare, train_step
+from ldm_jax.training.step import compile_step, init_state, train_step
 
 MODELS = {"unet": (UNetTask, sbs.UNETS), "autoencoder": (AutoencoderTask, sbs.AUTOENCODERS)}
 WAYS = ("ours", "ours-1-device", "torch", "torch-compile")
 STEPS = 1000  # of the run, as far as the learning rate's schedule knows
 
 
+def config_of(size) -> TrainingConfig:
+    return TrainingConfig(size.optimiser, steps=STEPS, ema_decay=size.ema_decay)
+
+
 def compiled(task, params, dtype, mesh):
     """(the step that train.py compiles, run(n) that does n of them)."""
-    size, problem = task.size, task.problem(dtype)
-    stage = Stage(
-        problem.init,
-        objective.loss_and_grads,
-        make_optimiser(size.optimiser, STEPS),
-        size.ema_decay,
-    )
-    _, abstract, step = prepare(stage, mesh, jax.random.key(0), task.batch, {})
+    objective, config = task.objective(dtype), config_of(task.size)
+    _, abstract, step = compile_step(objective, config, mesh, jax.random.key(0), task.batch, {})
     batch = put_batch(task.batch, mesh)
     # As `init` makes it, but for the weights: a run starts with moments of zero
     start = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), abstract)
@@ -86,12 +84,10 @@ def our_way(name, task, params, dtype, mesh) -> sbs.Way:
 
 def operations(task, dtype) -> float:
     """Of one step, as the program is written, before XLA makes anything of it."""
-    size, problem = task.size, task.problem(dtype)
-    tx = make_optimiser(size.optimiser, STEPS)
-    stage = Stage(problem.init, objective.loss_and_grads, tx, size.ema_decay)
+    objective, config = task.objective(dtype), config_of(task.size)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: init_state(stage, key, {}), key)
-    step = jax.jit(partial(train_step, stage=stage))
+    state = jax.eval_shape(lambda key: init_state(objective, config, key, {}), key)
+    step = jax.jit(partial(train_step, objective=objective, config=config))
     return step.lower(state, task.batch, key=key).cost_analysis()["flops"]
 
 
@@ -170,7 +166,7 @@ def check_equal(torch, task, params) -> dict[str, float]:
     import in_diffusers
 
     sbs.allow_tf32(torch, False)
-    problem, key = task.problem(jnp.float32), jax.random.key(7)
+    objective, key = task.objective(jnp.float32), jax.random.key(7)
     draws = task.draws(key)
 
     @partial(jax.jit, compiler_options=sbs.quickly())
@@ -216,7 +212,7 @@ def main():
     task = task_of(options)
     mesh = sbs.begin(options)
     dtype = jnp.dtype(options.precision)
-    params = sbs.random_weights(task.problem(dtype).init)
+    params = sbs.random_weights(task.objective(dtype).init)
     torch = sbs.import_torch() if {"torch", "torch-compile"} & {*options.ways} else None
     apart = check_equal(torch, task_of(options, batch=2), params) if torch else None
     flops = operations(task, dtype)

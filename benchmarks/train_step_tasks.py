@@ -28,7 +28,7 @@ class UNetTask:
         if size.tokens:
             self.batch["y"] = draw((batch, *size.tokens))
 
-    def problem(self, dtype) -> DiffusionObjective:
+    def objective(self, dtype) -> DiffusionObjective:
         size, c = self.size, self.size.latent[-1]
         dim = size.tokens[1] if size.tokens else 0
         return DiffusionObjective(
@@ -40,7 +40,7 @@ class UNetTask:
         )
 
     def draws(self, key):
-        """(t, eps) as `DiffusionProblem.grads` draws them from the key of a step."""
+        """(t, eps) as `DiffusionObjective.loss` draws them from the key of a step."""
         key_t, key_eps = jax.random.split(jax.random.split(key, 4)[2])
         n = len(self.batch["z_0"])
         t = jax.random.randint(key_t, (n,), 0, self.schedule.timesteps)
@@ -48,7 +48,7 @@ class UNetTask:
 
     def output(self, params, batch, draws):
         """Our network's output for what it is given in the loss, at t = draws['t']."""
-        model = self.problem(jnp.float32).model(params)
+        model = self.objective(jnp.float32).model(params)
         return model(batch["z_0"], draws["t"], batch.get("y"))
 
     def theirs(self, torch, params):
@@ -94,21 +94,21 @@ class AutoencoderTask:
         )
         self.batch = {"image": images}
 
-    def problem(self, dtype) -> AutoencoderObjective:
+    def objective(self, dtype) -> AutoencoderObjective:
         size = self.size
         return AutoencoderObjective(
             size.network, size.loss, DiscriminatorConfig(), CHANNELS, dtype=dtype
         )
 
     def draws(self, key):
-        """The noise of the posterior as `AutoencoderProblem.grads` draws it."""
+        """The noise of the posterior as `AutoencoderObjective.loss_and_grads` draws it."""
         side, c = self.size.image // self.size.network.f, self.size.network.z_channels
         shape = (len(self.batch["image"]), side, side, c)
         return {"eps": jax.random.normal(jax.random.split(key)[0], shape)}
 
     def output(self, params, batch, draws):
         """Our reconstruction of the images through a sample of the posterior."""
-        model = self.problem(jnp.float32).autoencoder(params["autoencoder"])
+        model = self.objective(jnp.float32).autoencoder(params["autoencoder"])
         mean, logvar = jnp.split(model.encode(batch["image"] / 127.5 - 1), 2, axis=-1)
         return model.decode(mean + jnp.exp(0.5 * logvar) * draws["eps"])
 

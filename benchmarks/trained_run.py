@@ -1,16 +1,12 @@
-"""A trained run of scenes, ready to draw: what the benchmarks here begin with."""
+"""What the benchmarks of a trained run of scenes begin with: options, and held-out scenes."""
 
 import argparse
-import dataclasses
-from functools import partial
 
 import jax
-from ldm_jax.experiments.models import SecondStage
-from ldm_jax.experiments.trained import load_weights, placed
 
+from ldm_jax import LatentDiffusion
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesSource
-from ldm_jax.model.run_dir import RunDir
 
 
 def options_of(description: str, images: int = 256) -> argparse.ArgumentParser:
@@ -22,25 +18,7 @@ def options_of(description: str, images: int = 256) -> argparse.ArgumentParser:
     return arguments
 
 
-class TrainedRun:
-    """`draw` is the run's generator with its weights; it takes conditions and settings.
-
-    Args:
-      path: the run directory. n: images that will be drawn of each kind.
-    """
-
-    def __init__(self, path: str, n: int):
-        self.run, self.n = RunDir(path), n
-        _, self.experiment, self.facts = self.run.load()
-        self.second = SecondStage(self.experiment, self.facts)
-        weights = load_weights(self.run, self.experiment)
-        self.weights, self.split = placed(weights, self.experiment, n)
-        self.draw = partial(
-            self.second.generator, *self.weights, sharding=self.split, batch_size=32, num_images=n
-        )
-
-    def held_out(self) -> Batch:
-        """n scenes of the run's kind that it was not trained on."""
-        data = dataclasses.replace(self.experiment.data, validation_count=self.n)
-        source = ScenesSource(data, "validation", self.experiment.seed)
-        return source.read(range(self.n))
+def held_out(model: LatentDiffusion, n: int, size: int | None = None) -> Batch:
+    """n scenes of the kind that the model was trained on, but none of those."""
+    data, seed = model.config.data, model.config.seed
+    return ScenesSource(size or data.size, data.level, n, seed, "validation").read(range(n))

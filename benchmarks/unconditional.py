@@ -12,13 +12,14 @@ takes a run of scenes without a condition, and held-out scenes:
   --guide-factor 4`. How near it comes to that, and to the image that nobody showed it.
 """
 
+from dataclasses import replace
 from functools import partial
 
-import jax
 import numpy as np
-from trained_run import TrainedRun, options_of
+from trained_run import held_out, options_of
 
-from ldm_jax import plots
+import ldm_jax
+from ldm_jax import LatentDiffusion, plots
 from ldm_jax.autoencoder.step import to_bytes, to_model_range
 from ldm_jax.commands.train.judge import distances
 from ldm_jax.data.degradations import degrade
@@ -28,7 +29,8 @@ from ldm_jax.evaluation.scene_reports import validity
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.sampling.editing import add_noise, composite, first_step, known_cells
 from ldm_jax.sampling.guides import Guide, downsample, image_log_p
-from ldm_jax.sampling.sample import image_keys
+from ldm_jax.sampling.noise import image_keys
+from ldm_jax.sampling.sample import SamplingInputs
 from ldm_jax.sampling.timesteps import timestep_grid
 
 FACTOR = 4
@@ -36,51 +38,37 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 SCALES = (0, 4, 16, 64)
 
 
-class Model(TrainedRun):
-    """A trained run, and held-out scenes, also as latents."""
-
-    def __init__(self, path: str, n: int):
-        super().__init__(path, n)
-        self.draw = partial(self.draw, None, steps=self.experiment.sampling.steps)
-        self.images = self.held_out()["image"]
-        self.grid = timestep_grid(
-            "uniform", self.experiment.sampling.steps, self.second.problem.schedule
-        )
-
-    def encoded(self, images: np.ndarray) -> np.ndarray:
-        """z_0 of images."""
-        encode = jax.jit(self.second.encode)
-        parts = np.array_split(images, -(-len(images) // 16))
-        return np.concatenate([encode(self.weights[1], part) for part in parts])
+def sampled(model: LatentDiffusion, inputs: SamplingInputs, progress: str, **changes) -> np.ndarray:
+    """Images for these inputs."""
+    settings = replace(model.settings, batch_size=32, **changes)
+    return np.concatenate(list(model.batches(inputs, settings, progress=progress)))
 
 
-def blended(model: Model) -> tuple[np.ndarray, np.ndarray]:
+def filled(model: LatentDiffusion, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(images with a hole that is filled, the holes)."""
-    n, side = len(model.images), model.images.shape[1]
+    n, side = len(images), images.shape[1]
     masks = np.stack([random_mask("mixed", side, side, np.random.default_rng(i)) for i in range(n)])
-    f = model.experiment.autoencoder.network.f
     # Of the image with a black hole: what stands behind it must not leak into the known latents.
-    z_0 = model.encoded(masked_image(model.images, masks))
-    known = np.stack([known_cells(mask, f) for mask in masks])
-    drawn = model.draw(keep=(known, z_0), progress="in-painting")
-    filled = [composite(*row) for row in zip(masks, drawn, model.images, strict=True)]
-    return np.stack(filled), masks
+    z_0 = model.encode(masked_image(images, masks))
+    known = np.stack([known_cells(mask, model.first.f) for mask in masks])
+    samples = sampled(model, SamplingInputs(n, known=(known, z_0)), "in-painting")
+    return np.stack(list(map(composite, masks, samples, images))), masks
 
 
-def changed(model: Model, strength: float) -> np.ndarray:
-    """Images drawn again from their noised latents."""
-    first = first_step(strength, len(model.grid) - 1)
-    keys = image_keys(0, np.arange(len(model.images)))
-    z_0 = model.encoded(model.images)
-    start = add_noise(model.second.problem.schedule, z_0, model.grid[first], keys)
-    return model.draw(first_step=first, start=np.asarray(start), progress=f"strength {strength:g}")
+def changed(model: LatentDiffusion, images: np.ndarray, strength: float) -> np.ndarray:
+    """Images sampled again from their noised latents."""
+    n, settings = len(images), model.settings
+    grid = timestep_grid(settings.spacing, settings.steps, model.schedule)
+    first, keys = first_step(strength, settings.steps), image_keys(0, np.arange(n))
+    z_t = np.asarray(add_noise(model.schedule, model.encode(images), grid[first], keys))
+    inputs = SamplingInputs(n, first_step=first, init_latents=z_t)
+    return sampled(model, inputs, f"strength {strength:g}")
 
 
-def followed(model: Model, low: np.ndarray, scale: float) -> np.ndarray:
+def guided(model: LatentDiffusion, guide: Guide) -> np.ndarray:
     """Images guided by small ones, which they should come to when they are reduced."""
-    log_p = image_log_p(model.second.image, transform=partial(downsample, n=FACTOR))
-    guide = Guide(log_p, (model.weights[1], ()), np.asarray(to_model_range(low)), scale)
-    return model.draw(guides=[guide], eta=1.0, progress=f"guided, scale {scale:g}")
+    inputs = SamplingInputs(len(guide.y), guides=(guide,))
+    return sampled(model, inputs, f"guided, scale {guide.scale:g}", eta=1.0)
 
 
 def reduced(images: np.ndarray) -> np.ndarray:
@@ -96,29 +84,31 @@ def main():
     weights = None
     if options.perceptual_file:
         weights = load_lpips("squeezenet", options.perceptual_file)
-    model = Model(options.run, options.images)
-    images, shown = model.images, []
+    model = ldm_jax.load(options.run)
+    images, shown = held_out(model, options.images)["image"], []
 
-    filled, masks = blended(model)
+    blended, masks = filled(model, images)
     means = np.stack([mean_fill(x, mask) for x, mask in zip(images, masks, strict=True)])
-    shown += [np.where(masks[..., None], np.uint8(128), images), filled]
-    for who, samples in (("blended", filled), ("mean fill", means)):
+    shown += [np.where(masks[..., None], np.uint8(128), images), blended]
+    for who, samples in (("blended", blended), ("mean fill", means)):
         scores = distances(images, samples, weights)
         said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         print(f"in-painting, {who}: {said}", flush=True)
 
     print("\n| strength | PSNR to the image | proper scenes |\n|---|---|---|", flush=True)
     for strength in STRENGTHS:
-        samples = changed(model, strength)
+        samples = changed(model, images, strength)
         shown += [samples] if strength in (0.4, 0.8) else []
         near = f"{np.mean(psnr(images, samples)):.1f} dB"
         print(f"| {strength:g} | {near} | {validity(samples).mean():.1%} |", flush=True)
 
     low = degrade("bicubic", images, FACTOR, None)
+    log_p = image_log_p(model.decode_float, transform=partial(downsample, n=FACTOR))
+    target, weights = np.asarray(to_model_range(low)), (model.weights.constants, ())
     print("\n| scale of the guide | PSNR to the guide | to the image | proper scenes |")
     print("|---|---|---|---|")
     for scale in SCALES:
-        samples = followed(model, low, scale)
+        samples = guided(model, Guide(log_p, weights, target, scale))
         shown += [samples] if scale == SCALES[-1] else []
         near = [np.mean(psnr(*pair)) for pair in ((low, reduced(samples)), (images, samples))]
         row = " | ".join(f"{decibels:.1f} dB" for decibels in near)

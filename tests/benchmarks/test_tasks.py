@@ -1,13 +1,15 @@
 """benchmarks/tasks.py: what it would train, through the real command line, and its table."""
 
+import dataclasses
 import importlib
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ldm_jax.experiments import EXPERIMENTS, command
+from ldm_jax.commands import cli
+from ldm_jax.commands.train.run import TrainCommand
+from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.plots import save_png
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -36,56 +38,51 @@ def tasks(monkeypatch):
     return importlib.import_module("tasks")
 
 
-@pytest.fixture
-def trained(tasks, monkeypatch):
-    """Run directory -> (experiment's name, experiment, stage) of what was asked to be trained."""
-    asked = {}
-
-    def train(name, experiment, run, stage):
-        asked[Path(str(run.path))] = (name, experiment, stage)
-        run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "summary.json").write_text(json.dumps({"diffusion": SCORES | {"seconds": 90}}))
-
-    def run(words, check):
-        assert check and Path(words[1]).name == "train.py"
-        assert command.train_main(words[2:]) == 0
-
-    monkeypatch.setattr(command, "train", train)
-    monkeypatch.setattr(command, "_one_device_a_core", lambda: None)
-    monkeypatch.setattr(tasks.subprocess, "run", run)
-    return asked
+def asked(tasks, folder, task, perceptual_file=""):
+    """Run directory -> the command of train.py, by its own command line."""
+    commands = {}
+    for run, words in tasks.trainings(folder, task, perceptual_file).items():
+        name, experiment, fields = cli.named_experiment(words)
+        default = TrainCommand(experiment, f"runs/{name}")
+        commands[run] = cli.parse(TrainCommand, fields, "python train.py", default)
+        assert commands[run].run_dir == str(run)
+    return commands
 
 
-def test_every_task_asks_for_its_experiment(tasks, trained, tmp_path):
+def test_every_task_asks_for_its_experiment(tasks, tmp_path):
     for task, (experiment, first, _) in tasks.TASKS.items():
-        trained.clear()
-        tasks.trained_task(tmp_path, task, "weights.npz")
-        (name, asked, stage), *borrowed = reversed(trained.values())
-        assert (name, stage, asked.sampling.perceptual_file) == (experiment, "both", "weights.npz")
-        assert asked.autoencoder.from_run == (str(tmp_path / first) if first else "")
+        *before, run = asked(tasks, tmp_path, task, "weights.npz").values()
+        assert run.stage == "both"
+        assert run.experiment.evaluation.perceptual_file == "weights.npz"
+        assert run.experiment.diffusion.unet == EXPERIMENTS[experiment]().diffusion.unet
+        assert run.experiment.autoencoder.from_run == (str(tmp_path / first) if first else "")
         # The borrowed first stage is trained before, alone, and is of the same network.
-        assert [(name, stage) for name, _, stage in borrowed] == [(first, "autoencoder")] * bool(
-            first
+        lent = [(str(tmp_path / first), "autoencoder")] if first else []
+        assert [(lender.run_dir, lender.stage) for lender in before] == lent
+        for lender in before:
+            assert lender.experiment.autoencoder == EXPERIMENTS[experiment]().autoencoder
+
+
+def test_a_task_is_judged_by_the_run_that_its_words_name(tasks, tmp_path):
+    names = {task: [run.name for run in asked(tasks, tmp_path, task)][-1] for task in tasks.TASKS}
+    assert len(set(names.values())) == len(names)
+    for task in tasks.SHOWN_TASKS:  # whose figures are looked for by their experiments' names
+        assert names[task] == tasks.TASKS[task][0]
+
+
+def test_the_regression_differs_in_its_one_step_alone(tasks, tmp_path):
+    ours, other = (
+        asked(tasks, tmp_path, task)[tmp_path / name].experiment
+        for task, name in (
+            ("super-resolution", "scenes-super-resolution"),
+            ("regression", "scenes-super-resolution-regression"),
         )
-        for _, lender, _ in borrowed:
-            assert lender.autoencoder == EXPERIMENTS[experiment]().autoencoder
-
-
-def test_the_regression_differs_in_its_one_step_alone(tasks, trained, tmp_path):
-    tasks.trained_task(tmp_path, "super-resolution", "")
-    tasks.trained_task(tmp_path, "regression", "")
-    (_, ours, _), (_, other, _) = (
-        trained[tmp_path / name]
-        for name in ("scenes-super-resolution", "scenes-super-resolution-regression")
     )
     assert other.diffusion.prediction == "z_0" and other.sampling.steps == 1
     assert other.diffusion.schedule.timesteps == 1
-    assert other.diffusion.unet == ours.diffusion.unet
-    assert other.diffusion.optimiser == ours.diffusion.optimiser
-    assert (other.diffusion.steps, other.diffusion.batch_size) == (
-        ours.diffusion.steps,
-        ours.diffusion.batch_size,
-    )
+    same = {"prediction": ours.diffusion.prediction, "schedule": ours.diffusion.schedule}
+    assert dataclasses.replace(other.diffusion, **same) == ours.diffusion
+    assert other.autoencoder == ours.autoencoder and other.data == ours.data
 
 
 def test_rows(tasks):

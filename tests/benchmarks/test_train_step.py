@@ -39,7 +39,7 @@ def test_the_unets_are_the_experiments(load, size, name):
     stage, network = experiment.diffusion, experiment.autoencoder.network
     side = experiment.data.size // network.f
     assert ours.unet == stage.unet and ours.latent == (side, side, network.z_channels)
-    assert (ours.prediction, stage.schedule, stage.norm) == (
+    assert (ours.prediction, stage.schedule, stage.loss_norm) == (
         stage.prediction,
         ScheduleConfig(),
         "l2",
@@ -72,6 +72,7 @@ def test_the_autoencoders_are_the_experiments(load, size, name):
     )
 
 
+@pytest.mark.slow
 def test_it_runs_without_tyro_and_tfds(tmp_path):
     file = tmp_path / "figures.json"
     options = "--model unet --size tiny --ways ours --rounds 2 --turn-seconds 0 --out".split()
@@ -111,7 +112,7 @@ def test_diffusers_has_the_same_network(load, model):
     train_step, sbs = load("train_step"), load("side_by_side")
     kind, sizes = train_step.MODELS[model]
     task = kind(sizes["tiny"], 2)
-    params = sbs.random_weights(task.problem(jnp.float32).init)
+    params = sbs.random_weights(task.objective(jnp.float32).init)
     apart = train_step.check_equal(torch, task, params)
     assert set(apart) == {"output", "loss", "gradient_norm"} and max(apart.values()) < 1e-4
     theirs, others = task.theirs, jax.tree.map(lambda a: 1.01 * a, params)
