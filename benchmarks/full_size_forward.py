@@ -19,13 +19,13 @@ from ldm_jax.autoencoder.network import Autoencoder
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.parameters import fresh, make_graphdef
+from ldm_jax.parameters import init_params, make_graphdef
 
 
 def measure(name, build, run, *arrays):
     """Prints a line about run(module, *arrays), the module made by build(rngs)."""
     graph = make_graphdef(build)
-    params = jax.block_until_ready(jax.jit(partial(fresh, build))(jax.random.key(0)))
+    params = jax.block_until_ready(jax.jit(partial(init_params, build))(jax.random.key(0)))
     start = time.perf_counter()
     program = jax.jit(lambda p, *a: run(nnx.merge(graph, p), *a)).lower(params, *arrays).compile()
     compile_s, seconds = time.perf_counter() - start, []

@@ -31,7 +31,7 @@ from flax import nnx
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.unet import UNet
-from ldm_jax.parameters import fresh, make_graphdef
+from ldm_jax.parameters import init_params, make_graphdef
 from ldm_jax.sampling.noise import image_keys, noise_like
 from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.single_step import ddim_step
@@ -49,7 +49,7 @@ class Drawing:
 
     def __init__(self, size: sbs.UNetSize, batch: int, steps: int, dtype):
         self.size, self.steps, self.dtype = size, steps, dtype
-        self.params = sbs.random_weights(partial(fresh, self.builder(dtype)))
+        self.params = sbs.random_weights(partial(init_params, self.builder(dtype)))
         self.keys = image_keys(0, jnp.arange(batch))
         self.z_T = np.asarray(noise_like(self.keys, size.latent))
         self.context = None
