@@ -29,8 +29,8 @@ T = TypeVar("T")
 class ExitCode:
     """`with ExitCode() as status:` runs a command; `status.code` is the exit code.
 
-    0; 2 after bad input, said in one line; 130 or 143 after a signal, once all is saved. What
-    nobody has foreseen shows its traceback.
+    0; 2 after bad input, with one line on stderr; 130 or 143 after a signal, with the state saved.
+    An unforeseen exception shows its traceback.
     """
 
     code = 0

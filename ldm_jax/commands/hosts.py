@@ -19,13 +19,13 @@ SHUTDOWN_S = 60
 
 @dataclass(frozen=True)
 class Hosts:
-    """The processes that work together. On a Cloud TPU, under SLURM or Open MPI, and in a job of
+    """The processes of one run. On a Cloud TPU, under SLURM or Open MPI, and in a job of
     Kubernetes JAX finds them by itself."""
 
     coordinator: str = ""
     """HOST:PORT of process 0, with a free port; the same on all."""
     processes: int = 0
-    """How many there are; 1: this one alone, whatever the environment says."""
+    """Number of processes; 1: this one alone, even if the environment says otherwise."""
     process: int = -1
     """The number of this one, from 0."""
 
@@ -75,9 +75,9 @@ def join(hosts: Hosts) -> None:
         started = "must be called before" in str(error)  # JAX has: in a notebook, a test
         if (nothing_there or started) and not hosts.coordinator:
             return
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         raise UserError(
-            f"the other processes were not found ({said}); if there are none: --hosts.processes 1"
+            f"the other processes were not found ({reason}); if there are none: --hosts.processes 1"
         ) from error
-    if jax.process_index() > 0:  # what concerns all is said once; what it meets itself, by itself
+    if jax.process_index() > 0:  # process 0 logs what concerns all; others log their own warnings
         logging.getLogger("ldm_jax").setLevel(logging.WARNING)

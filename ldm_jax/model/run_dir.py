@@ -53,7 +53,7 @@ class RunDir:
         """Raises UserError, naming the fields, when the directory belongs to another experiment.
 
         Also when it is some other folder, or cannot be written to. Changes nothing. What decides
-        speed and memory alone may differ: a run can go on with other devices.
+        speed and memory alone may differ: a run can resume on other devices.
 
         Args:
           but_for: a field of the experiment that may be another one.
@@ -88,11 +88,11 @@ class RunDir:
         `renew` writes it again, with the fields that `check` let differ.
         """
         on_first(lambda: self._begin(name, experiment, info, renew))
-        seen = all_processes((self.path / "config.json").exists())
-        if not all(seen):
+        visible = all_processes((self.path / "config.json").exists())
+        if not all(visible):
             raise UserError(
-                f"{self.path} is not one directory for all: process {seen.index(False)} does not "
-                "see what process 0 wrote; give a --run-dir that all hosts share, such as "
+                f"{self.path} is not one directory for all: process {visible.index(False)} does "
+                "not see what process 0 wrote; give a --run-dir that all hosts share, such as "
                 "gs://BUCKET/RUN"
             )
         self._started -= self.summary().get("wall_seconds", 0.0)

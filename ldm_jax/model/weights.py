@@ -26,7 +26,7 @@ class Placement:
     """Puts weights onto devices when they are needed, and keeps them there.
 
     Args:
-      tensor: over so many devices they are split as in training, where the devices allow it.
+      tensor: number of devices over which they are split as in training, where that is possible.
       mesh: the devices that hold the weights already; None: they are NumPy arrays.
     """
 

@@ -1,4 +1,4 @@
-"""From latents to bytes: a few images at a time, and if asked for tile by tile."""
+"""From latents to bytes: a few images at a time, on request in tiles."""
 
 from __future__ import annotations
 

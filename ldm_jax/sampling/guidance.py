@@ -1,4 +1,4 @@
-"""Guidance: by the model itself, asked with and without its condition, or by any log p(y|z_t)."""
+"""Guidance: classifier-free, or by the gradient of any log p(y|z_t)."""
 
 from __future__ import annotations
 

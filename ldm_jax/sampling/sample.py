@@ -1,6 +1,6 @@
 """Sampling: the loop over the timesteps, and from conditions to images in one compiled program.
 
-`sample` is the mathematics, one `lax.scan` whatever the solver. `Sampler` puts condition, guidance,
+`sample` is the mathematics, one `lax.scan` for every solver. `Sampler` puts condition, guidance,
 noise and decoder around it, compiles that once, and runs it batch by batch.
 """
 

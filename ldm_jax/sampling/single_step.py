@@ -7,7 +7,7 @@ fractional, everything else is `[B, h, w, c]` in float32; all of them may be tra
 
 Without new noise, time runs backwards along the solution of an ordinary differential equation,
 d(z/alpha) / d(sigma/alpha) = eps(z, t) (DDIM, arXiv:2010.02502, Eq. 14). Its solvers differ only in
-the eps, or z_0, that they take for constant over a step; the rest is `exponential_step` in all.
+the eps, or z_0, that they keep constant over a step; all share `exponential_step`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def evaluate_twice(
     then: Callable[[Array, Array], tuple[Array, Array]],
     needed: Array,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """(eps, z_0) at (z_t, t), and at the point `then`(eps, z_0) -> (z_u, u) makes of them.
+    """(eps, z_0) at (z_t, t), and at a second point (z_u, u) = `then`(eps, z_0).
 
     Where the second is not `needed`, a traced bool, it costs nothing and is the first once more.
     A loop of one or two rounds has the network in the program once; with a `cond` around a second
@@ -85,7 +85,7 @@ def ddpm_step(
     _, z_0 = denoise(z_t, t)
     mean = (alpha_ts * sigma_s**2 * z_t + alpha_s * var_ts * z_0) / sigma_t**2  # Eq. (12)
     var = var_ts * ((1 - v) * (sigma_s / sigma_t) ** 2 + v)  # Eq. (11) at v = 0
-    # Clean data have no noise, whatever v says.
+    # Clean data have no noise, for any v.
     return mean + jnp.where(s >= 0, jnp.sqrt(var), 0.0) * noise, z_0
 
 
@@ -123,8 +123,8 @@ def heun_step(
 ) -> tuple[Array, Array]:
     """Heun's method in the time sigma/alpha (Karras et al., arXiv:2206.00364, Algorithm 1).
 
-    The mean of the eps of both ends is held. Second order; the network is asked twice, except in
-    a step to clean data, where it knows no eps: that step is Euler's. noise and eta do nothing.
+    The mean of the eps of both ends is kept constant. Second order, two network evaluations, except
+    in a step to clean data, which have no eps: that step is Euler's. noise and eta do nothing.
     """
     del noise, eta
     (eps_t, _), (eps_s, _) = evaluate_twice(
@@ -139,7 +139,7 @@ def dpmpp_2s_step(
     """DPM-Solver++(2S) (Lu et al., arXiv:2211.01095, Algorithm 1, r = 1/2).
 
     The z_0 of the middle between t and s, in lambda = log(alpha/sigma), is held. Second order; the
-    network is asked twice, and at fractional timesteps, except in a step to clean data: lambda is
+    network is evaluated twice, at fractional timesteps, except in a step to clean data: lambda is
     infinite there, has no middle, and the z_0 of t is held. noise and eta do nothing.
     """
     del noise, eta

@@ -134,7 +134,7 @@ class Checkpoints:
             _, reason = on_first(partial(_tried, integrity.check, path / ITEM))
             if reason is None:
                 content, reason = _tried(read, path / ITEM)
-                reason = next((said for said in all_processes(reason) if said is not None), None)
+                reason = next((r for r in all_processes(reason) if r is not None), None)
             if reason is None:
                 return content
             done = on_damage(step)
@@ -189,7 +189,7 @@ def _tried(read: Callable[[epath.Path], Any], path: epath.Path) -> tuple[Any, st
         return read(path), None
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         raise  # no sign of damage: another network, or too little memory
-    except Exception as error:  # whatever broken files lead to
+    except Exception as error:  # broken files can raise anything
         return None, _first_line(error)
 
 
@@ -212,7 +212,7 @@ def _saved_shapes(path: epath.Path) -> dict[str, Any]:
 
 
 def _check_same_shapes(saved: Any, target: Any, path: epath.Path) -> None:
-    """Raises UserError when a checkpoint's arrays are not those that are asked for."""
+    """Raises UserError when a checkpoint does not have the arrays of this network."""
     saved, target = _by_name(saved), _by_name(target)
     for name in sorted(saved.keys() | target.keys()):
         if saved.get(name) != target.get(name):

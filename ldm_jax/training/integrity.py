@@ -1,7 +1,7 @@
 """Is a checkpoint what was saved? A checksum of every file, sealed in with the checkpoint.
 
 Orbax notices a file that is missing or cut short, but not one whose bytes have changed: training
-would go on, silently, from wrong weights.
+would continue, silently, from wrong weights.
 """
 
 import json

@@ -10,7 +10,7 @@ from ldm_jax.training.processes import largest
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved. `exit_code` is 128 + the signal: 143 or 130."""
+    """A signal stopped the run, its state is saved. `exit_code` is 128 + the signal: 143 or 130."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -24,7 +24,7 @@ class StopSignals:
     Outside the main thread, where Python allows no handlers, nothing changes.
 
     Args:
-      delay: how many steps later the processes of a run agree on what any of them has received.
+      delay: this many steps later the processes of a run agree on the signals that they received.
     """
 
     received: signal.Signals | None = None

@@ -30,7 +30,7 @@ class NonFinite(UserError):
 
 @dataclass(frozen=True)
 class Hook:
-    """What is done every so many steps beside training.
+    """Something to do every `every` steps beside training.
 
     call: (state, step) -> None, called by every process, as a computation on a sharded state needs
       them all; only process 0 should write. The state is donated to the next step, so keep no

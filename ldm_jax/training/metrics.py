@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON line every few steps, readable while the run goes on."""
+"""metrics.jsonl: one JSON line every few steps, readable during the run."""
 
 import json
 import math

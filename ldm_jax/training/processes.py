@@ -1,8 +1,8 @@
-"""What the processes of one run tell each other: so that all of them decide alike.
+"""Communication between the processes of one run, so that all take the same decisions.
 
 On many hosts the same program runs once on each, and every computation needs them all. Whatever
 decides which computation comes next must therefore be the same everywhere: what process 0 finds on
-disk, an error that only one of them meets, a signal that only one of them gets. Every function here
+disk, an error or a signal that only one process gets. Every function here
 is called by all processes, in the same order; with one process it costs nothing.
 
 A process that fails otherwise leaves the rest waiting. They are ended by JAX's own watch over the
@@ -50,9 +50,9 @@ def on_all(make: Callable[[], T]) -> T:
         result = make()
     except (UserError, OSError) as raised:
         error = str(raised)
-    for process, said in enumerate(all_processes(error)):
-        if said is not None:
-            raise UserError(said if process == 0 else f"{said} (process {process})")
+    for process, message in enumerate(all_processes(error)):
+        if message is not None:
+            raise UserError(message if process == 0 else f"{message} (process {process})")
     return result
 
 

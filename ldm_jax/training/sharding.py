@@ -43,19 +43,22 @@ def make_mesh(
 ) -> Mesh:
     """A mesh ('data', 'fsdp', 'tensor') over `devices` (all there are, by default).
 
-    One of the sizes may be -1: whatever is left. With none, a single process may leave devices out.
+    One of the sizes may be -1: all remaining devices. Without it, a single process may leave some
+    devices unused.
     Raises UserError when the sizes do not fit.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
-    asked = f"data={data} x fsdp={fsdp} x tensor={tensor}"
+    sizes_text = f"data={data} x fsdp={fsdp} x tensor={tensor}"
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"Mesh {asked}: sizes are positive, and only one may be -1 (what is left).")
+        raise UserError(
+            f"Mesh {sizes_text}: sizes are positive, and only one may be -1 (what is left)."
+        )
     known = math.prod(size for size in sizes if size != -1)
     if -1 not in sizes and jax.process_count() == 1:
         devices = devices[:known]
     if len(devices) % known or (-1 not in sizes and known != len(devices)):
-        raise UserError(f"Mesh {asked} takes {known} devices; there are {len(devices)}.")
+        raise UserError(f"Mesh {sizes_text} takes {known} devices; there are {len(devices)}.")
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
 
@@ -97,7 +100,7 @@ def scatter(tree: Any, mesh: Mesh) -> Any:
     """Gradients of arrays in use, summed over the devices, as those arrays are kept."""
     if mesh.shape["fsdp"] == 1:
         return tree
-    # First whole: asked for the parts at once, XLA sums a fourth more than the gradients.
+    # First the whole gradients: for their parts alone, XLA would sum a quarter more bytes.
     return jax.lax.with_sharding_constraint(gather(tree, mesh), tree_sharding(tree, mesh))
 
 

@@ -48,7 +48,7 @@ class Machine:
 
     devices: Sequence[jax.Device]
     chip: Chip | None
-    """None: the devices are CPUs in place of those that were asked for."""
+    """None: the devices are CPUs in place of the TPUs."""
 
 
 def machine(topology: str) -> Machine:

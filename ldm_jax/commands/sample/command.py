@@ -182,9 +182,9 @@ def check_options(command: SampleCommand) -> OutputKind:
         options |= given(group)
     if command.trajectory:
         options["trajectory"] = command.trajectory
-    asked = [name for name, *_ in JOBS.values() if name in options]
-    if len(asked) > 1:
-        raise UserError(f"{' and '.join(map(option, asked))} do not go together: one at a time")
+    jobs = [name for name, *_ in JOBS.values() if name in options]
+    if len(jobs) > 1:
+        raise UserError(f"{' and '.join(map(option, jobs))} do not go together: one at a time")
     for name, needed in _NEEDS.items():
         if name in options and needed not in options:
             raise UserError(f"{option(name)} needs {option(needed)}")

@@ -65,7 +65,7 @@ def plan_edit(command: SampleCommand, request: Request) -> Plan:
             shown = np.where(fill[..., None], np.uint8(UNKNOWN_GREY), image)
         rows = images.reshape(-1, request.images_per_prompt, *image.shape)
         rows = [one for row in rows for one in (shown, *row)]
-        # Not one with labels: here every pixel is to be seen as it is.
+        # Without labels: every pixel is shown as it is.
         figure = plots.grid(np.stack(rows), request.images_per_prompt + 1)
         return Result(images, figure, f"{n} images from {options.image}")
 

@@ -19,7 +19,7 @@ from ldm_jax.sampling.guides import Guide, downsample, image_log_p
 def make_guides(
     options: GuideOptions, request: Request, run: RunDir, targets: list[str]
 ) -> tuple[Guide, ...]:
-    """The guides that are asked for.
+    """The guides of a command.
 
     Args:
       targets: the class to guide towards, one for each of the request's labels.

@@ -180,7 +180,7 @@ def _counts(encoded: jax.Array, codebook: jax.Array) -> jax.Array:
 def _dead_code_reset(
     first: FirstStage, train: Source, mesh: jax.sharding.Mesh, seed: int, every: int
 ) -> Hook:
-    """Moves the codes that no training image uses onto latents, every so many steps."""
+    """Moves codes that no training image uses onto latents, every `every` steps."""
     encode = jax.jit(first.encode)
 
     @jax.jit

@@ -44,7 +44,7 @@ def judge(
 
     On scenes `oracle`: what is read in the `samples`, in the true images (`ceiling`), in what the
     first stage makes of those (`reconstructed`: as good as any second stage can be), and in the
-    samples if others had been asked for (`floor`). For images that are restored `restored`: how
+    samples with the conditions of others (`floor`). For images that are restored `restored`: how
     far the `samples`, the simplest alternative, and the first stage's reconstructions (a ceiling)
     are from the truth.
 
@@ -80,8 +80,8 @@ def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) ->
         return semantic_report(images, truth["semantic"], truth["image"])
     if experiment.data.level != "single":
         return caption_report(images, truth["caption"], truth["image"], truth["caption"])
-    asked = truth["class_label"]
-    return oracle.oracle_report(images, asked, truth["image"], asked)
+    labels = truth["class_label"]
+    return oracle.oracle_report(images, labels, truth["image"], labels)
 
 
 def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:

@@ -100,7 +100,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
 
     Raises:
       UserError: bad configuration, data or directory, before any compute; or a failed run.
-      training.interruption.Interrupted: asked to stop, and saved.
+      training.interruption.Interrupted: stopped by a signal, and saved.
     """
     # Check
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
@@ -197,7 +197,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
 
 
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
-    """Raises UserError when a later stage is asked for before the first one is trained."""
+    """Raises UserError when a later stage is to be trained before the first one."""
     done = run.checkpoints("autoencoder").latest_step() or 0
     if stage in ("diffusion", "classifier") and done < steps:
         raise UserError(
