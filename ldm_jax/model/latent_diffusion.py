@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,21 +16,16 @@ from PIL import Image
 
 from ldm_jax import plots
 from ldm_jax.autoencoder.network import Autoencoder
-from ldm_jax.autoencoder.step import to_bytes
-from ldm_jax.conditioning.model import drop_condition
 from ldm_jax.data.loader import Batch
-from ldm_jax.diffusion.schedule import Schedule, make_schedule
-from ldm_jax.diffusion.step import DiffusionObjective
 from ldm_jax.diffusion.unet import UNet
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.attention import attention_maps
-from ldm_jax.model.conditioning import build_model, conditioning_spec
-from ldm_jax.model.conditions import make_condition, with_size_of
+from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.data_info import DataInfo
-from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.model.networks import Networks
 from ldm_jax.model.weights import Placement, Weights
-from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.sample import SamplingInputs
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
 from ldm_jax.training.sharding import fetch, map_batches
 from ldm_jax.training.step import count_parameters
@@ -40,59 +34,30 @@ Array = jax.Array
 CONDITIONS_AT_ONCE = 64  # conditions encoded at a time, as they may be images
 
 
-class LatentDiffusion:
-    """Both stages as pure functions, and with `weights` a model that encodes, decodes and samples.
-
-    Functions named with `constants` take them as the training state has them: `autoencoder`, the
-    parameters of the frozen first stage, and `scale_factor`, so that a checkpoint of the second
-    stage is all that sampling needs. All others use the model's own weights.
+class LatentDiffusion(Networks):
+    """A model that encodes, decodes and samples: `Networks` with weights.
 
     Args:
-      config: the experiment that the model was trained by; it is taken apart here and nowhere else.
+      config: the experiment that the model was trained by.
       info: facts of its training data.
+      weights: None for a model that is yet to be trained.
       name: to be shown in its `repr`.
     """
 
     def __init__(
         self, config: Experiment, info: DataInfo, weights: Weights | None = None, name: str = ""
     ):
-        stage = config.diffusion
-        self.config, self.info, self.name = config, info, name
-        self.first = FirstStage(config.autoencoder, info.channels, config.precision)
-        self.spec = conditioning_spec(stage, info, self.first)
-        self.condition = make_condition(stage, info, self.first.f, self.encode_image)
-        null = None if self.condition is None else self.condition.null
-        self.guidable = null is not None and stage.drop_probability > 0
-        self.objective = DiffusionObjective(
-            partial(build_model, stage, self.spec, self.first.latent_channels, config.precision),
-            make_schedule(stage.schedule),
-            stage.prediction,
-            self.latents,
-            None if self.condition is None else self._dropped_condition,
-            loss_norm=stage.loss_norm,
-            dropout=stage.unet.dropout > 0,
-        )
-        self.sampler = Sampler(
-            self.objective.model,
-            self.decode_float,
-            self.schedule,
-            stage.prediction,
-            null if self.guidable else None,
-            concatenates=self.spec.how == "concatenation",
-        )
-        self.placement = weights and Placement(weights, config.mesh.tensor)
+        super().__init__(config, info)
+        self.name, self.placement = name, weights and Placement(weights, config.mesh.tensor)
         self._jit = {
-            name: jax.jit(getattr(self, name)) for name in ("encode_image", "decode_image")
+            "encode": jax.jit(self.encode_image),
+            "decode": jax.jit(self.decode_image),
+            "reconstruct": jax.jit(self.first.reconstruct),
+            "condition": self.condition and jax.jit(self.condition.encode),
+            "predict": jax.jit(self._predict, static_argnames="is_guided"),
         }
-        self._jit["condition"] = self.condition and jax.jit(self.condition.encode)
-        self._jit["reconstruct"] = jax.jit(self.first.reconstruct)
 
     # What the model is
-
-    @property
-    def schedule(self) -> Schedule:
-        """The forward process: beta, alpha_bar, alpha and sigma over the T timesteps."""
-        return self.objective.schedule
 
     @property
     def parameters(self) -> dict:
@@ -268,7 +233,7 @@ class LatentDiffusion:
 
         The mean of q_E(z|x), without noise. Sides are multiples of f.
         """
-        return self._map("encode_image", self.first.checked(images))
+        return self._map("encode", self.first.checked(images))
 
     def decode(self, z_0: np.ndarray) -> np.ndarray:
         """Scaled latents z_0 `[n, h, w, c]` -> images uint8 `[n, H, W, C]`."""
@@ -276,7 +241,7 @@ class LatentDiffusion:
         z_0 = z_0[None] if z_0.ndim == 3 else z_0
         if z_0.ndim != 4 or z_0.shape[-1] != c:
             raise UserError(f"latents are [n, h, w, {c}], not {list(z_0.shape)}")
-        return self._map("decode_image", z_0)
+        return self._map("decode", z_0)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """D(E(x)): images as for `encode` -> uint8 `[n, H, W, C]`."""
@@ -297,10 +262,12 @@ class LatentDiffusion:
             raise UserError(f"there are {len(z_t)} latents and {len(y)} conditions")
         if y is not None:
             y = np.broadcast_to(y, (len(z_t), *y.shape[1:]))
-        predict = self.sampler.predictor(
-            self._diffusion_params(), y, jnp.float32(guidance), is_guided=guidance != 1.0
-        )
-        return np.asarray(predict(z_t, jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])))
+        t, s = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1]), jnp.float32(guidance)
+        params = self._diffusion_params()
+        return np.asarray(self._jit["predict"](params, y, z_t, t, s, is_guided=guidance != 1.0))
+
+    def _predict(self, params, y, z_t, t, guidance, is_guided):
+        return self.sampler.predictor(params, y, guidance, is_guided=is_guided)(z_t, t)
 
     def embed(self, conditions: Batch) -> np.ndarray:
         """tau_theta of conditions, between which there are others: float `[n, ...]`."""
@@ -323,7 +290,8 @@ class LatentDiffusion:
         """How much each position attends to each token of one condition (Sec. 3.3).
 
         Returns:
-          {layer: float32 `[step, head, h, w, token]`}, summing to 1 over the tokens.
+          {layer: float32 `[step, head, h', w', token]`}, summing to 1 over the tokens; h' and w' are
+          those of the layer's level.
         """
         if self.spec.how != "cross-attention" or self.spec.context_dim == 0:
             raise UserError("this model has no cross-attention")
@@ -344,36 +312,6 @@ class LatentDiffusion:
         if labels is None:
             return Image.fromarray(plots.grid(images, columns))
         return Image.fromarray(plots.labelled_grid(images, labels, columns))
-
-    # Pure functions, of the constants of a training state
-
-    def latents(self, constants: dict, batch: dict, key: Array) -> Array:
-        """z_0 = scale_factor * a sample of q_E(z|x) (App. G), from `encoded` or else `image`."""
-        if "encoded" in batch:
-            encoded = batch["encoded"]
-        else:
-            encoded = self.first.encode(constants["autoencoder"], batch["image"])
-        return constants["scale_factor"] * self.first.sample(encoded, key)
-
-    def encode_image(self, constants: dict, image: Array) -> Array:
-        """Images `[B, H, W, C]` -> their z_0 without noise, scaled as in `latents`."""
-        encoded = self.first.encode(constants["autoencoder"], image)
-        return constants["scale_factor"] * self.first.mean(encoded)
-
-    def decode_float(self, constants: dict, z_0: Array) -> Array:
-        """z_0 as the diffusion model sees it -> floats `[B, H, W, C]`, nominally in [-1, 1]."""
-        return self.first.decode_float(constants["autoencoder"], z_0 / constants["scale_factor"])
-
-    def decode_image(self, constants: dict, z_0: Array) -> Array:
-        """z_0 as the diffusion model sees it -> bytes `[B, H, W, C]`."""
-        return to_bytes(self.decode_float(constants, z_0))
-
-    def _dropped_condition(self, constants: dict, batch: dict, key: Array) -> Array:
-        y = self.condition.encode(constants, batch)
-        if not self.guidable:
-            return y
-        probability = self.config.diffusion.drop_probability
-        return drop_condition(key, y, jnp.asarray(self.condition.null), probability)
 
     # Weights and devices
 

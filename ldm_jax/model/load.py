@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ldm_jax.errors import UserError
@@ -13,7 +15,7 @@ from ldm_jax.model.weights import Weights
 from ldm_jax.paths import user_path
 
 
-def load(path: str, model: str = "", **options: str) -> LatentDiffusion:
+def load(path: str, model: str = "", **options: Any) -> LatentDiffusion:
     """A trained model: a run directory, or published weights.
 
         ldm_jax.load("runs/scenes")
@@ -23,7 +25,7 @@ def load(path: str, model: str = "", **options: str) -> LatentDiffusion:
       path: a run directory; with `model` a CompVis checkpoint (.ckpt, .safetensors) or the folder
         of a diffusers pipeline.
       model: the experiment whose published weights they are.
-      options: `tokenizer`, a file tokenizer.json; `names`, a file with a class name a line.
+      options: of `published.read_published`: `ema`, `tokenizer`, `names`.
 
     Raises:
       UserError: nothing there, no checkpoint yet, or weights that do not fit.

@@ -20,7 +20,7 @@ from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.processes import all_processes, on_first
 
-VERSION = 1
+VERSION = 2
 FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
 
 

@@ -45,8 +45,8 @@ def parse_prompts(
     encoder, guided_by_class = getattr(model.condition, "encoder", None), guides.classifier_scale
     if encoder is None and model.info.condition != "none":
         raise UserError(
-            f"this model's condition, {model.info.condition}, is given in Python: "
-            f'ldm_jax.load("{model.name}").sample(...)'
+            f"this model's condition, {model.info.condition}, can be given in Python alone: "
+            "ldm_jax.load(RUN).sample(...)"
         )
     of_classes = isinstance(model.condition, ClassCondition)
     if of_classes and classes == ["all"] and "all" not in encoder.names:
