@@ -290,8 +290,8 @@ class LatentDiffusion(Networks):
         """How much each position attends to each token of one condition (Sec. 3.3).
 
         Returns:
-          {layer: float32 `[step, head, h', w', token]`}, summing to 1 over the tokens; h' and w' are
-          those of the layer's level.
+          {layer: float32 `[step, head, h', w', token]`}, which sum to 1 over the tokens; h' and w'
+          are those of the layer's level.
         """
         if self.spec.how != "cross-attention" or self.spec.context_dim == 0:
             raise UserError("this model has no cross-attention")
