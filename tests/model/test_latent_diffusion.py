@@ -78,13 +78,13 @@ def test_a_run_directory_is_a_model(trained, model):
 
 
 def test_what_is_left_out_is_as_the_model_was_configured(model, trained, loaded):
-    assert model.settings == model.config.sampling and model.settings.guidance == 3.0
+    assert model.settings == model.config.sampling and model.settings.guidance == 2.0
     assert loaded(trained("flat")[1]).settings == replace(model.settings, guidance=1.0)
     images = model.sample([RED, BLUE])
-    changed = SamplingSettings(steps=2, guidance=3.0)
+    changed = SamplingSettings(steps=2, guidance=2.0)
     np.testing.assert_array_equal(model.sample([RED, BLUE], settings=changed), images)
     changed = SamplingSettings(steps=2, guidance=9.0)
-    np.testing.assert_array_equal(model.sample([RED, BLUE], settings=changed, guidance=3.0), images)
+    np.testing.assert_array_equal(model.sample([RED, BLUE], settings=changed, guidance=2.0), images)
     assert not np.array_equal(model.sample([RED, BLUE], settings=changed), images)
 
 
@@ -253,7 +253,7 @@ def test_it_says_what_it_is(model, trained, trained_task, loaded):
         "first stage  kl, f = 1, latents 8x8x2",
         f"unet {count_parameters(model.parameters['unet']):,}",
         f"tau {count_parameters(model.parameters['tau']):,}",
-        "sampling     ddim, 2 steps, guidance 3",
+        "sampling     ddim, 2 steps, guidance 2",
     ):
         assert part in text, text
     assert "tau" not in repr(loaded(trained("flat")[1]))

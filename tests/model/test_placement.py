@@ -38,7 +38,11 @@ def described(drawn):
     c = model.first.latent_channels
     _, params = drawn(build_model, config.diffusion, model.spec, c, config.precision)
     _, autoencoder = drawn(Autoencoder, network, 3, remat=False, dtype=np.float32)
-    return config, info, Weights(params, {"autoencoder": autoencoder, "scale_factor": 1.0})
+    return (
+        config,
+        info,
+        Weights(params, {"autoencoder": autoencoder, "scale_factor": np.float32(1)}),
+    )
 
 
 def test_images_do_not_depend_on_the_devices(described):
@@ -51,8 +55,9 @@ def test_images_do_not_depend_on_the_devices(described):
         model = LatentDiffusion(replace(config, mesh=mesh), info, weights)
         placed, _ = model.placed(n)
         assert model.placed(n)[0] is placed  # they are kept there
-        used = {len(array.sharding.device_set) for array in jax.tree.leaves(placed)}
-        parts = any(not array.is_fully_replicated for array in jax.tree.leaves(placed))
+        arrays = jax.tree.leaves((placed.params, placed.constants))
+        used = {len(array.sharding.device_set) for array in arrays}
+        parts = any(not array.is_fully_replicated for array in arrays)
         return model.sample(prompts[:n], steps=3, guidance=2.0, batch_size=8), used, parts
 
     alone, devices, _ = sampled(MeshConfig(), 1)
