@@ -26,7 +26,7 @@ def ldm_loss(
     """E || eps - eps_theta(z_t, t, tau_theta(y)) ||^2, t uniform: Eq. (3), or Eq. (2) without y.
 
     With z_0 = x this is Eq. (1). The square is averaged over h, w, c instead of summed. Some of the
-    published models were trained on the absolute error instead, `norm` l1.
+    published models were trained on the absolute error instead, `loss_norm` l1.
 
     Args:
       model: (z_t, t) -> prediction `[B, h, w, c]`, closed over its condition.

@@ -28,7 +28,7 @@ def decode(
 
     Args:
       decoder: z_0 `[b, h, w, c]` -> floats `[b, H, W, C]` in [-1, 1], for any h and w.
-      ways: over how many devices the rows are split; divides B.
+      num_shards: over how many devices the rows are split; divides B.
     """
     whole = decoder
     if tiles is not None:

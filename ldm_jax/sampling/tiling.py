@@ -70,7 +70,7 @@ def apply_in_tiles(
     Args:
       function: `[B, *side, c]` -> `[B, *(scale * side), c']`: a UNet's prediction (scale 1), a
         decoder (scale f).
-      z: `[B, h, w, c]`. windows: none larger than z is used (`Windows.within`).
+      z: `[B, h, w, c]`. tiles: none larger than z is used (`Tiles.within`).
 
     Returns:
       `[B, scale * h, scale * w, c']`, float32.
