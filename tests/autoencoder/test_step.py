@@ -266,11 +266,11 @@ def test_bytes_survive_the_way_to_the_model_and_back():
 
 
 def test_the_initial_kernels_of_the_autoencoder_alone_have_a_gain():
-    def init(gain):
-        objective = AutoencoderObjective(NETWORKS["vq"], LOSS, CRITIC, 3, init_gain=gain)
-        return jax.jit(objective.init, compiler_options=QUICKLY)(KEY)
+    def init(gain, key):
+        return AutoencoderObjective(NETWORKS["vq"], LOSS, CRITIC, 3, init_gain=gain).init(key)
 
-    plain, gained = init(1.0), init(2.5)
+    both = jax.jit(lambda key: (init(1.0, key), init(2.5, key)), compiler_options=QUICKLY)
+    plain, gained = both(KEY)
     assert jax.tree.structure(plain) == jax.tree.structure(gained)
     for (path, weights), before in zip(
         jax.tree_util.tree_leaves_with_path(gained), jax.tree.leaves(plain), strict=True
@@ -280,7 +280,7 @@ def test_the_initial_kernels_of_the_autoencoder_alone_have_a_gain():
         np.testing.assert_allclose(weights, (2.5 if has_gain else 1.0) * before, rtol=1e-6)
 
 
-def test_lpips_is_the_distance_unless_another_is_given():
+def test_lpips_is_the_distance_unless_another_is_given(drawn):
     """And it is asked with the weights among the constants, of the network that is configured."""
     image = BATCH["image"].repeat(3, 1).repeat(2, 2)  # of 24 x 24 pixels, of which it needs 17
     rng = np.random.default_rng(0)
@@ -292,7 +292,7 @@ def test_lpips_is_the_distance_unless_another_is_given():
     objective = AutoencoderObjective(KL, replace(LOSS, **given), CRITIC, 3)
 
     @partial(jax.jit, compiler_options=QUICKLY)
-    def both(params):
+    def both(params, weights):
         _, metrics = objective.loss_and_grads(
             params, {"perceptual": weights}, {"image": image}, KEY, jnp.int32(0)
         )
@@ -300,6 +300,6 @@ def test_lpips_is_the_distance_unless_another_is_given():
         z, *_ = bottleneck_kl(model, model.encode(x))
         return metrics["rec"], lpips(weights, "squeezenet", x, model.decode(z))
 
-    rec, distances = both(objective.init(KEY))
+    rec, distances = both({"autoencoder": drawn(Autoencoder, KL, 3)[1]}, weights)
     np.testing.assert_allclose(rec, 0.7 * distances.mean(), rtol=1e-4)
     assert rec > 0

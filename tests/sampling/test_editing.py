@@ -26,6 +26,8 @@ from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
+# Compiling takes longer than computing here.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SCHEDULE = make_schedule(ScheduleConfig())
 SHAPE = (4, 4, 3)
 MEAN, STD = 1.5, 0.5
@@ -70,7 +72,7 @@ def from_image(z_0, strength, S=50, sampler="ddim"):
 def test_the_less_strength_the_more_of_the_image_stays(sampler):
     z_0 = images()
     strengths = (0.02, 0.2, 0.9)
-    run = jax.jit(partial(from_image, sampler=sampler), static_argnums=1)
+    run = jit(partial(from_image, sampler=sampler), static_argnums=1)
     errors = [float(jnp.abs(run(z_0, strength) - z_0).mean()) for strength in strengths]
     assert errors == sorted(errors) and errors[0] < 0.2 < 0.5 < errors[-1], errors
 
@@ -122,9 +124,7 @@ def test_in_painting_continues_what_is_known():
 
     denoise, z_T = denoiser(predict, SCHEDULE, "eps"), noise_like(keys, SHAPE)
     run = partial(sample, denoise, SCHEDULE, SOLVERS["ddpm"])
-    drawn, free = (
-        np.asarray(jax.jit(partial(run, blend=b))(grid, z_T, keys)) for b in (blend, None)
-    )
+    drawn, free = (np.asarray(jit(partial(run, blend=b))(grid, z_T, keys)) for b in (blend, None))
     assert np.abs(drawn[:, 2:] - z_0[:, 2:]).max() < 0.5 < np.abs(free - z_0).mean()
 
 
@@ -206,7 +206,7 @@ def test_inversion_is_of_first_order():
         schedule = make_schedule(ScheduleConfig("linear", 16_384, 1e-6, 2e-3))
         predict = partial(gaussian, schedule=schedule)
         z = jnp.linspace(0.0, 3.0, 7).reshape(7, 1, 1, 1)
-        run = jax.jit(lambda grid: invert(predict, schedule, "eps", grid, z))
+        run = jit(lambda grid: invert(predict, schedule, "eps", grid, z))
         errors = []
         for S in (256, 512, 1024):
             grid = jnp.linspace(15_360, 2_048, S + 1).astype(int)
@@ -228,7 +228,7 @@ def test_an_image_comes_back_the_better_the_more_steps_there_are(prediction, spa
         alpha, sigma = bcast(SCHEDULE.alpha(t), z_t), bcast(SCHEDULE.sigma(t), z_t)
         return target(SCHEDULE, prediction, (z_t - sigma * eps) / alpha, t, eps)
 
-    @jax.jit
+    @jit
     def up_and_down(grid):
         z_T = invert(predict, SCHEDULE, prediction, grid, z_0)
         denoise, keys = denoiser(predict, SCHEDULE, prediction), image_keys(0, jnp.arange(3))
@@ -242,7 +242,7 @@ def test_an_image_comes_back_the_better_the_more_steps_there_are(prediction, spa
 def test_the_noise_that_is_found_looks_like_noise():
     z_0 = images(64)
     grid = timestep_grid("uniform", 250, SCHEDULE)
-    z_T = np.asarray(jax.jit(partial(invert, gaussian, SCHEDULE, "eps"))(grid, z_0))
+    z_T = np.asarray(jit(partial(invert, gaussian, SCHEDULE, "eps"))(grid, z_0))
     assert abs(z_T.mean()) < 0.06 and z_T.std() == pytest.approx(1.0, abs=0.06)
 
 
@@ -254,6 +254,6 @@ def test_the_network_is_asked_once_a_step_and_never_about_clean_data():
         return z_t
 
     grid = jnp.array([999, 600, 200, -1])
-    jax.jit(partial(invert, predict, SCHEDULE, "eps"))(grid, images(2))
+    jit(partial(invert, predict, SCHEDULE, "eps"))(grid, images(2))
     jax.effects_barrier()
     assert asked == [[0, 0], [200, 200], [600, 600]]

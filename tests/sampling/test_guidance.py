@@ -15,6 +15,8 @@ from ldm_jax.sampling.sample import denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
+# Compiling takes longer than computing here.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 Z_T = np.random.default_rng(0).normal(size=(3, 2, 2, 1)).astype(np.float32)
 T = jnp.array([5, 5, 5])
 Y, NULL = jnp.array([[1, 2], [3, 4], [5, 6]]), jnp.array([0, 9])
@@ -97,7 +99,7 @@ def by_z_0(z_t, t, z_0):
 denoise = denoiser(eps_of_a_standard_normal, SCHEDULE, "eps")
 
 
-@partial(jax.jit, static_argnames=("log_p", "sampler"))
+@partial(jit, static_argnames=("log_p", "sampler"))
 def walk(z_T, grid, keys, log_p, sampler):
     guided = classifier_guided(denoise, SCHEDULE, log_p)
     return sample(guided, SCHEDULE, SOLVERS[sampler], grid, z_T, keys)[:, 0, 0]

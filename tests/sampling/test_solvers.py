@@ -14,6 +14,8 @@ from ldm_jax.sampling.multistep import ADAMS_BASHFORTH
 from ldm_jax.sampling.single_step import ddim_step, ddpm_step
 from ldm_jax.sampling.solvers import SOLVERS, Solver, check_eta
 
+# Compiling takes longer than computing here.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SCHEDULE = make_schedule(ScheduleConfig())
 ALPHA_BAR = SCHEDULE.alpha_bar
 RNG = np.random.default_rng(0)
@@ -43,7 +45,7 @@ def over(pairs, solver, *, z_t=Z_T, noise=NOISE, eta=0.0, denoise=denoise):
         memory = () if solver.memory is None else (solver.memory(z_t, grid),)
         return solver.step(SCHEDULE, denoise, z_t, *grid, noise, eta, *memory)[0]
 
-    return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(pairs)))
+    return np.asarray(jit(jax.vmap(one))(jnp.asarray(pairs)))
 
 
 def column(a):
