@@ -60,7 +60,7 @@ def _block_config(config: AutoencoderConfig, remat: bool, dtype) -> BlockConfig:
     return BlockConfig(config.groups, EPSILON, config.dropout, remat, dtype)
 
 
-def _middle(c: int, attends: bool, block: BlockConfig, rngs: nnx.Rngs) -> nnx.List:
+def _mid(c: int, attends: bool, block: BlockConfig, rngs: nnx.Rngs) -> nnx.List:
     attention = [SpatialSelfAttention(c, block, rngs=rngs)] if attends else []
     return nnx.List(
         [ResBlock(c, c, block, rngs=rngs), *attention, ResBlock(c, c, block, rngs=rngs)]
@@ -98,13 +98,13 @@ class Encoder(nnx.Module):
                 if 2**level in config.attention_factors:
                     layers.append(SpatialSelfAttention(c, block, rngs=rngs))
         self.down = nnx.List(layers)
-        self.middle = _middle(c, config.mid_attention, block, rngs)
+        self.mid = _mid(c, config.mid_attention, block, rngs)
         self.norm_out = group_norm(c, config.groups, EPSILON, **kw)
         self.conv_out = conv(c, z_out, **kw)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
         h = self.conv_in(x)
-        for layer in (*self.down, *self.middle):
+        for layer in (*self.down, *self.mid):
             h = _run(layer, h, rngs)
         return self.conv_out(nnx.silu(self.norm_out(h)))
 
@@ -130,7 +130,7 @@ class Decoder(nnx.Module):
         block = _block_config(config, remat, dtype)
         c = config.channels * config.channel_mult[-1]
         self.conv_in = conv(z_in, c, **kw)
-        self.middle = _middle(c, config.mid_attention, block, rngs)
+        self.mid = _mid(c, config.mid_attention, block, rngs)
         layers = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             for _ in range(config.num_res_blocks + 1):
@@ -148,7 +148,7 @@ class Decoder(nnx.Module):
     def features(self, z: Array, rngs: nnx.Rngs | None = None) -> Array:
         """Input of the last convolution, `[B, H, W, channels]`."""
         h = self.conv_in(z)
-        for layer in (*self.middle, *self.up):
+        for layer in (*self.mid, *self.up):
             h = _run(layer, h, rngs)
         return nnx.silu(self.norm_out(h)).astype(jnp.float32)
 

@@ -36,6 +36,8 @@ def placeholder_info(stage: DiffusionStage) -> DataInfo:
         return dataclasses.replace(info, box_names=_numbers(min(OPENIMAGES_OBJECTS, most)))
     if stage.condition == "semantic":
         return dataclasses.replace(info, semantic_classes=SEMANTIC_CLASSES)
+    if stage.condition == "text" and stage.tokenizer != "words":
+        return dataclasses.replace(info, tokenizer=_empty_tokenizer(stage.tokenizer))
     return info
 
 
@@ -65,8 +67,6 @@ def placeholder_data(experiment: Experiment) -> tuple[DataInfo, Batch]:
     if stage.condition == "text" and stage.tokenizer == "words":
         words = _numbers(stage.vocabulary)
         info = dataclasses.replace(info, vocabulary=words, caption_length=TEXT_LENGTH)
-    elif stage.condition == "text":
-        info = dataclasses.replace(info, tokenizer=_empty_tokenizer(stage.tokenizer))
     example = {
         "image": np.zeros((1, data.size, data.size, 3), np.uint8),
         "caption": np.array([""], object),

@@ -45,13 +45,13 @@ def _encoder(module: ModuleName, config: AutoencoderConfig) -> Rows:
         names = "down", f"down.{level}", f"down_blocks.{level}"
         yield from _level(module / names, n, level, config.num_res_blocks, c, config)
         c = config.channels * mult
-    yield from _middle(module, config)
+    yield from _mid(module, config)
     yield from _last(module)
 
 
 def _decoder(module: ModuleName, config: AutoencoderConfig) -> Rows:
     yield from layer(module / "conv_in")
-    yield from _middle(module, config)
+    yield from _mid(module, config)
     c, n = config.channels * config.channel_mult[-1], count()
     for k, level in enumerate(reversed(range(len(config.channel_mult)))):
         names = f"up.{level}", f"up_blocks.{k}"  # CompVis counts from the full resolution
@@ -80,8 +80,8 @@ def _level(
             yield from _plain_attention(module / (str(next(n)), f"attn.{i}", f"attentions.{i}"))
 
 
-def _middle(module: ModuleName, config: AutoencoderConfig) -> Rows:
-    module, last = module / ("middle", "mid", "mid_block"), 1 + config.mid_attention
+def _mid(module: ModuleName, config: AutoencoderConfig) -> Rows:
+    module, last = module / ("mid", "mid", "mid_block"), 1 + config.mid_attention
     yield from _plain_res_block(module / ("0", "block_1", "resnets.0"), skip=False)
     if config.mid_attention:
         yield from _plain_attention(module / ("1", "attn_1", "attentions.0"))

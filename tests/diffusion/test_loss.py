@@ -33,7 +33,7 @@ def alpha_sigma(t):
 
 
 @pytest.mark.parametrize(
-    "norm, size", [({}, np.square), ({"norm": "l2"}, np.square), ({"norm": "l1"}, np.abs)]
+    "norm, size", [({}, np.square), ({"loss_norm": "l2"}, np.square), ({"loss_norm": "l1"}, np.abs)]
 )
 @pytest.mark.parametrize("prediction", ["eps", "z_0", "v"])
 def test_loss_is_the_mean_size_of_the_error_about_what_is_predicted(prediction, norm, size):

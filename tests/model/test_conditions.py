@@ -32,7 +32,7 @@ N, F = 4, 4
 @pytest.fixture(scope="module")
 def batch():
     """Four scenes of 32x32 with all that is known of them."""
-    full = ScenesSource(32, "full", N, extras=("boxes", "semantic")).read(range(N))
+    full = ScenesSource(ScenesConfig(32, "full", N), extras=("boxes", "semantic")).read(range(N))
     return full | {"class_label": np.arange(N)}
 
 

@@ -215,5 +215,5 @@ def test_diffusion_models_map_one_to_one(name, lists, part):
 def test_a_table_of_another_network_is_noticed(part):
     """A mistake in the program, not in a file."""
     wrong = part("unet", names.unet_rows(FACES, cross_attention=False), "", ClassEmbedder, 9, 9)
-    with pytest.raises(ValueError, match="table of names is not that of this unet: .*conv_in"):
+    with pytest.raises(ValueError, match="rows of names do not fit this unet: .*conv_in"):
         check_keys({}, [wrong])
