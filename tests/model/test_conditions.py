@@ -11,7 +11,7 @@ from ldm_jax.conditioning.layout import LayoutTokens
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.loader import mirror
 from ldm_jax.data.resize import resize, to_uint8
-from ldm_jax.data.scenes import CLASS_NAMES, SEMANTIC_NAMES, ScenesSource
+from ldm_jax.data.scenes import CLASS_NAMES, SEMANTIC_NAMES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.conditions import (
