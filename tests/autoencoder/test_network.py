@@ -42,22 +42,10 @@ def tiny(drawn):
     return params, *runs
 
 
-@pytest.mark.parametrize(
-    "f, config, parameters",
-    [
-        (4, AutoencoderConfig(), 55_312_063),
-        (8, AutoencoderConfig(channel_mult=(1, 2, 4, 4), z_channels=4), 83_653_863),
-        (
-            16,
-            AutoencoderConfig(channel_mult=(1, 1, 2, 2, 4), z_channels=16, attention_factors=(16,)),
-            69_610_963,
-        ),
-    ],
-    ids=["kl-f4", "kl-f8", "kl-f16"],
-)
-def test_published_models_have_their_number_of_parameters(f, config, parameters):
-    assert config.f == f
-    assert count(shapes(config)) == parameters
+def test_the_published_network_has_its_number_of_parameters():
+    """That of kl-f8; all the others: tests/experiments/test_published.py."""
+    config = AutoencoderConfig(channel_mult=(1, 2, 4, 4), z_channels=4)
+    assert config.f == 8 and count(shapes(config)) == 83_653_863
 
 
 @pytest.mark.parametrize("levels, channels", list(enumerate([1, 4, 3, 2, 4, 1])))

@@ -28,6 +28,7 @@ from ldm_jax.pretrained.convert import write_compvis
 from ldm_jax.pretrained.files import read_state_dict, write_safetensors
 from ldm_jax.pretrained.match import averaged
 
+pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"

@@ -48,6 +48,7 @@ def on_eight(estimate, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_it_says_what_a_step_needs_and_what_it_cannot_know(stage, on_eight):
     text, numbers = on_eight(stage, 4)
@@ -60,6 +61,7 @@ def test_it_says_what_a_step_needs_and_what_it_cannot_know(stage, on_eight):
     assert [numbers[name] for name in unknown] == [None] * 4
 
 
+@pytest.mark.slow
 def test_fsdp_splits_the_state_and_gathers_the_weights(on_eight):
     (_, whole), (_, split) = on_eight("diffusion", 1), on_eight("diffusion", 4)
     assert split["parameters"] == whole["parameters"]

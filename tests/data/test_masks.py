@@ -44,6 +44,7 @@ def test_the_generator_alone_decides(kind):
 LAMA = {"narrow": 0.284, "medium": 0.222, "wide": 0.265, "box": 0.210}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 256])
 @pytest.mark.parametrize("kind", LAMA)
 def test_as_much_is_covered_as_by_lama_at_every_size(kind, side):

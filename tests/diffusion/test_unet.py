@@ -48,21 +48,10 @@ T = np.array([3, 700])
 Z_T, CONTEXT = normal(2, 2, 4, 3), normal(2, 4, 5, seed=1)
 
 
-@pytest.mark.parametrize(
-    "config, args, parameters",
-    [
-        (UNetConfig(channels=224, channel_mult=(1, 2, 3, 4)), (3, 3), 274_056_163),
-        (UNetConfig(), (3, 3, 640), 403_623_939),
-        (
-            UNetConfig(channels=128, channel_mult=(1, 4, 8), attention_factors=(8, 16, 32)),
-            (6, 3),
-            215_229_315,
-        ),
-    ],
-    ids=["celeba256", "text2img256", "semantic_synthesis256"],
-)
-def test_published_models_have_their_number_of_parameters(config, args, parameters):
-    assert count(nnx.state(shapes(config, *args))) == parameters
+def test_the_published_unet_has_its_number_of_parameters():
+    """That of celeba256; all the others: tests/experiments/test_published.py."""
+    config = UNetConfig(channels=224, channel_mult=(1, 2, 3, 4))
+    assert count(nnx.state(shapes(config, 3, 3))) == 274_056_163
 
 
 @pytest.mark.parametrize("dim", [32, 33])
@@ -171,6 +160,7 @@ def test_attention_is_at_the_factors_asked_for_and_always_in_the_middle(kind, ar
     assert sorted(attending) == sorted([*at_factor_4, ("mid", 0)])
 
 
+@pytest.mark.slow
 def test_a_head_has_head_channels_or_every_level_has_as_many_heads():
     def heads(**kwargs):
         config = UNetConfig(

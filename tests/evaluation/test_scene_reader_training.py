@@ -10,6 +10,7 @@ from ldm_jax.evaluation import scene_reader
 from ldm_jax.evaluation import scene_reader_training as training
 
 
+@pytest.mark.slow
 def test_what_is_right_moves_with_the_image():
     source = ScenesSource(ScenesConfig(32, "full", 6), "train", 3)
     data = training.render_truth([source], progress=False)
@@ -40,6 +41,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 def test_training_learns(quick_compilation):
     cycles = (training.Cycle(10, 4, 4e-3, 1.0),)
     source = ScenesSource(ScenesConfig(64, "full", 8), "train", training.SEED)

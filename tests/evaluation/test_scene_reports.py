@@ -147,6 +147,7 @@ def test_caption_reports_stand_between_ceiling_and_floor(data):
     assert caption_report(image, half_wrong(captions), image, captions) == report
 
 
+@pytest.mark.slow
 def test_renders_are_valid_and_other_images_are_not(data):
     image = data["image"]
     rng = np.random.default_rng(0)

@@ -262,6 +262,7 @@ def test_published_first_stages_have_their_number_of_parameters(name):
     assert size == FIRST_STAGE_SIZES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_their_sizes(name):
     experiment = PUBLISHED[name]()
@@ -277,6 +278,7 @@ def test_published_models_have_their_sizes(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNPUBLISHED)
 def test_the_other_rows_have_their_sizes(name):
     experiment = UNPUBLISHED[name]()

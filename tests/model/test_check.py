@@ -71,6 +71,7 @@ def test_no_field_is_without_a_help_text(kind):
     assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
 
 
+@pytest.mark.slow
 def test_help_shows_every_field(train):
     """Of one experiment with each kind of data; the others have the same fields."""
     for name in EXPERIMENTS:

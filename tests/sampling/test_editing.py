@@ -217,6 +217,7 @@ def test_inversion_is_of_first_order():
     assert errors[-1] < 3e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prediction, spacing", [("eps", "uniform"), ("z_0", "log-snr"), ("v", "compvis")]
 )

@@ -152,6 +152,7 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
     np.testing.assert_allclose(run(0.5) - z_T, 0.5 * (run(1.0) - z_T), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loop_visits_every_step_and_ends_at_clean_data():
     visited = []
 
@@ -196,6 +197,7 @@ def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sa
     assert len(traces) == 1 and run._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler, to_clean_data, to_0",
     [("ddim", 4, 4), ("dpmpp-2m", 4, 4), ("plms", 5, 5), ("heun", 7, 8), ("dpmpp-2s", 7, 8)],

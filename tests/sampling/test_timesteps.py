@@ -71,6 +71,7 @@ def test_compvis_takes_the_number_of_steps_for_a_hint():
     assert made == {1: 1, 7: 8, 30: 31, 60: 63, 120: 125, 180: 200}
 
 
+@pytest.mark.slow
 def test_compvis_refuses_the_599_numbers_of_steps_at_which_the_original_fails():
     refused = []
     for S in range(1, 1001):

@@ -41,6 +41,7 @@ def wait_for_step(process, step):
     raise AssertionError(f"the child ended before step {step}: {process.stderr.read()}")
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(
     child, tiny, compiled, one_device, tmp_path
 ):

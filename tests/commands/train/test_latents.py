@@ -54,6 +54,7 @@ def loader_of(view, data, mesh):
     return latent_loader(view, data, mesh, 4, 0, LoaderConfig())
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     model, data, autoencoder = problem
     params = model.objective.init(jax.random.key(1))
