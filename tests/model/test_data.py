@@ -47,7 +47,7 @@ def test_a_flat_folder_trains_an_unconditional_model(trained, sample, tmp_path):
     assert drawn.code == 0 and drawn.out == f"3 images in {out}\n", drawn.err
     for words in (["--prompt", "a square"], ["--class-label", "red"]):
         assert "this model is unconditional" in sample(run, *words).error
-    assert "nothing to guide by" in sample(run, "--guidance", 2).error
+    assert "no condition to guide by" in sample(run, "--guidance", 2).error
 
 
 @pytest.mark.slow
