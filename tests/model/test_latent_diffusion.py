@@ -12,7 +12,7 @@ from PIL import Image
 
 import ldm_jax
 from ldm_jax import plots
-from ldm_jax.data.scenes import ScenesSource
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.sampling.sample import SamplingInputs
@@ -115,7 +115,7 @@ def test_a_trajectory_ends_in_the_images(model):
 def files(tmp_path_factory):
     """One condition of each kind: {kind: (as arrays, as words of a command line)}."""
     folder = tmp_path_factory.mktemp("conditions")
-    scene = ScenesSource(48, "full", 1, extras=("semantic",)).read([0])
+    scene = ScenesSource(ScenesConfig(48, "full", 1), extras=("semantic",)).read([0])
     image, semantic = scene["image"][0][:32], scene["semantic"][0]
     mask = np.zeros((32, 48), bool)
     mask[8:21, 10:31] = True
