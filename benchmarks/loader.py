@@ -15,9 +15,9 @@ import time
 import numpy as np
 
 from ldm_jax.commands.train.latents import one_view
-from ldm_jax.data.folder import FolderSource
+from ldm_jax.data.folder import FolderConfig, FolderSource
 from ldm_jax.data.loader import Loader, flip
-from ldm_jax.data.scenes import ScenesSource, draw
+from ldm_jax.data.scenes import ScenesConfig, ScenesSource, render_all
 from ldm_jax.data.source import ArraySource
 
 
@@ -55,13 +55,14 @@ def sources(options) -> dict:
     """Name -> (source, transform), in the shapes that training has."""
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(2048, 2, 32, 32, 8)).astype(np.float32)  # both views, f = 8
-    scenes = draw(ScenesSource(64, "full", 256, 0, "train"))
+    scenes = render_all(ScenesSource(ScenesConfig(64, "full", 256), "train"))
     made = {
         "cached latents 32x32x4": (ArraySource({"encoded": latents}), one_view),
         "scenes 64x64": (ArraySource({"image": scenes["image"]}), flip),
     }
     if options.folder:
-        folder = FolderSource(options.folder, options.size, crop="random", memory_bytes=0)
+        config = FolderConfig(path=options.folder, size=options.size, crop="random")
+        folder = FolderSource(config, memory_bytes=0)
         folder.read(np.arange(len(folder))[:64])  # files that the system has not read yet
         made[f"photographs {options.size}x{options.size}"] = folder, flip
     return made

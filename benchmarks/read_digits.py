@@ -16,8 +16,8 @@ import optax
 from flax import nnx
 
 import ldm_jax
-from ldm_jax.data.source import in_memory
-from ldm_jax.data.tfds import TfdsSource
+from ldm_jax.data.source import read_all
+from ldm_jax.data.tfds import TfdsConfig, TfdsSource
 
 BATCH, EPOCHS = 128, 2
 
@@ -72,10 +72,9 @@ def main() -> None:
     options = parser.parse_args()
 
     model = ldm_jax.load(options.run)
+    config = TfdsConfig(name="mnist", dir=options.data_dir, size=32, fit="pad")
     train, test = (
-        in_memory(TfdsSource("mnist", split, options.data_dir, 32, fit="pad"), split).read(
-            np.arange(n)
-        )
+        read_all(TfdsSource(config, split), progress=True).read(np.arange(n))
         for split, n in (("train", 60_000), ("test", 10_000))
     )
     read = train_reader(train["image"], train["class_label"])

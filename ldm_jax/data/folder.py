@@ -8,12 +8,10 @@ from typing import IO, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
-from ldm_jax.bounds import PositiveFraction, PositiveInt
 from ldm_jax.data import boxes as box_files
 from ldm_jax.data.folder_index import index_folder, user_path
 from ldm_jax.data.images import (
-    Crop,
-    Fit,
+    ImageConfig,
     Preprocessed,
     Preprocessor,
     in_threads,
@@ -31,23 +29,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FolderConfig:
+class FolderConfig(ImageConfig):
     """A folder of images: flat, one sub-folder a class, or with captions."""
 
     path: str = ""
     """The folder."""
-    size: PositiveInt = 64
-    """Side of the images in pixels."""
-    fit: Fit = "crop"
-    """How an image becomes a square: central crop, border, or distortion."""
-    crop: Crop = "random"
-    """Random crops while training; the encoder then runs in every step of stage 2."""
-    min_crop: PositiveFraction = 0.8
-    """Smallest side of a random crop, as a fraction of the image's short side."""
-    max_crop: PositiveFraction = 1.0
-    """Largest side of a random crop, likewise; at least min_crop."""
-    flip: bool = True
-    """Mirror images at random."""
     validation: HeldOutFraction = 0.05
     """Fraction of the images to hold out; above 0, as both stages are judged by held-out images."""
     captions: str = ""

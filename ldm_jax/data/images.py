@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Literal, NamedTuple, Protocol, get_args
+from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from ldm_jax.bounds import PositiveFraction, PositiveInt
 from ldm_jax.errors import UserError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -161,14 +162,27 @@ def resize_map(semantic: np.ndarray, width: int, height: int, part: Box = WHOLE)
     return np.where(inside, semantic[y * inside, x * inside], 0).astype(semantic.dtype)
 
 
-class ImageConfig(Protocol):
-    """The fields of a data configuration that define the preprocessing."""
+@dataclass(frozen=True)
+class ImageConfig:
+    """How the images of files become training images: fields that all such data share.
 
-    size: int
-    fit: Fit
-    crop: Crop
-    min_crop: float
-    max_crop: float
+    By default nothing is random: a crop or a mirror image need not be what a label or a caption
+    says, and the samples would be cut and mirrored like the training images.
+    """
+
+    size: PositiveInt = 64
+    """Side of the images in pixels."""
+    fit: Fit = "crop"
+    """How an image becomes a square: central crop, border, or distortion."""
+    crop: Crop = "centre"
+    """The largest square in the middle, or random squares while training; these cut what lies at
+    the border, and the encoder then runs in every step of stage 2."""
+    min_crop: PositiveFraction = 0.8
+    """Smallest side of a random crop, as a fraction of the image's short side."""
+    max_crop: PositiveFraction = 1.0
+    """Largest side of a random crop, likewise; at least min_crop."""
+    flip: bool = False
+    """Mirror images at random: more variety, where left and right do not matter."""
 
 
 @dataclass(frozen=True)

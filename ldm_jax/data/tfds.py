@@ -13,9 +13,8 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_jax.bounds import PositiveFraction, PositiveInt
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.images import Crop, Fit, Preprocessed, Preprocessor, in_threads, upright_size
+from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads, upright_size
 from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
 from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
@@ -23,25 +22,13 @@ from ldm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class TfdsConfig:
+class TfdsConfig(ImageConfig):
     """A TFDS data set that is prepared as array_record."""
 
     name: str = "mnist"
     """Name, with configuration or version if need be: imagenet_resized/64x64, mnist:3.0.1."""
     dir: str = "~/tensorflow_datasets"
     """TFDS's data directory."""
-    size: PositiveInt = 32
-    """Side of the images in pixels."""
-    fit: Fit = "crop"
-    """How an image becomes a square: central crop, border, or distortion."""
-    crop: Crop = "centre"
-    """Random crops while training; the encoder then runs in every step of stage 2."""
-    min_crop: PositiveFraction = 0.8
-    """Smallest side of a random crop, as a fraction of the image's short side."""
-    max_crop: PositiveFraction = 1.0
-    """Largest side of a random crop, likewise; at least min_crop."""
-    flip: bool = False
-    """Mirror images at random."""
     validation: HeldOutFraction = 0.05
     """Fraction to hold out where the set has neither a test nor a validation split; above 0, as
     both stages are judged by held-out images."""

@@ -103,7 +103,10 @@ def flat(tmp_path):
         (["folder"], ["--data.path FOLDER"]),
         (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),
         (["folder", "--data.path", "."], ["no image in ."]),
-        (["folder", "--data.path", "x", "--data.fit", "pad"], ["crop 'random' needs fit 'crop'"]),
+        (
+            ["folder", "--data.path", "x", "--data.crop", "random", "--data.fit", "pad"],
+            ["crop 'random' needs fit 'crop'"],
+        ),
         (
             ["tfds", "--data.dir", "."],
             ["no prepared data set 'mnist'", "to prepare it: pip install", "download_and_prepare"],

@@ -40,7 +40,7 @@ def values(source) -> list[int]:
 def opened(path, split="train", seed=0, memory_bytes=2e9, **fields) -> FolderSource:
     """A source of 8x8 images; fields: of its configuration."""
     paths = {key: str(fields[key]) for key in fields if key in ("captions", "boxes", "maps")}
-    config = FolderConfig(str(path), **{"size": 8, "crop": "centre", **fields, **paths})
+    config = FolderConfig(path=str(path), **{"size": 8, "crop": "centre", **fields, **paths})
     return FolderSource(config, split, seed, memory_bytes, progress=False)
 
 

@@ -21,7 +21,7 @@ N = 8
 
 
 def opened(name, split, dir, size, **fields) -> TfdsSource:
-    return TfdsSource(TfdsConfig(name, str(dir), size, **fields), split)
+    return TfdsSource(TfdsConfig(name=name, dir=str(dir), size=size, **fields), split)
 
 
 def png(value: int, size: tuple[int, int], mode: str) -> bytes:
@@ -272,7 +272,7 @@ def test_tensorflow_is_never_imported(sets):
     code = (
         "import sys; from ldm_jax.data.tfds import TfdsConfig, TfdsSource; import json;"
         "early = [m for m in ('tensorflow_datasets', 'jax') if m in sys.modules];"
-        f"TfdsSource(TfdsConfig('tiny', {str(sets)!r}, 8)).read([0, 1]);"
+        f"TfdsSource(TfdsConfig(name='tiny', dir={str(sets)!r}, size=8)).read([0, 1]);"
         "print(json.dumps([early, 'tensorflow' in sys.modules, 'jax' in sys.modules]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
