@@ -1,5 +1,7 @@
 """The word tokenizer: its vocabulary, its round numbers, its strict errors."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,37 @@ def test_words_are_lower_case_without_punctuation():
         "a", "dog's", "red", "ish", "ball", "no", "2", "über",
     ]  # fmt: skip
     assert split_words(" ...! ") == []
+    assert split_words("the dog\u2019s ball") == ["the", "dog's", "ball"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("लाल गेंद, किताब।", ["लाल", "गेंद", "किताब"]),  # vowel signs are combining marks
+        ("சிவப்பு பந்து", ["சிவப்பு", "பந்து"]),
+        ("שָׁלוֹם עוֹלָם", ["שָׁלוֹם", "עוֹלָם"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),  # one word, with a zero-width non-joiner
+        ("cafe\u0301 CAFÉ", ["café", "café"]),  # NFD and NFC are one word
+        ("\u0301 ❤\ufe0f ball❤\ufe0f 🔴 👩\u200d🚀", ["ball"]),  # marks alone are no word
+    ],
+)
+def test_combining_marks_belong_to_their_word(caption, words):
+    assert split_words(caption) == [unicodedata.normalize("NFC", word) for word in words]
+    assert split_words(unicodedata.normalize("NFD", caption)) == split_words(caption)
+
+
+def test_captions_without_words_are_refused_with_the_way_out():
+    for captions in (["🔴", "🔵 ..."], ["", ""], []):
+        with pytest.raises(UserError, match="have no words.*--diffusion.tokenizer clip"):
+            Tokenizer.from_captions(captions, max_words=10)
+
+
+@pytest.mark.parametrize("caption", ["红色的球在地板上", "赤いボール", "ลูกบอลสีแดง", "បាល់ក្រហម"])
+def test_captions_in_a_script_without_spaces_are_warned_of(caption, caplog):
+    Tokenizer.from_captions(["a red ball", "लाल गेंद", "빨간 공", "красный шар"], max_words=10)
+    assert not caplog.text
+    Tokenizer.from_captions(["a red ball", caption], max_words=10)
+    assert "1 of 2 captions" in caplog.text and "--diffusion.tokenizer clip" in caplog.text
 
 
 def test_vocabulary_is_the_split_words_the_captions_in_order():
@@ -34,7 +67,7 @@ def test_the_most_frequent_words_are_kept():
 def test_length_is_bounded_and_never_zero():
     assert Tokenizer.from_captions(["word " * 100], max_words=10).length == 77
     assert Tokenizer.from_captions(["one two three"], max_words=10, max_length=2).length == 2
-    assert Tokenizer.from_captions([""], max_words=10).length == 1
+    assert Tokenizer.from_captions(["", "a"], max_words=10).length == 1
 
 
 def test_captions_become_padded_rows_of_different_words():
