@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -21,12 +24,52 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in str(path)
 
 
-def write_whole(path: epath.PathLike, content: str | bytes) -> None:
-    """Writes a file under another name first, so that a kill leaves the old file or the new one."""
+def write_whole(path: epath.PathLike, content: str | bytes, sync: bool = False) -> None:
+    """Writes a file under another name first, so that a kill leaves the old file or the new one.
+
+    Text is UTF-8. With `sync` the same holds for a power cut.
+
+    Raises UserError when it cannot be written: a full disk, a folder that is gone.
+    """
     path = user_path(path)
     part = path.with_name(path.name + PART)
-    part.write_bytes(content) if isinstance(content, bytes) else part.write_text(content)
-    part.replace(path)
+    with naming(path):
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        if sync:
+            sync_to_disk(part)
+        part.replace(path)
+        if sync:
+            sync_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: epath.PathLike) -> Iterator[None]:
+    """Inside, a failure of the file system becomes a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        way_out = "; free some space there, then give the same command" if is_full(error) else ""
+        raise UserError(f"{path} cannot be written: {reason}{way_out}") from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room: the disk is full, or what this user may put on it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sync_to_disk(path: epath.PathLike) -> None:
+    """Returns when a file, or the list of files of a folder, would outlive a power cut."""
+    if is_remote(path):  # a bucket has what it has taken
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:  # a file system that has no such call, as some for a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)
 
 
 def check_writable(folder: epath.PathLike) -> None:

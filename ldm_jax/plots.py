@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from ldm_jax.paths import write_whole
+
 
 def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -> np.ndarray:
     """Images uint8 `[n, H, W, C]` in rows of `columns`, on white: uint8 `[H', W', 3]`.
@@ -41,7 +43,7 @@ def save_png(
         info.add_text(key, str(value))
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png", pnginfo=info)
-    epath.Path(file).write_bytes(buffer.getvalue())
+    write_whole(file, buffer.getvalue())
 
 
 def save_gif(
@@ -69,7 +71,7 @@ def save_gif(
         loop=0,
         comment="\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()),
     )
-    epath.Path(file).write_bytes(buffer.getvalue())
+    write_whole(file, buffer.getvalue())
 
 
 def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:

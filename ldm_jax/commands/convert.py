@@ -13,6 +13,7 @@ from etils import epath
 from ldm_jax.commands import cli
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.published import (
     network_parts,
@@ -97,6 +98,11 @@ def convert(command: ConvertCommand) -> str:
     """Reads the file, writes the run directory, returns a report. UserError for what is wrong."""
     experiment, _ = published_experiment(command.model)
     run = RunDir(command.out)
+    with run.held("--out"):
+        return _convert(command, experiment, run)
+
+
+def _convert(command: ConvertCommand, experiment: Experiment, run: RunDir) -> str:
     run.check(command.model, experiment)
     if run.summary():
         raise UserError(f"{run.path} is a run already; choose another --out")

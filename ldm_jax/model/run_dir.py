@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import secrets
 import time
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +17,7 @@ from etils import epath
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.lock import LOCK, Lock
 from ldm_jax.model.config_json import differences, from_json, to_json
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.paths import PART, check_writable, user_path, write_whole
@@ -21,33 +26,90 @@ from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.processes import all_processes, on_first
 
 VERSION = 2
+# What may remain where a run was removed or moved away while it trained.
+REMNANTS = {
+    "checkpoints",
+    "samples",
+    "metrics.jsonl",
+    "summary.json",
+    "tokenizer.json",
+    "curves.png",
+    "samples.png",
+}
 FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
 
 
 class RunDir:
     """Paths and files of one run, in a directory that all its processes see.
 
-    Process 0 alone writes, and reads what the run's course depends on. All processes call `check`,
-    `begin`, `load` and `summary`.
+    Process 0 alone writes, and reads what the run's course depends on. All processes call `held`,
+    `check`, `begin`, `load` and `summary`.
     """
 
     def __init__(self, path: epath.PathLike):
         self.path = user_path(path)
         self._started = time.perf_counter()
+        self._lock: Lock | None = None
+
+    @contextlib.contextmanager
+    def held(self, option: str = "--run-dir") -> Iterator[None]:
+        """Inside, no other command writes to the directory; `option` is what names it.
+
+        Raises UserError, saying who it is, when another command does; when it is some other folder;
+        and when nothing can be written to it.
+        """
+        lock = Lock(self.path, option)
+
+        def acquire() -> None:
+            self._check_place()
+            lock.acquire()
+
+        on_first(acquire)
+        self._lock = lock if jax.process_index() == 0 else None
+        try:
+            yield
+        finally:
+            if self._lock:
+                self._lock.release()
+            self._lock = None
+
+    def check_held(self) -> None:
+        """Raises UserError when the directory that is `held` was moved, removed or taken over.
+
+        Whatever writes to it calls this first: it must not appear again without its config.json.
+        """
+        if self._lock:
+            self._lock.check()
+
+    @property
+    def id(self) -> str:
+        """What tells this run from all others, wherever it lies and however it is spelled.
+
+        UserError before it has begun.
+        """
+
+        def read() -> str:
+            saved = self._saved()  # without an id: begun by a version that gave none
+            return saved.get("id") or f"{zlib.crc32(json.dumps(saved).encode()):08x}"
+
+        return on_first(read)
 
     @property
     def metrics(self) -> MetricsLog:
         """metrics.jsonl."""
-        return MetricsLog(self.path / "metrics.jsonl")
+        return MetricsLog(self.path / "metrics.jsonl", self.check_held)
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """The checkpoints of `autoencoder`, `diffusion` or `classifier`."""
-        return Checkpoints(self.path / "checkpoints" / stage)
+        return Checkpoints(self.path / "checkpoints" / stage, before_write=self.check_held)
 
-    def sample_file(self, name: str) -> epath.Path:
-        """samples/NAME.png; the folder is made."""
-        (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        return self.path / "samples" / f"{name}.png"
+    def to_write(self, name: str) -> epath.Path:
+        """The path of a file such as curves.png or samples/NAME.png, whose folder is made."""
+        self.check_held()
+        file = self.path / name
+        if file.parent != self.path:
+            file.parent.mkdir(exist_ok=True)
+        return file
 
     def check(self, name: str, experiment: Experiment, but_for: str = "") -> None:
         """Raises UserError, naming the fields, when the directory belongs to another experiment.
@@ -61,10 +123,8 @@ class RunDir:
         on_first(lambda: self._check(name, experiment, but_for))
 
     def _check(self, name: str, experiment: Experiment, but_for: str) -> None:
-        check_writable(self.path)
+        self._check_place()
         if not (self.path / "config.json").exists():
-            if self.path.exists() and any(p.suffix != PART for p in self.path.iterdir()):
-                raise UserError(f"{self.path} is not empty and holds no config.json of a run")
             return
         saved_name, saved, _ = self._parsed(self._saved())
         if saved_name != name:
@@ -82,6 +142,21 @@ class RunDir:
                 + "; choose another --run-dir"
             )
 
+    def _check_place(self) -> None:
+        """Raises UserError unless it is a run, or can become one."""
+        check_writable(self.path)
+        if (self.path / "config.json").exists() or not self.path.exists():
+            return
+        others = {p.name for p in self.path.iterdir() if p.suffix != PART} - {LOCK}
+        if others and others <= REMNANTS:
+            raise UserError(
+                f"{self.path} is what is left of a run without its config.json "
+                f"({', '.join(sorted(others))}); if the run was moved, go on where it is now; "
+                f"remove {self.path} to start anew"
+            )
+        if others:
+            raise UserError(f"{self.path} is not empty and holds no config.json of a run")
+
     def begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool = False) -> None:
         """Writes config.json on the first start; later ones compare the info of the data.
 
@@ -98,9 +173,9 @@ class RunDir:
         self._started -= self.summary().get("wall_seconds", 0.0)
 
     def _begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool) -> None:
-        begun = (self.path / "config.json").exists()
-        if begun:
-            saved_info = self._parsed(self._saved())[2]
+        saved = self._saved() if (self.path / "config.json").exists() else {}
+        if saved:
+            saved_info = self._parsed(saved)[2]
             if not saved_info.class_names:  # classes that nothing in the run has looked at
                 saved_info = dataclasses.replace(saved_info, class_names=info.class_names)
             if different := differences(to_json(saved_info), to_json(info)):
@@ -108,12 +183,20 @@ class RunDir:
                     f"the data of {self.path} has changed since the run began "
                     f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
                 )
-        if renew or not begun:
+        if renew or not saved:
+            self.check_held()
+            self.path.mkdir(parents=True, exist_ok=True)
             data, config = to_json(info), to_json(experiment)
             if tokenizer := data.pop("tokenizer"):  # megabytes, in a file of its own
-                self._write("tokenizer.json", tokenizer)
-            content = {"version": VERSION, "experiment": name, "config": config, "data": data}
-            self._write_json("config.json", content)
+                self._write("tokenizer.json", tokenizer, sync=True)
+            content = {
+                "version": VERSION,
+                "id": saved.get("id") or secrets.token_hex(8),
+                "experiment": name,
+                "config": config,
+                "data": data,
+            }
+            self._write_json("config.json", content, sync=True)
 
     def load(self) -> tuple[str, Experiment, DataInfo]:
         """(name, experiment, info of the data) of a run that has begun; UserError otherwise."""
@@ -155,14 +238,12 @@ class RunDir:
             entries["wall_seconds"] = round(time.perf_counter() - self._started, 1)
             self._write_json("summary.json", self._summary() | entries)
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        self._write(name, json.dumps(content, indent=2) + "\n")
+    def _write_json(self, name: str, content: dict[str, Any], sync: bool = False) -> None:
+        self._write(name, json.dumps(content, indent=2) + "\n", sync)
 
-    def _write(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
+    def _write(self, name: str, text: str, sync: bool = False) -> None:
         if jax.process_index() == 0:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / name, text)
+            write_whole(self.to_write(name), text, sync)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name

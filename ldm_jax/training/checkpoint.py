@@ -35,9 +35,17 @@ class Checkpoints:
     `directory` may be anything that epath reads, `gs://` included. Nothing is created or removed
     before the first `save`, so a reader can look into the folder of a run that is still training.
     All processes call every method.
+
+    `before_write` is called before anything is changed; it raises where it must not be.
     """
 
-    def __init__(self, directory: epath.PathLike, max_to_keep: int = 3):
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        max_to_keep: int = 3,
+        before_write: Callable[[], None] = lambda: None,
+    ):
+        self._before_write = before_write
         self.directory = user_path(directory)
         if not is_remote(self.directory):  # a bucket's path would become one of this machine
             self.directory = self.directory.absolute()  # as Orbax wants it
@@ -50,6 +58,7 @@ class Checkpoints:
         A checkpoint appears under its name only when it is complete. Raises UserError when the
         previous save, which ran in the background, could not be written.
         """
+        on_first(self._before_write)
         if self._manager is None:
             self._manager = self._open()
         self.wait()  # for the previous save, which _seal may still be reading
@@ -155,6 +164,7 @@ class Checkpoints:
         aside = self.directory / f"{step}{DAMAGED}"
 
         def rename() -> None:
+            self._before_write()
             if aside.exists():
                 aside.rmtree()
             path.rename(aside)

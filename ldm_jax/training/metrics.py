@@ -2,34 +2,39 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
-from ldm_jax.paths import is_remote, write_whole
+from ldm_jax.paths import is_remote, naming, write_whole
 
 
 class MetricsLog:
-    """A file of JSON lines. A line cut short by a kill is passed over by every method."""
+    """A file of JSON lines. A line cut short by a kill is passed over by every method.
 
-    def __init__(self, path: epath.PathLike):
-        self.path = epath.Path(path)
+    `before_write` is called before the file is changed; it raises where it must not be.
+    """
+
+    def __init__(self, path: epath.PathLike, before_write: Callable[[], None] = lambda: None):
+        self.path, self._before_write = epath.Path(path), before_write
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line and flushes it. Numbers keep 7 digits; what is not finite becomes null."""
         line = json.dumps({name: _plain(value) for name, value in record.items()})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._before_write()
         if is_remote(self.path):  # what is in a bucket can be replaced, but not added to
             before = self.path.read_text() if self.path.exists() else ""
             self.path.write_text(before + line + "\n")
             return
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(line + "\n")
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops the lines of `stage` after `step`: a resumed run will write them again."""
         if not self.path.exists():
             return
+        self._before_write()
         kept = [r for r in read(self.path) if r.get("stage") != stage or r.get("step", 0) <= step]
         write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 

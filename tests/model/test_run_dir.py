@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 
 import pytest
 
@@ -67,6 +69,59 @@ def test_another_folder_is_refused_and_left_alone(train, sample, tmp_path):
     assert "is not empty and holds no config.json" in train("smoke", "--run-dir", tmp_path).error
     assert "is no run directory" in sample(tmp_path, "--prompt", "a cube").error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("spelled", ["run/", "../here/run", "copy", "moved"])
+def test_a_run_is_itself_however_it_is_spelled_and_wherever_it_lies(spelled, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run, other = RunDir("run"), RunDir("other")
+    for one in (run, other):
+        one.begin("smoke", EXPERIMENTS["smoke"](), INFO)
+    before = run.id
+    if spelled in ("copy", "moved"):
+        shutil.copytree("run", spelled)
+    if spelled == "moved":
+        shutil.rmtree("run")
+    assert RunDir(spelled).id == before != other.id
+    RunDir(spelled).check("smoke", EXPERIMENTS["smoke"]())
+    RunDir(spelled).begin("smoke", EXPERIMENTS["smoke"](), INFO, renew=True)
+    assert RunDir(spelled).id == before
+
+
+def test_a_second_writer_is_refused(begun, train):
+    with RunDir(begun).held():
+        for path in (begun, f"{begun}/"):
+            error = train("smoke", "--run-dir", path).error
+            assert f"{begun} is in use by process {os.getpid()} on" in error
+    assert [path.name for path in begun.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.record(device="cpu"),
+        lambda run: run.metrics.append({"stage": "diffusion", "step": 1}),
+        lambda run: run.to_write("samples/a.png"),
+        lambda run: run.checkpoints("diffusion").save(1, None),
+        lambda run: run.begin("smoke", EXPERIMENTS["smoke"](), INFO),
+    ],
+)
+def test_a_run_that_vanishes_is_never_made_again(begun, write):
+    run = RunDir(begun)
+    with run.held():
+        begun.rename(begun.with_name("elsewhere"))
+        with pytest.raises(UserError, match="run was moved or removed while"):
+            write(run)
+    assert not begun.exists()
+
+
+def test_what_is_left_of_a_run_is_called_so(train, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "autoencoder").mkdir(parents=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
+    error = train("smoke", "--run-dir", tmp_path / "run").error
+    assert "is what is left of a run without its config.json (checkpoints, metrics.jsonl)" in error
+    assert f"remove {tmp_path / 'run'} to start anew" in error
 
 
 def test_a_start_killed_while_it_wrote_its_configuration_can_begin_again(tmp_path):

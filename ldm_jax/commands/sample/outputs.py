@@ -27,7 +27,8 @@ from PIL import Image
 from ldm_jax import plots
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.errors import UserError
-from ldm_jax.paths import PART, write_whole
+from ldm_jax.lock import LOCK, Lock
+from ldm_jax.paths import PART, naming, write_whole
 from ldm_jax.training.processes import on_first
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,23 @@ class ImageFolder:
 
     Beside them lies settings.json: what the images are, but for how many.
 
+    Args:
+      settings: what an image depends on; it is the same for all images of a folder.
+      names: of the files that were read, as they were given. They go to the metadata alone: a
+        file that is moved, or whose path is spelled in another way, is still the same file.
+
     Raises:
       UserError: the folder holds images that were made in another way.
     """
 
-    def __init__(self, path: epath.Path, settings: Mapping[str, object]):
+    def __init__(
+        self,
+        path: epath.Path,
+        settings: Mapping[str, object],
+        names: Mapping[str, object] | None = None,
+    ):
         self.path, self.settings = path, {name: str(value) for name, value in settings.items()}
+        self._names = dict(names or {})
         file = path / SETTINGS
         if file.exists():
             before = json.loads(file.read_text())
@@ -74,7 +86,7 @@ class ImageFolder:
                     f"{path} has images of another kind: {differ[0].replace('_', '-')} was "
                     f"{was}, and is {now} now; give another --out, or remove it"
                 )
-        elif path.exists() and any(f.suffix != PART for f in path.iterdir()):
+        elif path.exists() and any(f.suffix != PART and f.name != LOCK for f in path.iterdir()):
             raise UserError(f"{path} has other files in it; --out is a new folder")
 
     def file(self, number: int) -> epath.Path:
@@ -92,10 +104,9 @@ class ImageFolder:
         if not (self.path / SETTINGS).exists():
             write_whole(self.path / SETTINGS, json.dumps(self.settings, indent=2))
         for number, image, label in zip(numbers, images, labels, strict=True):
-            part = self.path / f"{number:06d}{PART}"
             image = image[..., 0] if image.shape[-1] == 1 else image
-            plots.save_png(part, image, self.settings | {"number": number, "condition": label})
-            part.replace(self.file(number))
+            made_by = self.settings | self._names | {"number": number, "condition": label}
+            plots.save_png(self.file(number), image, made_by)
 
     def read(self, number: int) -> np.ndarray:
         """The image: uint8 `[H, W, C]`."""
@@ -112,7 +123,7 @@ def pack(folder: ImageFolder, n: int, file: epath.Path, labels: np.ndarray | Non
     """
     first = folder.read(0)
     part = file.with_name(file.name + PART)
-    with part.open("wb") as raw, zipfile.ZipFile(raw, "w") as archive:
+    with naming(file), part.open("wb") as raw, zipfile.ZipFile(raw, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as array:
             np.lib.format.write_array_header_1_0(
                 array, {"descr": "|u1", "fortran_order": False, "shape": (n, *first.shape[:2], 3)}
@@ -130,11 +141,17 @@ def pack(folder: ImageFolder, n: int, file: epath.Path, labels: np.ndarray | Non
 class ManyImages:
     """Writes images one by one as they are sampled, and samples those that are missing.
 
-    Process 0 looks what is there, and writes.
+    Process 0 looks what is there, and writes. `with ManyImages(...) as writer:` keeps all other
+    commands from writing there.
     """
 
     def __init__(
-        self, out: epath.Path, kind: OutputKind, request: Request, settings: Mapping[str, object]
+        self,
+        out: epath.Path,
+        kind: OutputKind,
+        request: Request,
+        settings: Mapping[str, object],
+        names: Mapping[str, object],
     ):
         settings = dict(settings) | {"conditions": "\n".join(request.labels)}
         arrays = request.conditions or {}
@@ -146,20 +163,34 @@ class ManyImages:
         self.request, self.out, self.packs = request, out, kind == "archive"
         self.n = len(request.all_labels)
         path = out.with_name(out.name + ".parts") if self.packs else out
+        self._lock = Lock(path, "--out")
 
         def missing() -> list[int]:
             if self.packs and out.exists():
                 raise UserError(f"{out} is there already; give another --out, or remove it")
-            self.folder = ImageFolder(path, settings)
+            self.folder = ImageFolder(path, settings, names)
             return self.folder.missing(self.n).tolist()
 
-        self.missing = np.array(on_first(missing), int)
+        def alone() -> list[int]:
+            missing()  # or else the lock would be the first to come into a folder of other files
+            self._lock.acquire()
+            return missing()
+
+        self.missing = np.array(on_first(alone), int)
         if 0 < len(self.missing) < self.n:
             log.info("%d of %d images are there already", self.n - len(self.missing), self.n)
+
+    def __enter__(self) -> ManyImages:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if jax.process_index() == 0:
+            self._lock.release()
 
     def write(self, first: int, images: np.ndarray) -> None:
         """Writes images `missing[first]` and following, as they are sampled."""
         if jax.process_index() == 0:
+            self._lock.check()
             ids, labels = self.missing[first : first + len(images)], self.request.all_labels
             self.folder.write(ids, images, [labels[i] for i in ids])
 
@@ -168,6 +199,7 @@ class ManyImages:
         self.n, labels = len(images), self.request.all_labels
         labels = labels if len(labels) == len(images) else [""] * len(images)
         if jax.process_index() == 0:
+            self._lock.check()
             self.folder.write(range(self.n), images, labels)
 
     def finish(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
@@ -19,7 +20,7 @@ from ldm_jax.commands.sample.guide import make_guides
 from ldm_jax.commands.sample.interpolate import plan_interpolation
 from ldm_jax.commands.sample.invert import plan_inversion
 from ldm_jax.commands.sample.outputs import ManyImages
-from ldm_jax.commands.sample.plan import Request
+from ldm_jax.commands.sample.plan import Plan, Request, Result
 from ldm_jax.commands.sample.prompts import parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
 from ldm_jax.data.loader import Batch
@@ -28,6 +29,7 @@ from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.paths import check_writable, user_path
+from ldm_jax.sampling.guides import Guide
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.sampling.solvers import SOLVERS
 
@@ -37,6 +39,8 @@ PLANS = {
     "interpolate": plan_interpolation,
     "invert": plan_inversion,
 }
+# Options that name a file: what is in it counts, not where it lies.
+FILE_OPTIONS = ("image", "mask", "layout", "semantic_map", "low_res", "guide_image")
 PROGRAM = "python sample.py"
 
 
@@ -79,26 +83,16 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
     plan = PLANS[job](command, request)
     guides = make_guides(command.guide, request, run, prompts.targets)
     made_by = _made_by(command, model, settings)
-    writer = None
-    if kind in ("folder", "archive"):
-        step = run.checkpoints("diffusion").latest_step()
-        writer = ManyImages(out, kind, request, made_by | {"step": step})
-        if plan.streams and not len(writer.missing):
-            return writer.finish()
 
     # Sample, and write
-    inputs = replace(plan.inputs(), guides=guides)
-    if writer and plan.streams:
-        done, inputs = 0, inputs.subset(writer.missing)
-        for images in model.batches(inputs, settings, progress="sampling"):
-            writer.write(done, _composited(request, images, writer.missing[done:]))
-            done += len(images)
-        return writer.finish()
-    batches = model.batches(inputs, settings, trajectory=plan.trajectory, progress="sampling")
-    result = plan.result(np.concatenate(list(batches)))
-    if writer:
-        writer.write_all(result.images)
-        return writer.finish()
+    if kind in ("folder", "archive"):
+        files = {name: made_by[name] for name in FILE_OPTIONS if name in made_by}
+        which = {name: _checksum(file) for name, file in files.items()}
+        which |= {"run": run.id, "step": run.checkpoints("diffusion").latest_step()}
+        names = files | {"model": made_by.pop("model")}
+        with ManyImages(out, kind, request, made_by | which, names) as writer:
+            return _sample_many(writer, plan, guides)
+    result = _sample_together(plan, request, guides)
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == "animation":
@@ -107,6 +101,31 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
             labels = {"conditions": "\n".join(request.all_labels)}
             plots.save_png(out, result.figure, made_by | labels)
     return f"{result.text} in {out}"
+
+
+def _sample_together(plan: Plan, request: Request, guides: tuple[Guide, ...]) -> Result:
+    """All images of a plan at once."""
+    batches = request.model.batches(
+        replace(plan.inputs(), guides=guides),
+        request.settings,
+        trajectory=plan.trajectory,
+        progress="sampling",
+    )
+    return plan.result(np.concatenate(list(batches)))
+
+
+def _sample_many(writer: ManyImages, plan: Plan, guides: tuple[Guide, ...]) -> str:
+    """The images of a plan that are not there yet, each written as soon as it is sampled."""
+    request = writer.request
+    if not plan.streams:
+        writer.write_all(_sample_together(plan, request, guides).images)
+    elif len(writer.missing):
+        inputs = replace(plan.inputs(), guides=guides).subset(writer.missing)
+        done = 0
+        for images in request.model.batches(inputs, request.settings, progress="sampling"):
+            writer.write(done, _composited(request, images, writer.missing[done:]))
+            done += len(images)
+    return writer.finish()
 
 
 def sampling_settings(
@@ -133,6 +152,11 @@ def _composited(request: Request, images: np.ndarray, ids: np.ndarray) -> np.nda
     """Images of these ids, with their known part put back."""
     parts = [request.composite(image[None], int(i)) for image, i in zip(images, ids, strict=False)]
     return np.concatenate(parts)
+
+
+def _checksum(file: str) -> str:
+    """What tells a file from all others, wherever it lies."""
+    return f"crc32 {zlib.crc32(user_path(file).read_bytes()):08x}"
 
 
 def _made_by(

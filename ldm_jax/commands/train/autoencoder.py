@@ -122,7 +122,7 @@ def autoencoder_task(
         weights = replicate_fsdp(state.weights["autoencoder"], mesh)
         x_hat = map_batches(reconstruct, (weights,), (held_out,), mesh)
         if jax.process_index() == 0:
-            file = run.sample_file(f"autoencoder_{step:07d}")
+            file = run.to_write(f"samples/autoencoder_{step:07d}.png")
             plots.save_png(file, plots.reconstructions(held_out, x_hat))
 
     edit = None

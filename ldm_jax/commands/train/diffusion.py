@@ -37,7 +37,8 @@ def diffusion_task(
     def preview(state: TrainState, step: int) -> None:
         images = held_out.sample(trained_model(model, state, mesh), model.settings)
         if jax.process_index() == 0:
-            plots.save_png(run.sample_file(f"diffusion_{step:07d}"), held_out.figure(images))
+            file = run.to_write(f"samples/diffusion_{step:07d}.png")
+            plots.save_png(file, held_out.figure(images))
 
     constants = {"autoencoder": autoencoder, "scale_factor": scale_factor}
     return StageTask("diffusion", config, model.objective, loader, constants, preview)

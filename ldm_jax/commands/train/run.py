@@ -102,16 +102,21 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
       UserError: bad configuration, data or directory, before any compute; or a failed run.
       training.interruption.Interrupted: stopped by a signal, and saved.
     """
-    # Check
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
-    stages = ("autoencoder", "diffusion") if stage == "both" else (stage,)
-    check(experiment, mesh, stages)
+    check(experiment, mesh, _stages(stage))
+    with run.held():
+        return _train(name, experiment, run, stage, mesh)
+
+
+def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mesh: Mesh) -> str:
+    """`train`, while no other command writes to the directory."""
+    # Check
     # The classifier is configured when its own training begins.
     configures = stage == "classifier" and run.checkpoints("classifier").latest_step() is None
     settled = stage == "classifier" and not configures
     run.check(name, experiment, but_for="" if settled else "classifier")
     summary = run.summary()
-    if all(summary.get(one, {}).get("finished") for one in stages):
+    if all(summary.get(one, {}).get("finished") for one in _stages(stage)):
         log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
         return summary_line(summary)
     config = experiment.autoencoder
@@ -196,6 +201,10 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     return summary_line(run.summary())
 
 
+def _stages(stage: StageName) -> tuple[str, ...]:
+    return ("autoencoder", "diffusion") if stage == "both" else (stage,)
+
+
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
     """Raises UserError when a later stage is to be trained before the first one."""
     done = run.checkpoints("autoencoder").latest_step() or 0
@@ -255,8 +264,9 @@ def _final_samples(
     held_out = HeldOut.read(data.validation, model.condition, max(shown, judged))
     images = held_out.sample(model, settings, progress="sampling")
     if jax.process_index() == 0:
-        plots.save_png(run.path / "samples.png", held_out.figure(images[:shown]), vars(settings))
-        log.info("samples for held-out conditions: %s", run.path / "samples.png")
+        file = run.to_write("samples.png")
+        plots.save_png(file, held_out.figure(images[:shown]), vars(settings))
+        log.info("samples for held-out conditions: %s", file)
     if not judged:
         return {}
 

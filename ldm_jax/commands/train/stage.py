@@ -73,7 +73,7 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
 
     def save_curves(_state: TrainState, _step: int) -> None:
         if jax.process_index() == 0 and (lines := metrics_file.read(run.metrics.path)):
-            plots.save_png(run.path / "curves.png", plots.curves(lines))
+            plots.save_png(run.to_write("curves.png"), plots.curves(lines))
 
     progress = config.progress
     hooks = [Hook(progress.preview_every, task.preview)] if task.preview else []

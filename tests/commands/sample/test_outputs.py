@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ldm_jax.commands.sample.outputs import ImageFolder, output_kind, pack
 from ldm_jax.errors import UserError
+from ldm_jax.lock import Lock
 
 slow = pytest.mark.slow
 IMAGES = np.random.default_rng(0).integers(0, 255, (5, 4, 6, 3), dtype=np.uint8)
@@ -120,6 +122,44 @@ def test_an_interrupted_command_goes_on_and_ends_in_the_same_images(
     assert label == BLUE and json.loads((tmp_path / "f" / "settings.json").read_text())["seed"]
     again = sample(*words, "--out", tmp_path / "f")
     assert again.code == 0 and "sampling" not in again.err
+
+
+@slow
+def test_a_run_that_lies_elsewhere_completes_its_folder(trained, sample, tmp_path, monkeypatch):
+    """Its path may be spelled in another way, and so may that of an image."""
+    _, run = trained("captions")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "x.png")
+    words = ["--prompt", RED, "--image", tmp_path / "x.png", "--steps", 2, "--out", tmp_path / "f"]
+    assert sample(f"{run}/", *words).code == 0
+    before = {path.name: pixels(path) for path in (tmp_path / "f").glob("*.png")}
+    copy = shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f" / "000001.png").unlink()
+    words[3] = "../" + tmp_path.name + "/x.png"
+    again = sample(copy.name, *words)
+    assert again.code == 0 and "3 of 4 images are there already" in again.err
+    for name, image in before.items():
+        np.testing.assert_array_equal(pixels(tmp_path / "f" / name), image)
+    Image.fromarray(IMAGES[1]).save(tmp_path / "x.png")
+    assert "images of another kind: image was crc32 " in sample(run, *words).error
+
+
+@slow
+def test_two_commands_do_not_write_into_one_folder(trained, sample, tmp_path):
+    _, run = trained("captions")
+    for out in ("f", "f.npz"):
+        words = [run, "--prompt", RED, "--num-images", 2, "--steps", 2, "--out", tmp_path / out]
+        held = Lock(epath.Path(tmp_path / ("f" if out == "f" else "f.npz.parts")), "--out")
+        held.acquire()
+        assert f"is in use by process {os.getpid()} on" in sample(*words).error
+        held.release()
+        assert sample(*words).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "f.npz"]
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == [
+        "000000.png",
+        "000001.png",
+        "settings.json",
+    ]
 
 
 @slow
