@@ -8,8 +8,9 @@ from typing import IO, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data import boxes as box_files
-from ldm_jax.data.folder_index import index_folder, user_path
+from ldm_jax.data.box_files import read_boxes
+from ldm_jax.data.boxes import clipped_boxes, to_batch
+from ldm_jax.data.folder_index import index_folder
 from ldm_jax.data.images import (
     ImageConfig,
     Preprocessed,
@@ -23,6 +24,7 @@ from ldm_jax.data.images import (
 from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
 from ldm_jax.data.source import HeldOutFraction, Rngs, Split, choose_caption, split_order
 from ldm_jax.errors import UserError
+from ldm_jax.paths import user_path
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -89,7 +91,10 @@ class FolderSource:
         names = contents.names
         truth, self.box_names = {}, None
         if config.boxes:
-            truth, self.box_names = box_files.read_boxes(user_path(config.boxes), contents.images)
+            truth, self.box_names, remarks = read_boxes(user_path(config.boxes), contents.images)
+            if split == "train":
+                for remark in remarks:
+                    log.warning("%s", remark)
         self._maps: Maps | None = None
         if config.maps:
             self._maps = open_maps(user_path(config.maps), contents.images, progress)
@@ -129,11 +134,13 @@ class FolderSource:
         if contents.classes:
             number = {name: i for i, name in enumerate(contents.classes)}
             self._labels = np.array([number[contents.class_of[n]] for n in self._names], np.int32)
+            if split == "train":
+                log.info("%d classes: %s", len(number), ", ".join(number))
         if contents.captions:
             self._captions = [contents.captions.get(name, []) for name in self._names]
             self._count_missing(self._captions.count([]), "caption")
         if config.boxes:
-            empty = box_files.clipped_boxes([], [])
+            empty = clipped_boxes([], [])
             self._boxes = [truth.get(name, empty) for name in self._names]
             self._count_missing(sum(not len(one.labels) for one in self._boxes), "box")
         several = any(len(texts) > 1 for texts in self._captions or ())
@@ -197,7 +204,7 @@ class FolderSource:
             batch["semantic"] = semantic.astype(index_dtype(self._maps.names), copy=False)
         if self._boxes is not None:
             boxes = [self._boxes[i] for i in indices]
-            batch |= box_files.to_batch(boxes, [example.crop for example in examples])
+            batch |= to_batch(boxes, [example.crop for example in examples])
         if self._labels is not None:
             batch["class_label"] = self._labels[list(indices)]
         if self._captions is not None:

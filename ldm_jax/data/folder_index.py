@@ -1,26 +1,26 @@
 """The contents of a folder of images: their names, splits, classes and captions."""
 
+import logging
 import posixpath
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from etils import epath
 
-from ldm_jax.data.annotations import (
-    CAPTIONS,
-    captions_in_text_files,
-    listed_captions,
-    match_names,
-    read_captions,
-    visible_files,
-)
+from ldm_jax.data.box_files import CLASS_LISTS
+from ldm_jax.data.captions import CAPTIONS, find_captions
+from ldm_jax.data.listing import visible_files
+from ldm_jax.data.splits import Layout, layout_of
 from ldm_jax.errors import UserError
+from ldm_jax.paths import user_path
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-
-
-def user_path(path) -> epath.Path:
-    """A path that a user wrote, with ~ replaced by the home folder."""
-    return epath.Path(path).expanduser()
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".gif"),
+    *(".tif", ".tiff"),
+)
+_TEXTS = (".txt", ".caption", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class FolderIndex:
 def index_folder(
     root: epath.Path, split: str, captions: str = "", boxes: str = "", maps: str = ""
 ) -> FolderIndex:
-    """Lists the images of one split in the folder `root`.
+    """Lists the images of one split in the folder `root`; for 'train', logs what is not used.
 
     captions, boxes, maps: those of `FolderConfig`. UserError for a folder that is missing or empty
     or mixes images and class folders, and for malformed captions.
@@ -47,41 +47,66 @@ def index_folder(
         raise UserError(f"the image folder {root} does not exist")
     files = visible_files(root)
     if maps:  # which are images too
-        here, apart = root.resolve(), user_path(maps).resolve()
-        files = {name for name in files if not (here / name).is_relative_to(apart)}
-    images = [name for name in sorted(files) if posixpath.splitext(name)[1].lower() in EXTENSIONS]
+        files -= _within(files, root, maps)
+    images = [name for name in sorted(files) if _extension(name) in EXTENSIONS]
     if not images:
-        raise UserError(f"no image in {root}; looked for {' '.join(EXTENSIONS)}, also in folders")
-    folders = {name.partition("/")[0] for name in images if "/" in name}
-    held = next((name for name in ("validation", "val", "test") if name in folders), "")
-    has_splits = "train" in folders and held != ""
-    tops = {"train": "train/", "validation": f"{held}/"} if has_splits else {split: ""}
-    names = [name for name in images if name.startswith(tops[split])]
+        there = f"; there are {_by_extension(files)}" if files else ""
+        raise UserError(
+            f"no image in {root}; looked for {' '.join(EXTENSIONS)}, also in folders{there}"
+        )
+    layout = layout_of(images, root)
+    remarks = list(layout.remarks)
+    names = [name for name in images if name.startswith(layout.tops[split])]
 
-    if captions:
-        listed = read_captions(user_path(captions))
-        found = match_names(images, listed, captions)
-        listed = {name: listed[key] for name, key in found.items()}
-    else:
-        listed = listed_captions(root, tops[split], files)
-    if listed:
-        return FolderIndex(names, images, has_splits, (), {}, listed)
-    # Classes are those of both splits, so that both number them in the same way.
-    class_of = {
-        name: name.removeprefix(top).rpartition("/")[0].partition("/")[0]
-        for top in tops.values()
-        for name in images
-        if name.startswith(top)
-    }
-    classes = tuple(sorted(set(class_of.values()) - {""}))
-    if flat := [name for name in names if not class_of[name]]:
-        if len(flat) < len(names):
+    others = files - set(images)
+    texts = {name for name in others if _extension(name) in _TEXTS}
+    if skipped := others - texts:
+        remarks.append(f"{_by_extension(skipped)} are not read: images are {' '.join(EXTENSIONS)}")
+    texts -= _within(texts, root, captions)
+    if boxes:
+        texts -= {n for n in _within(texts, root, boxes) if _extension(n) in (".txt", ".json")}
+        texts -= {name for name in texts if posixpath.basename(name) in CLASS_LISTS}
+
+    found = find_captions(root, images, texts, user_path(captions) if captions else None)
+    remarks += found.remarks
+    if unused := sorted(texts - found.files):
+        more = ", ..." if len(unused) > 3 else ""
+        remarks.append(f"{len(unused)} text files are not used: {', '.join(unused[:3])}{more}")
+    classes = () if found.is_list else _classes(root, layout)
+    if split == "train":
+        for remark in remarks:
+            log.warning("%s: %s", root, remark)
+    return FolderIndex(names, images, layout.has_splits, classes, layout.class_of, found.texts)
+
+
+def _classes(root: epath.Path, layout: Layout) -> tuple[str, ...]:
+    """Those of both splits, so that both number them in the same way; () for a flat folder."""
+    classes = tuple(sorted(set(layout.class_of.values()) - {""}))
+    for top in layout.tops.values():  # that of training first
+        is_flat = {not name for image, name in layout.class_of.items() if image.startswith(top)}
+        if is_flat == {True}:
+            return ()
+        if len(is_flat) == 2:
             raise UserError(
-                f"{root / tops[split]} holds both images and folders of images ({classes[0]}): "
-                f"move one of the two elsewhere, or list the images in a {CAPTIONS}"
+                f"{root / top} holds both images and folders of images ({classes[0]}): move one "
+                f"of the two elsewhere, or list the images in a {CAPTIONS}"
             )
-        classes = ()
-    # Text files beside the images are captions, unless they are the boxes.
-    is_boxes = boxes and user_path(boxes).resolve() == root.resolve()
-    beside = {} if is_boxes else captions_in_text_files(root, names, files)
-    return FolderIndex(names, images, has_splits, classes, class_of, beside)
+    return classes
+
+
+def _extension(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def _by_extension(names: Collection[str]) -> str:
+    """'12 .heic, 1 .md'"""
+    counts = Counter(sorted(_extension(name) or "without extension" for name in names))
+    return ", ".join(f"{n} {extension}" for extension, n in counts.most_common())
+
+
+def _within(names: Collection[str], root: epath.Path, path: str) -> set[str]:
+    """Those names in `root` that are the file `path`, or lie in the folder; none for ''."""
+    if not path:
+        return set()
+    here, apart = root.resolve(), user_path(path).resolve()
+    return {name for name in names if (here / name).is_relative_to(apart)}

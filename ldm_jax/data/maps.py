@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ldm_jax.data.annotations import match_names, read_text, stem, visible_files
+from ldm_jax.data.annotations import match_names, read_text, stem
 from ldm_jax.data.images import in_threads
+from ldm_jax.data.listing import visible_files
 from ldm_jax.errors import UserError
 
 NAMES = "names.txt"

@@ -1,18 +1,12 @@
-"""Whose words the files beside the images are, and captions from each of their forms."""
+"""The text of files of annotations, whose words they are, and rows that are left out."""
 
-import json
+import unicodedata
 
 import pytest
 from etils import epath
 
-from ldm_jax.data.annotations import match_names, read_captions
+from ldm_jax.data.annotations import LeftOut, match_names, plain_id, read_json, read_text
 from ldm_jax.errors import UserError
-
-
-def written(folder, content, name="captions.json") -> epath.Path:
-    path = epath.Path(folder) / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
 
 
 def test_an_image_goes_by_its_path_or_by_the_end_of_either():
@@ -41,55 +35,53 @@ def test_what_could_be_meant_for_two_images_or_for_none_is_refused(names, keys, 
         match_names(names, keys, "list")
 
 
-def test_captions_as_coco_writes_them(tmp_path):
-    coco = {
-        "info": {},
-        "images": [{"id": 7, "file_name": "b.jpg"}, {"id": 3, "file_name": "a.jpg"}],
-        "annotations": [
-            {"image_id": 3, "id": 1, "caption": "A cat.\n"},
-            {"image_id": 7, "id": 2, "caption": "a  dog"},
-            {"image_id": 3, "id": 3, "caption": "one more cat"},
-        ],
-    }
-    assert read_captions(written(tmp_path, coco)) == {
-        "a.jpg": ["A cat.", "one more cat"],
-        "b.jpg": ["a dog"],
-    }
-
-
-def test_captions_by_file(tmp_path):
-    path = written(tmp_path, {"./a.jpg": "a cat", "b/c.jpg": ["a dog", "a hound"]})
-    assert read_captions(path) == {"a.jpg": ["a cat"], "b/c.jpg": ["a dog", "a hound"]}
-
-
-def test_captions_by_line(tmp_path):
-    lines = '{"file": "a.jpg", "caption": "x"}\n\n{"file_name": "a.jpg", "text": "y"}'
-    assert read_captions(written(tmp_path, lines, "c.jsonl")) == {"a.jpg": ["x", "y"]}
-
-
 @pytest.mark.parametrize(
-    ("content", "word"),
-    [
-        ("{", "is not JSON"),
-        ([1], "expected those of COCO.*got a list"),
-        ({"a.jpg": 5}, "5 is not a caption"),
-        ({"a.jpg": [None]}, "not a caption"),
-        ({"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}, "1 is missing"),
-        (
-            {
-                "images": [{"id": 1, "file_name": "a"}],
-                "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}],
-            },
-            "'caption' is missing",
-        ),
-    ],
+    "key", ["./b/é.jpg", "b\\é.jpg", "C:\\data\\b\\é.jpg", "/data/b/é.jpg", "é.jpg"]
 )
-def test_other_content_is_refused_with_what_is_expected(tmp_path, content, word):
-    with pytest.raises(UserError, match=word) as error:
-        read_captions(written(tmp_path, content))
-    assert "captions.json" in str(error.value) and "\n" not in str(error.value)
+def test_names_match_across_systems(key):
+    for form in ("NFC", "NFD"):
+        for other in ("NFC", "NFD"):
+            key, name = unicodedata.normalize(form, key), unicodedata.normalize(other, "b/é.jpg")
+            assert match_names([name, "c.jpg"], [key], "list") == {name: key}
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.json cannot be read: No such file"):
-        read_captions(epath.Path(tmp_path / "nowhere.json"))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_utf_8_or_says_what_it_is(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("café 红".encode(encoding))
+    assert read_text(epath.Path(tmp_path / "a.txt")) == "café 红"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "utf-16-be"])
+def test_text_in_another_encoding_is_refused_by_the_name_of_its_file(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("café crème".encode(encoding))
+    with pytest.raises(UserError, match="a.txt is not text in UTF-8 .*; save it as UTF-8"):
+        read_text(epath.Path(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, ""])
+def test_what_is_not_json_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match="a.json is not JSON"):
+        read_json(epath.Path(tmp_path / "a.json"))
+
+
+def test_numbers_are_the_same_as_texts():
+    assert [plain_id(x) for x in (5, "5", 5.0, "05", "a", None, 2.5)] == [
+        5,
+        5,
+        5,
+        5,
+        "a",
+        "None",
+        "2.5",
+    ]
+
+
+def test_rows_that_are_left_out_are_counted_by_reason_and_the_first_is_named():
+    left_out = LeftOut()
+    assert left_out.summary(9, "rows") == ""
+    for entry, reason in (("line 2", "no box"), ("line 5", "a crowd"), ("line 7", "a crowd")):
+        left_out.add(entry, reason)
+    assert left_out.summary(9, "rows") == (
+        "3 of 9 rows are left out: 2 x a crowd, 1 x no box; the first is line 2: no box"
+    )

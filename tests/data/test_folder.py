@@ -60,7 +60,7 @@ def test_a_flat_folder_holds_images_only(tmp_path):
     assert sorted(values(source)) == list(range(0, 100, 10)) and source.channels == 1
 
 
-@pytest.mark.parametrize("extension", "jpg JPEG png PNG bmp webp gif tif TIFF".split())
+@pytest.mark.parametrize("extension", "jpg JPEG jpe JFIF png PNG bmp webp gif tif TIFF".split())
 def test_every_extension_in_either_case_is_read(tmp_path, extension):
     Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / f"image.{extension}")
     assert abs(values(train(tmp_path))[0] - 90) < 3
@@ -94,6 +94,32 @@ def test_sub_folders_are_classes_in_order_of_their_names(tmp_path):
     assert source.class_names == ("ant", "cat", "dog") and batch["class_label"].dtype == np.int32
     want = {0: 2, 1: 0, 2: 1}
     assert batch["class_label"].tolist() == [want[v] for v in batch["image"][:, 0, 0, 0].tolist()]
+
+
+def test_classes_are_logged_once(tmp_path, caplog):
+    for name in ("train/dog", "train/cat", "valid/cat"):
+        paint(tmp_path / name / "a.png", 0)
+    with caplog.at_level(logging.INFO):
+        rest, held = both(tmp_path)
+    assert rest.class_names == held.class_names == ("cat", "dog")
+    assert caplog.messages == ["2 classes: cat, dog"]
+
+
+def test_what_is_not_used_is_said_once(tmp_path, caplog):
+    flat(tmp_path, 4)
+    for name in ("a.heic", "b.HEIC", "c.psd", "README", "README.txt", "train.csv", "00.txt"):
+        (tmp_path / name).write_text("a dog")
+    both(tmp_path)
+    assert "2 .heic, 1 .psd, 1 without extension are not read" in caplog.text
+    assert "2 text files are not used: README.txt, train.csv\n" in caplog.text
+    assert sum(" are not " in line for line in caplog.messages) == 2
+
+
+def test_an_error_about_no_image_says_what_there_is(tmp_path):
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="no image in .*; there are 2 .heic, 1 .txt"):
+        train(tmp_path)
 
 
 def test_linked_folders_count(tmp_path):
@@ -133,6 +159,56 @@ def test_captions_from_a_text_file_beside_each_image(tmp_path):
     batch = train(tmp_path).read(range(3))
     for value, caption in zip(batch["image"][:, 0, 0, 0], batch["caption"], strict=True):
         assert caption == f"an image of {value}"
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "{}.caption", "{}.png.TXT"])
+def test_captions_as_other_programs_write_them(tmp_path, name):
+    flat(tmp_path, 3)
+    contents = {
+        "metadata.jsonl": '{{"file_name": "{0:02}.png", "text": "number {0}"}}\n',
+        "metadata.csv": "{0:02}.png,number {0}\n",
+    }
+    header = {"metadata.csv": "file_name,text\n"}
+    for i in range(3):
+        path = tmp_path / name.format(f"{i:02}")
+        before = path.read_text() if path.exists() else header.get(name, "")
+        path.write_text(before + contents.get(name, "number {0}").format(i))
+    batch = train(tmp_path).read(range(3))
+    want = [f"number {value // 10}" for value in batch["image"][:, 0, 0, 0]]
+    assert batch["caption"].tolist() == want
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_captions_that_are_all_empty_are_refused(tmp_path, text):
+    flat(tmp_path, 3)
+    (tmp_path / "00.txt").write_text(text)
+    with pytest.raises(UserError, match="are all empty"):
+        train(tmp_path)
+    (tmp_path / "captions.jsonl").write_text('{"file": "00.png", "caption": null}')
+    with pytest.raises(UserError, match="are all empty"):
+        train(tmp_path)
+
+
+def test_captions_in_another_encoding_are_refused_by_the_name_of_their_file(tmp_path):
+    flat(tmp_path, 2)
+    (tmp_path / "00.txt").write_text("a red ball", "utf-16")
+    assert "a red ball" in train(tmp_path).read([0, 1])["caption"]
+    (tmp_path / "01.txt").write_text("café crème", "cp1252")
+    with pytest.raises(UserError, match="01.txt is not text in UTF-8"):
+        train(tmp_path)
+
+
+def test_labels_of_yolo_beside_the_images_are_no_captions(tmp_path, caplog):
+    flat(tmp_path, 3)
+    (tmp_path / "00.txt").write_text("0 0.5 0.5 0.2 0.2\n1 .5 .5 1 1\n")
+    (tmp_path / "01.txt").write_text("")  # without an object
+    assert "caption" not in train(tmp_path).read([0])
+    assert "1 text files such as 00.txt hold rows of numbers" in caplog.text
+    assert f"--data.boxes {tmp_path}" in caplog.text
+    source = train(tmp_path, boxes=tmp_path)
+    assert "caption" not in source.read([0]) and source.box_names == ("0", "1")
+    (tmp_path / "02.txt").write_text("a red ball")
+    assert sorted(train(tmp_path).read(range(3))["caption"]) == ["", "", "a red ball"]
 
 
 def test_a_missing_caption_is_empty_and_counted(tmp_path, caplog):
