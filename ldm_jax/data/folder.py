@@ -212,6 +212,10 @@ class FolderSource:
             batch["caption"] = np.array(list(map(choose_caption, captions, rngs)), object)
         return batch
 
+    def texts(self, indices) -> list[list[str]]:
+        """All captions of the examples at `indices`: see `source.Source`."""
+        return [self._captions[int(i)] for i in indices]
+
     def _from_file(self, index: int, rng: np.random.Generator | None) -> tuple[Preprocessed, int]:
         """Reads image `index`, or the next one that can be read; returns its index too."""
         for i in (*range(index, len(self)), *range(index)):

@@ -49,6 +49,10 @@ class Source(Protocol):
         """
         ...
 
+    def texts(self, indices) -> list[list[str]]:
+        """All captions of each of the examples at `indices`, where examples have 'caption'."""
+        ...
+
 
 class ArraySource:
     """Equally long arrays in memory under any keys: images, cached latents, tokens."""
@@ -82,6 +86,10 @@ class ArraySource:
         indices = np.asarray(indices, int)
         return {key: array[indices] for key, array in self.arrays.items()}
 
+    def texts(self, indices) -> list[list[str]]:
+        """The captions at `indices`: see `Source`."""
+        return [[caption] for caption in self.arrays["caption"][np.asarray(indices, int)]]
+
 
 class Subset:
     """Some examples of another source."""
@@ -101,6 +109,10 @@ class Subset:
     def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
         """The examples `self.indices[indices]` of the underlying source."""
         return self.source.read(self.indices[np.asarray(indices, int)], rngs)
+
+    def texts(self, indices) -> list[list[str]]:
+        """Their captions: see `Source`."""
+        return self.source.texts(self.indices[np.asarray(indices, int)])
 
 
 def read_all(

@@ -217,6 +217,11 @@ class TfdsSource:
             batch["semantic"] = semantic.astype(index_dtype(self.semantic_names), copy=False)
         return batch
 
+    def texts(self, indices) -> list[list[str]]:
+        """All captions of the examples at `indices`: see `source.Source`."""
+        examples = self._data.__getitems__([int(i) for i in indices])
+        return [captions_of(feature_value(example, self._caption)) for example in examples]
+
     def _preprocess(self, example: dict, rng: np.random.Generator | None) -> Preprocessed:
         file = io.BytesIO(example[self._image_key])
         semantic = self._decode_map(example) if self._map else None

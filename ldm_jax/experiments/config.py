@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
-from ldm_jax.bounds import Count, Fraction, NonNegative, PositiveInt, Seed
+from ldm_jax.bounds import Bounds, Count, Fraction, NonNegative, PositiveInt, Seed
 from ldm_jax.conditioning.transformer import TransformerConfig
+from ldm_jax.data.boxes import MAX_BOXES
 from ldm_jax.data.degradations import Degradation
 from ldm_jax.data.masks import MaskKind
 from ldm_jax.data.open import DataConfig
@@ -88,8 +89,8 @@ class DiffusionStage(TrainingConfig):
     """Width of the class embedding (App. E.2.1)."""
     class_entry: Literal["cross-attention", "time"] = "cross-attention"
     """Where a class enters: as a token, or added to the embedding of the time step."""
-    objects: PositiveInt = 30
-    """Most boxes of a layout."""
+    objects: Annotated[int, Bounds(1, MAX_BOXES, why="an example carries no more boxes")] = 30
+    """Most boxes of a layout; of an image that has more, the largest."""
     sections: PositiveInt = 90
     """Places along a side that the corner of a box can have."""
     degradation: Degradation = "bicubic"

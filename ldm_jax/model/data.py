@@ -105,5 +105,6 @@ def _info(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
 
 
 def _captions(source: Source) -> list[str]:
+    """Every caption of every example; no image is read for it."""
     chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 512))
-    return [caption for chunk in chunks for caption in source.read(chunk)["caption"]]
+    return [caption for chunk in chunks for texts in source.texts(chunk) for caption in texts]

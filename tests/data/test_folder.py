@@ -227,6 +227,7 @@ def test_one_of_several_captions_is_chosen_by_the_generator(tmp_path):
     assert source.read([0])["caption"].tolist() == ["one"]
     drawn = {source.read([0], [np.random.default_rng(i)])["caption"][0] for i in range(30)}
     assert drawn == {"one", "two", "three"} and read_all(source) is source
+    assert source.texts([0]) == Subset(source, [0]).texts([0]) == [["one", "two", "three"]]
 
 
 @pytest.mark.parametrize("line", ["not json", '{"file": "00.png"}', "[1]", '{"caption": "x"}'])

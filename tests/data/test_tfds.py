@@ -165,7 +165,7 @@ def test_one_of_several_captions_is_drawn(sets, key, word, several):
     assert batch["caption"].tolist() == first
     i = batch["class_label"].tolist().index(2)
     drawn = {source.read([i], [np.random.default_rng(k)])["caption"][0] for k in range(30)}
-    assert drawn == {f"{word} 2 {k}" for k in range(several)}
+    assert drawn == {*source.texts([i])[0]} == {f"{word} 2 {k}" for k in range(several)}
     assert read_all(source) is source
 
 

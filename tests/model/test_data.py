@@ -174,6 +174,51 @@ def test_no_image_is_both_trained_on_and_held_out(photographs):
     assert len(train) + len(held_out) == 10 and not train & held_out
 
 
+def written(folder, files):
+    """Six grey images in a folder with other files, given by their names and texts."""
+    for i in range(6):
+        (folder / "images").mkdir(exist_ok=True)
+        Image.new("L", (16, 16), 40 * i).save(folder / "images" / f"{i}.png")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder / "images"
+
+
+def test_the_words_of_all_captions_of_an_image_are_known(tmp_path):
+    lines = '{"file": "0.png", "caption": ["one", "two"]}\n{"file": "1.png", "caption": null}\n'
+    lines += "".join(f'{{"file": "{i}.png", "caption": "x"}}\n' for i in range(2, 6))
+    path = written(tmp_path, {"images/captions.jsonl": lines})
+    data = FolderConfig(path=str(path), size=8, crop="centre", validation=0.01)
+    seeds = range(8)  # with some of them the first image is trained on
+    words = {open_data(data, DiffusionStage(), seed).info.vocabulary for seed in seeds}
+    assert ("one", "two", "x") in words and not any("none" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"images/0.txt": "caf\xe9".encode("cp1252")}, "", "0.txt is not text in UTF-8"),
+        ({f"images/{i}.txt": "🔴" for i in range(6)}, "", "the captions have no words"),
+        ({f"images/{i}.txt": "" for i in range(6)}, "", "are all empty"),
+        (
+            {f"labels/{i}.txt": "0 12 10 6 6" for i in range(6)},
+            "--data.boxes {}/labels --diffusion.condition layout",
+            "no usable box for any of the images",
+        ),
+        ({}, "--diffusion.objects 31", "objects is 31; it must be at most 30"),
+        ({}, "--data.path {}/nowhere", "nowhere does not exist"),
+    ],
+)
+def test_files_that_cannot_be_trained_on_end_in_one_line_before_a_run(
+    train_tiny, tmp_path, files, options, message
+):
+    path = written(tmp_path, files)
+    words = options.format(tmp_path).split()
+    ended = train_tiny("folder", "--data.path", path, "--run-dir", tmp_path / "run", *words)
+    assert message in ended.error and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["folder", "tfds"])
 def test_the_experiments_on_own_data_are_those_of_scenes(name):
     """What was tuned there is what people start from."""

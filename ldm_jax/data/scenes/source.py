@@ -161,6 +161,10 @@ class ScenesSource:
                     out["box_labels"][i, j] = one.class_label
         return out
 
+    def texts(self, indices) -> list[list[str]]:
+        """The captions of the images at `indices`: see `Source`."""
+        return [[captions.caption(self.scene(index))] for index in indices]
+
     def truth(self, i: int) -> SceneTruth:
         """The ground truth of image `i`."""
         scene = self.scene(i)
