@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data.images import to_array, to_image
+from ldm_jax.data.decode import to_array, to_image
 from ldm_jax.data.resize import Method, resize, to_uint8
 from ldm_jax.errors import UserError
 

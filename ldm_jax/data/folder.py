@@ -10,16 +10,14 @@ from PIL import Image
 
 from ldm_jax.data.box_files import read_boxes
 from ldm_jax.data.boxes import clipped_boxes, to_batch
+from ldm_jax.data.decode import natural_channels, to_image, upright_size
 from ldm_jax.data.folder_index import index_folder
 from ldm_jax.data.images import (
     ImageConfig,
     Preprocessed,
     Preprocessor,
     in_threads,
-    natural_channels,
     resize_map,
-    to_image,
-    upright_size,
 )
 from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
 from ldm_jax.data.source import HeldOutFraction, Rngs, Split, choose_caption, split_order

@@ -1,4 +1,4 @@
-"""From an image file to a square uint8 array: colour modes, orientation, crops, semantic maps."""
+"""From an image of any size to a square uint8 array: crops, borders, semantic maps alike."""
 
 import math
 import os
@@ -9,10 +9,11 @@ from functools import cache
 from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
-from ldm_jax.bounds import PositiveFraction, PositiveInt
+from ldm_jax.bounds import Finite, PositiveFraction, PositiveInt
+from ldm_jax.data.decode import WHOLE_RANGE, Range, decode, to_array
 from ldm_jax.errors import UserError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -28,62 +29,6 @@ class Preprocessed(NamedTuple):
     image: np.ndarray  # uint8 [H, W, C]
     crop: Box = WHOLE  # the part of the original; below 0 and above 1 where it is padded
     semantic: np.ndarray | None = None  # [H, W], class index of each pixel
-
-
-def natural_channels(image: Image.Image) -> int:
-    """1 for an image stored in grey, 3 for every other (palettes count as colour)."""
-    return 1 if image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I") else 3
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once the EXIF orientation is applied, without decoding the image."""
-    # Asked for the EXIF data of a PNG that has none in its header, Pillow decodes all of it.
-    known = image.format != "PNG" or "exif" in image.info
-    turned = known and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return image.size[::-1] if turned else image.size
-
-
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """An upright 8-bit image in grey (channels 1, mode 'L') or colour (channels 3, mode 'RGB').
-
-    Transparency is laid over white, EXIF orientation applied, 16-bit grey scaled to 8 bits.
-    ValueError for floating-point images, which carry no scale.
-    """
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise Pillow only copies
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point images have no defined range; save it with 8 bits")
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255, not scale them
-        grey = np.clip(np.asarray(image).astype(np.float32) / 257, 0, 255)
-        image = Image.fromarray(np.rint(grey).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def decode(file: IO[bytes], channels: int, short_side: int) -> Image.Image:
-    """Decodes an image file to grey or colour, as `to_mode` does.
-
-    short_side: the short side in pixels that is needed. A JPEG at least four times as large is
-    decoded at 1/2, 1/4 or 1/8 of its size (never below twice `short_side`), which is several times
-    faster. Raises whatever Pillow raises for a damaged file.
-    """
-    image = Image.open(file)
-    image.draft(None, (2 * short_side, 2 * short_side))
-    image.load()
-    return to_mode(image, channels)
-
-
-def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 1] of a grey image, [H, W, 3] of a colour one."""
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array
-
-
-def to_image(array: np.ndarray) -> Image.Image:
-    """The inverse of `to_array`."""
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -183,6 +128,9 @@ class ImageConfig:
     """Largest side of a random crop, likewise; at least min_crop."""
     flip: bool = False
     """Mirror images at random: more variety, where left and right do not matter."""
+    value_range: tuple[Finite, Finite] = WHOLE_RANGE
+    """The values of black and white in grey images of more than 8 bits, such as 0 4095 for scans of
+    12 bits, and in floating-point images."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +139,7 @@ class Preprocessor:
 
     min_crop, max_crop: the side of a random crop is uniform between them, as fractions of the
     image's short side. channels: 1 or 3; 0 means "as in the data" and must be replaced before the
-    first image. UserError for invalid values.
+    first image. value_range: see `decode.to_mode`. UserError for invalid values.
     """
 
     size: int
@@ -200,11 +148,20 @@ class Preprocessor:
     crop: Crop = "centre"
     min_crop: float = 0.8
     max_crop: float = 1.0
+    value_range: Range = WHOLE_RANGE
 
     @classmethod
     def of(cls, config: ImageConfig, channels: int = 0) -> "Preprocessor":
         """The preprocessor that a data configuration describes."""
-        return cls(config.size, channels, config.fit, config.crop, config.min_crop, config.max_crop)
+        return cls(
+            config.size,
+            channels,
+            config.fit,
+            config.crop,
+            config.min_crop,
+            config.max_crop,
+            config.value_range,
+        )
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -221,6 +178,11 @@ class Preprocessor:
             raise UserError(f"min_crop must be above 0 and at most 1, got {self.min_crop}")
         if not self.min_crop <= self.max_crop <= 1:
             raise UserError(f"max_crop must be from min_crop to 1, got {self.max_crop}")
+        if not self.value_range[0] < self.value_range[1]:
+            raise UserError(
+                "value_range is the value of black and then that of white, a larger one; got "
+                + " ".join(f"{value:g}" for value in self.value_range)
+            )
         if self.is_random and self.fit != "crop":
             raise UserError(f"crop 'random' needs fit 'crop', got fit {self.fit!r}")
 
@@ -271,7 +233,10 @@ class Preprocessor:
         semantic: np.ndarray | None = None,
     ) -> Preprocessed:
         """Decodes an image file and preprocesses it, as `__call__` does."""
-        return self(decode(file, self.channels, self.short_side), rng, semantic)
+        return self(self._decode(file), rng, semantic)
+
+    def _decode(self, file: IO[bytes]) -> Image.Image:
+        return decode(file, self.channels, self.short_side, self.value_range)
 
     def to_cache(self, file: IO[bytes]) -> np.ndarray:
         """The pixels to keep in memory of an image file, uint8 [H, W, C].
@@ -280,7 +245,7 @@ class Preprocessor:
         """
         if not self.is_random:
             return self.read(file).image
-        return to_array(shrink(decode(file, self.channels, self.short_side), self.short_side))
+        return to_array(shrink(self._decode(file), self.short_side))
 
     def cached_bytes(self, width: int, height: int, map_bytes: int = 0) -> int:
         """About how much memory an image of width x height pixels takes in a cache.

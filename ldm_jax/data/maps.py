@@ -9,6 +9,7 @@ from etils import epath
 from PIL import Image
 
 from ldm_jax.data.annotations import match_names, read_text, stem
+from ldm_jax.data.decode import upright
 from ldm_jax.data.images import in_threads
 from ldm_jax.data.listing import visible_files
 from ldm_jax.errors import UserError
@@ -17,12 +18,12 @@ NAMES = "names.txt"
 
 
 def decode_map(file: IO[bytes]) -> np.ndarray:
-    """Decodes a map to class indices [H, W]: uint8 for 8 bits or a palette, else int32.
+    """Decodes a map to class indices [H, W], upright: uint8 for 8 bits or a palette, else int32.
 
     UserError for a colour image, whose pixels are no indices; whatever Pillow raises for a damaged
     file.
     """
-    image = Image.open(file)
+    image = upright(Image.open(file))
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.int32)
     if image.mode not in ("1", "L", "P"):

@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads, upright_size
+from ldm_jax.data.decode import upright_size
+from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads
 from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
 from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind

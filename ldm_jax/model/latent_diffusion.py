@@ -166,7 +166,7 @@ class LatentDiffusion(Networks):
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
         )
-        return images if trajectory else self.composite(conditions, images, num_images)
+        return self.composite(conditions, images, num_images)
 
     def parse(self, condition: Any) -> Batch | None:
         """A condition as `sample` takes it -> arrays with a row for each; None if unconditional."""
@@ -197,12 +197,17 @@ class LatentDiffusion(Networks):
         """Samples with the known part of the images put back, where there is such.
 
         Args:
-          images: uint8 `[n, H, W, C]`, the images `first` to first + n - 1 of all.
+          images: uint8 `[n, H, W, C]`, the images `first` to first + n - 1 of all; or estimates of
+            them, `[n, S, H, W, C]`.
         """
         if conditions is None:
             return images
         rows = (first + np.arange(len(images))) // num_images
-        return self.condition.composite({k: a[rows] for k, a in conditions.items()}, images)
+        conditions = {k: a[rows] for k, a in conditions.items()}
+        if images.ndim == 4:
+            return self.condition.composite(conditions, images)
+        steps = [self.condition.composite(conditions, x) for x in images.swapaxes(0, 1)]
+        return np.stack(steps, axis=1)
 
     def batches(
         self,

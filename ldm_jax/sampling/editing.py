@@ -65,7 +65,7 @@ def known_cells(fill: np.ndarray, f: int) -> np.ndarray:
 
 
 def composite(fill: np.ndarray, drawn: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Drawn images `[n, H, W, C]` where `fill`, bool `[H, W]`, and the known one elsewhere."""
+    """Drawn images `[..., H, W, C]` where `fill`, bool `[H, W]`, and the known one elsewhere."""
     return np.where(fill[..., None], drawn, image)
 
 

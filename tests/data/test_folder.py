@@ -496,14 +496,15 @@ def test_a_map_of_another_size_is_refused(truth):
         unmixed(truth)
 
 
-def test_the_map_of_a_turned_image_is_upright_as_the_image_is_shown(tmp_path):
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_the_map_of_a_turned_image_is_upright_as_the_image_is_shown(ending, tmp_path):
     semantic = np.zeros((12, 8), np.uint8)
     semantic[:6] = 1
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
     (tmp_path / "images").mkdir()
     stored = Image.fromarray(np.rot90(semantic * 200))
-    stored.save(tmp_path / "images" / "a.png", exif=exif)
+    stored.save(tmp_path / "images" / f"a.{ending}", exif=exif)
     paint(tmp_path / "maps" / "a.png", 0, stored.size)
     with pytest.raises(UserError, match="has 12x8 pixels, but its image has 8x12"):
         train(tmp_path / "images", maps=tmp_path / "maps")

@@ -38,6 +38,14 @@ def test_grey_palette_deep_and_two_level_maps_are_read_as_indices():
     np.testing.assert_array_equal(decode_map(encoded(Image.fromarray(INDICES > 5))), INDICES > 5)
 
 
+def test_a_map_is_turned_as_its_image_is():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored with its left side on top
+    file = io.BytesIO()
+    Image.fromarray(np.rot90(INDICES).copy()).save(file, "PNG", exif=exif)
+    np.testing.assert_array_equal(decode_map(file), INDICES)
+
+
 def test_colours_are_no_indices(tmp_path):
     with pytest.raises(UserError, match="grey or have a palette.*RGB"):
         decode_map(encoded(Image.new("RGB", (2, 2))))

@@ -51,7 +51,8 @@ class EditOptions:
     """How much of --image is changed, above 0 up to 1: the last round(strength S) of the S steps
     are made. Left out: 0.6, or 1 with --mask or --outpaint."""
     mask: File = ""
-    """An image as large as --image, white where it is to be filled; other pixels are unchanged."""
+    """An image as large as --image, white where it is to be filled; other pixels are unchanged, and
+    so are those where the mask is transparent. alpha: fills where --image is transparent."""
     outpaint: tuple[int, ...] = ()
     """Pixels to add to --image: on each side; above and below, left and right; or top, right,
     bottom, left."""
@@ -141,8 +142,8 @@ JOBS: dict[JobName, tuple[str, set[OutputKind], set[str]]] = {
     ),
     "edit": (
         "image",
-        {"grid", "archive", "folder"},
-        _CONDITIONS | _SIZE | _GUIDES | {"image", "strength", "mask", "outpaint"},
+        {"grid", "animation", "archive", "folder"},
+        _CONDITIONS | _SIZE | _GUIDES | {"image", "strength", "mask", "outpaint", "trajectory"},
     ),
     "interpolate": (
         "interpolate",
@@ -167,7 +168,6 @@ _CONFLICTS = [
     ("strength", "outpaint"),
     ("classifier_scale", "outpaint"),
     ("guide_image", "outpaint"),
-    ("trajectory", "image"),
 ]
 
 

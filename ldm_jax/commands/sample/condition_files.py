@@ -6,13 +6,11 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax.commands.sample.command import ConditionOptions, EditOptions, given, option
-from ldm_jax.commands.sample.images import check_mask, fitted, largest_crop, open_image, white
+from ldm_jax.commands.sample.images import open_image, open_map, open_mask, sized
 from ldm_jax.commands.sample.prompts import Prompts
-from ldm_jax.data.images import to_array
-from ldm_jax.data.maps import decode_map
 from ldm_jax.errors import UserError
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.paths import read_text, user_path
+from ldm_jax.paths import read_text
 from ldm_jax.sampling.settings import SamplingSettings
 
 # The files that each kind of model takes; for all others --image and --mask are an edit.
@@ -58,41 +56,18 @@ def open_condition(
     f, unet_factor = model.first.f, model.config.diffusion.unet.factor
     size = settings.height or settings.width, settings.width or settings.height
     if kind == "super-resolution":
-        opened = open_image("--low-res", options.low_res, model.info.channels)
+        opened = open_image("--low-res", options.low_res, model)
         small = tuple(side and max(1, side // f) for side in size)
-        value = _sized("--low-res", opened, small, unet_factor)
+        value = sized("--low-res", opened, small, unet_factor)
     elif kind == "semantic":
-        value = _map("--semantic-map", options.semantic_map, size, f * unet_factor)
+        value = open_map("--semantic-map", options.semantic_map, size, f * unet_factor)
     else:
         if edit.outpaint or edit.strength is not None:
             raise UserError("a model for in-painting takes no --outpaint and no --strength")
-        opened = open_image("--image", edit.image, model.info.channels)
-        mask = open_image("--mask", edit.mask, 1)
-        check_mask("--mask", edit.mask, mask, opened.size)
-        hole = white("--mask", edit.mask, _sized("--mask", mask, size, f * unet_factor))
-        value = {"image": _sized("--image", opened, size, f * unet_factor), "mask": hole}
+        opened = open_image("--image", edit.image, model)
+
+        def cut(image: Image.Image) -> np.ndarray:
+            return sized("--image", image, size, f * unet_factor)
+
+        value = {"image": cut(opened), "mask": open_mask(edit, opened, cut)}
     return Prompts(model.parse(value), [""], [])
-
-
-Size = tuple[int | None, int | None]
-
-
-def _sized(name: str, image: Image.Image, size: Size, multiple: int) -> np.ndarray:
-    """As large as `size` says, or else its middle, with sides that are multiples: `[H, W, C]`."""
-    if None in size:
-        return to_array(image.crop(largest_crop(name, image.size, multiple)))
-    return fitted(image, *size)
-
-
-def _map(name: str, file: str, size: Size, multiple: int) -> np.ndarray:
-    """A map of class numbers `[H, W]`, sized likewise."""
-    try:
-        with user_path(file).open("rb") as content:
-            semantic = decode_map(content)
-    except Exception as error:  # Pillow raises whatever a damaged file leads to
-        raise UserError(f"{name} {file} cannot be read as a map: {error}") from error
-    image = Image.fromarray(semantic.astype(np.int32))
-    if None in size:
-        return np.asarray(image.crop(largest_crop(name, image.size, multiple)))
-    h, w = size
-    return np.asarray(image.resize((w, h), Image.Resampling.NEAREST))

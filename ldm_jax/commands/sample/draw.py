@@ -18,12 +18,12 @@ def plan_draw(command: SampleCommand, request: Request) -> Plan:
 
     def result(images: np.ndarray) -> Result:
         text = f"{len(images)} images"
+        images = request.composite(images)
         if animated:
             grids = [plots.grid(step, columns) for step in images.swapaxes(0, 1)]
             return Result(images[:, -1], np.stack(grids), f"{text}, step by step,")
         if estimates:
-            return _with_estimates(images, labels, estimates)
-        images = request.composite(images)
+            return with_estimates(images, labels, estimates)
         conditions = request.conditions
         shown = None if conditions is None else request.model.condition.as_image(conditions)
         if shown is None:
@@ -40,7 +40,7 @@ def plan_draw(command: SampleCommand, request: Request) -> Plan:
     return Plan(request.inputs, result, trajectory, streams=not trajectory)
 
 
-def _with_estimates(images: np.ndarray, labels: list[str], most: int) -> Result:
+def with_estimates(images: np.ndarray, labels: list[str], most: int) -> Result:
     """A row for each image `[n, S, H, W, C]`: estimates of z_0, evenly chosen, to the last."""
     chosen = np.linspace(0, images.shape[1] - 1, min(most, images.shape[1]))
     shown = images[:, np.rint(chosen).astype(int)]

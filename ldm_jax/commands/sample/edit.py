@@ -8,7 +8,9 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.commands.sample.command import EditOptions, SampleCommand
+from ldm_jax.commands.sample.draw import with_estimates
 from ldm_jax.commands.sample.images import fitted, open_image, open_mask
+from ldm_jax.commands.sample.outputs import output_kind
 from ldm_jax.commands.sample.plan import Plan, Request, Result
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.editing import (
@@ -36,10 +38,10 @@ def plan_edit(command: SampleCommand, request: Request) -> Plan:
     """Samples from the noisy latent of an image, or around its known part."""
     options, model, settings = command.edit, request.model, request.settings
     geometry, n, f = model.geometry(settings), len(request.all_labels), model.first.f
-    opened = open_image("--image", options.image, model.info.channels)
+    opened = open_image("--image", options.image, model)
     image, fill = fitted(opened, geometry.height, geometry.width), None
     if options.mask:
-        fill = open_mask("--mask", options.mask, opened.size, geometry.height, geometry.width)
+        fill = open_mask(options, opened, lambda m: fitted(m, geometry.height, geometry.width))
     if options.outpaint:
         image, fill = _canvas(image, options.outpaint, f * model.config.diffusion.unet.factor)
     grid = timestep_grid(settings.spacing, settings.steps, model.schedule)
@@ -58,18 +60,26 @@ def plan_edit(command: SampleCommand, request: Request) -> Plan:
         plain = request.inputs()
         return replace(plain, n=n, first_step=first, init_latents=init_latents, known=known)
 
-    def result(images: np.ndarray) -> Result:
-        shown = image
-        if fill is not None:
-            images = composite(fill, images, image)
-            shown = np.where(fill[..., None], np.uint8(UNKNOWN_GREY), image)
+    animated = output_kind(command.out) == "animation"
+
+    def figure(images: np.ndarray) -> np.ndarray:
+        shown = image if fill is None else np.where(fill[..., None], np.uint8(UNKNOWN_GREY), image)
         rows = images.reshape(-1, request.images_per_prompt, *image.shape)
         rows = [one for row in rows for one in (shown, *row)]
         # Without labels: every pixel is shown as it is.
-        figure = plots.grid(np.stack(rows), request.images_per_prompt + 1)
-        return Result(images, figure, f"{n} images from {options.image}")
+        return plots.grid(np.stack(rows), request.images_per_prompt + 1)
 
-    return Plan(inputs, result)
+    def result(images: np.ndarray) -> Result:
+        images = images if fill is None else composite(fill, images, image)
+        text = f"{n} images from {options.image}"
+        if animated:
+            frames = np.stack([figure(step) for step in images.swapaxes(0, 1)])
+            return Result(images[:, -1], frames, f"{text}, step by step,")
+        if command.trajectory:
+            return with_estimates(images, request.all_labels, command.trajectory)
+        return Result(images, figure(images), text)
+
+    return Plan(inputs, result, trajectory=animated or bool(command.trajectory))
 
 
 def _canvas(

@@ -64,7 +64,7 @@ def _image_guide(options: GuideOptions, request: Request) -> Guide:
     if n < 1 or h % n or w % n:
         sides = f"{w} pixels of a side" if h == w else f"sides of {h} and {w} pixels"
         raise UserError(f"--guide-factor is {n}; it must divide the {sides}")
-    image = open_image("--guide-image", options.guide_image, model.info.channels)
+    image = open_image("--guide-image", options.guide_image, model)
     y = np.asarray(to_model_range(fitted(image, h // n, w // n)))
     y = np.broadcast_to(y, (len(request.all_labels), *y.shape))
     log_p = image_log_p(model.decode_float, transform=partial(downsample, n=n))

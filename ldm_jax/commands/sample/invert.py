@@ -21,7 +21,7 @@ def plan_inversion(command: SampleCommand, request: Request) -> Plan:
     if len(request.labels) != 1:
         raise UserError(f"--invert takes one prompt or class; there are {len(request.labels)}")
     geometry = model.geometry(settings)
-    image = open_image("--invert", file, model.info.channels)
+    image = open_image("--invert", file, model)
     image = fitted(image, geometry.height, geometry.width)[None]
     z_0 = []
 

@@ -28,7 +28,7 @@ def reconstruct(model: LatentDiffusion, images: str, out: epath.Path, n: int) ->
     """
     if model.first.bottleneck == "none":
         raise UserError(f"{model.name} has no autoencoder: its diffusion model works on pixels")
-    opened = [open_image("--reconstruct", f, model.info.channels) for f in _files(images, n)]
+    opened = [open_image("--reconstruct", f, model) for f in _files(images, n)]
     x = np.stack([fit(one, model.config.data.size) for one in opened])
     x_hat = model.reconstruct(x)
     if jax.process_index() == 0:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ldm_jax import plots
-from ldm_jax.data.images import fit, to_image
+from ldm_jax.data.decode import to_image
+from ldm_jax.data.images import fit
 from ldm_jax.evaluation.distortion import psnr
 
 pytestmark = pytest.mark.slow
@@ -127,6 +128,27 @@ def test_in_painting_keeps_every_known_pixel(layout, sampler, trained, edited, f
     assert len({sample[fill].tobytes() for sample in samples}) == 3
     again, *_ = edited(trained(layout)[1], *words, "--batch-size", 2)
     np.testing.assert_array_equal(again, grid)
+
+
+def test_known_pixels_are_unchanged_on_the_way_too(trained, sample, files, tmp_path):
+    """In every estimate: in the grid of --trajectory, and in the frames of a .gif."""
+    image = view(files / "image.png", 8)
+    known = view(files / "mask.png", 8)[..., 0] < 128
+    words = ["--image", files / "image.png", "--mask", files / "mask.png", "--steps", 4]
+    words = [trained("flat")[1], *words, "--num-images", 2]
+    assert sample(*words, "--trajectory", 3, "--out", tmp_path / "a.png").code == 0
+    estimates = labelled(np.asarray(Image.open(tmp_path / "a.png")), [""] * 6, 3)
+    assert len({x.tobytes() for x in estimates}) == 6
+    for x in estimates:
+        np.testing.assert_array_equal(x[known], image[known])
+    ended = sample(*words, "--out", tmp_path / "a.gif")
+    assert (
+        ended.out == f"2 images from {files / 'image.png'}, step by step, in {tmp_path / 'a.gif'}\n"
+    )
+    with Image.open(tmp_path / "a.gif") as file:
+        frame = np.asarray(file.convert("RGB"))
+    for x in tiles(frame, 1, 3)[0, :, ::12, ::12].astype(int):  # in 256 colours
+        assert np.abs(x - image)[known].mean() < 4
 
 
 def test_in_painting_may_start_from_what_is_under_the_mask(smoke, edited, files):

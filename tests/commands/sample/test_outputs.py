@@ -231,11 +231,8 @@ def test_edited_images_may_be_written_one_by_one(trained, photographs, sample, t
     [
         (["--trajectory", 3, "--out", "a.gif"], "--trajectory is a number of columns of a grid"),
         (["--trajectory", -1], "--trajectory is -1; it must be at least 0"),
-        (
-            ["--image", "x.png", "--out", "a.gif"],
-            "with --image it is FILE.png or FILE.npz or FOLDER",
-        ),
-        (["--image", "x.png", "--trajectory", 3], "--trajectory and --image do not go together"),
+        (["--interpolate", 3, "--out", "a.gif"], "it is FILE.png or FILE.npz or FOLDER"),
+        (["--interpolate", 3, "--trajectory", 3], "--interpolate takes no --trajectory"),
         (["--invert", "x.png", "--out", "a.npz"], "with --invert it is FILE.png"),
         (["--reconstruct", "x.png", "--out", "folder"], "with --reconstruct it is FILE.png"),
     ],

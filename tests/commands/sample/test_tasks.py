@@ -89,6 +89,24 @@ def test_a_task_draws_from_its_file(kind, trained_task, files, sample, tmp_path)
         assert np.asarray(Image.open(tmp_path / "s" / "000000.png")).shape == (16, 24, 3)
 
 
+def test_known_pixels_are_unchanged_on_the_way_too(trained_task, files, sample, loaded, tmp_path):
+    """In every estimate: of the library, in the grid of --trajectory, in the frames of a .gif."""
+    run = trained_task("inpainting")[1]
+    image, mask = (np.asarray(Image.open(files / f))[:32] for f in ("image.png", "mask.png"))
+    estimates = loaded(run).sample({"image": image, "mask": mask > 0}, steps=3, trajectory=True)
+    assert estimates.shape == (1, 3, 32, 48, 3)
+    for x in estimates[0]:
+        np.testing.assert_array_equal(x[mask == 0], image[mask == 0])
+    words = [run, *words_for("inpainting", files), "--num-images", 1, "--steps", 3]
+    assert sample(*words, "--trajectory", 2, "--out", tmp_path / "a.png").code == 0
+    first = np.asarray(Image.open(tmp_path / "a.png"))[: 5 * 32 : 5, : 5 * 48 : 5]
+    np.testing.assert_array_equal(first[mask == 0], image[mask == 0])
+    assert sample(*words, "--out", tmp_path / "a.gif").code == 0
+    with Image.open(tmp_path / "a.gif") as file:
+        frame = np.asarray(file.convert("RGB"))[: 3 * 32 : 3, : 3 * 48 : 3].astype(int)
+    assert np.abs(frame - image)[mask == 0].mean() < 4  # 256 colours
+
+
 def test_a_mask_is_cut_as_its_image_is(trained_task, sample, tmp_path):
     """Each white pixel is painted, and no other; also where a border is cut off on all sides."""
     pixels = np.random.default_rng(0).integers(0, 255, (39, 51, 3), dtype=np.uint8)
