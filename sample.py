@@ -2,7 +2,12 @@
 
 import sys
 
-from ldm_jax.commands.sample.run import main
+from ldm_jax.commands.exit_code import ExitCode, use_utf8
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    use_utf8()
+    with ExitCode("sample") as status:
+        from ldm_jax.commands.sample.run import main
+
+        main(sys.argv[1:])
+    sys.exit(status.code)

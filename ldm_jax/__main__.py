@@ -1,7 +1,11 @@
 """`python -m ldm_jax COMMAND [...]`, which an installed package also calls `ldm COMMAND [...]`."""
 
+import difflib
 import importlib
 import sys
+
+from ldm_jax.commands.exit_code import ExitCode, use_utf8
+from ldm_jax.errors import UserError
 
 # command: (module, function, what it does)
 COMMANDS = {
@@ -16,17 +20,30 @@ COMMANDS = {
 
 def main() -> int:
     """Runs the command that the first word names; returns the exit code."""
+    use_utf8()
     name, *words = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        lines = [f"  {command:9} {text}" for command, (*_, text) in COMMANDS.items()]
-        print("usage: python -m ldm_jax COMMAND [...]\n", *lines, sep="\n")
-        print("\nFor the options of one: python -m ldm_jax COMMAND --help")
-        return 0
-    if name not in COMMANDS:
-        print(f"error: unknown command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    module, function, _ = COMMANDS[name]
-    return getattr(importlib.import_module(f"ldm_jax.commands.{module}"), function)(words)
+    with ExitCode(name) as status:
+        if name in ("-h", "--help"):
+            print(_help())
+            return 0
+        if name not in COMMANDS:
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = f"; perhaps you meant {close[0]}" if close else ""
+            raise UserError(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}{meant}")
+        module, function, _ = COMMANDS[name]
+        getattr(importlib.import_module(f"ldm_jax.commands.{module}"), function)(words)
+    return status.code
+
+
+def _help() -> str:
+    lines = [f"  {command:9} {text}" for command, (*_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m ldm_jax COMMAND [...]\n",
+            *lines,
+            "\nFor the options of one: python -m ldm_jax COMMAND --help",
+        ]
+    )
 
 
 if __name__ == "__main__":

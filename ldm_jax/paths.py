@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 
 from etils import epath
@@ -15,8 +17,46 @@ PART = ".part"  # ending of the name of a file that is being written
 
 
 def user_path(path: epath.PathLike) -> epath.Path:
-    """A path as the user wrote it, with ~ for the home folder."""
-    return epath.Path(path).expanduser()
+    """A path as the user wrote it, with ~ for the home folder.
+
+    Raises:
+      UserError: there is no home folder, or no way to reach a path like `gs://...`.
+    """
+    scheme, mark, _ = str(path).partition("://")
+    try:
+        expanded = epath.Path(path).expanduser()
+        if mark and importlib.util.find_spec("tensorflow") is None:  # which could open gs:// too
+            import fsspec  # etils[epath] brings it; paths of this machine need it not
+
+            fsspec.get_filesystem_class(scheme)
+    except KeyError as error:
+        raise UserError(
+            f"{path}: paths that begin with {scheme}:// are not known; it is a folder or file of "
+            "this machine, or gs://BUCKET/..."
+        ) from error
+    except ImportError as error:
+        raise UserError(
+            f'{path}: {error}; for buckets of Google Cloud: pip install "ldm_jax[gcs]"'
+        ) from error
+    if expanded.parts[:1] == ("~",):
+        raise UserError(f"{path}: there is no home folder; set HOME, or write the path in full")
+    return expanded
+
+
+def cache_folder(name: str) -> epath.Path:
+    """The folder of files that could be made again: $LDM_JAX_CACHE/name, or ~/.cache/ldm_jax/name.
+
+    Raises:
+      UserError: neither is there.
+    """
+    if root := os.environ.get("LDM_JAX_CACHE"):
+        return user_path(root) / name
+    try:
+        return user_path("~") / ".cache" / "ldm_jax" / name
+    except UserError as error:
+        raise UserError(
+            "there is no home folder for the cache: set LDM_JAX_CACHE to a folder"
+        ) from error
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -72,6 +112,20 @@ def sync_to_disk(path: epath.PathLike) -> None:
         os.close(number)
 
 
+def check_output(file: epath.PathLike) -> None:
+    """Raises UserError when a file, or a folder of files, cannot be written; before the work."""
+    path = user_path(file)
+    check_writable(path.parent)
+    if is_remote(path):
+        return
+    if path.suffix and path.is_dir():
+        raise UserError(f"{path} is a folder; it is to be a file")
+    if not path.suffix:
+        check_writable(path)
+    elif path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written to: permission denied")
+
+
 def check_writable(folder: epath.PathLike) -> None:
     """Raises UserError when files cannot be written into a folder, which need not exist yet."""
     if is_remote(folder):  # a bucket says so only when it is written to
@@ -80,13 +134,18 @@ def check_writable(folder: epath.PathLike) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"{folder} cannot be written to: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be written to: permission denied in {existing}")
+    try:  # permissions do not tell of disks that are full, or mounted to be read alone
+        with tempfile.TemporaryFile(dir=existing) as trial:
+            trial.write(b"trial")
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to: {(error.strerror or str(error)).lower()} in {existing}"
+        ) from error
 
 
 def read_text(option: str, path: epath.PathLike) -> str:
-    """The text of a file that an option names. UserError where it cannot be read."""
+    """The text of a file in UTF-8 that an option names. UserError where it cannot be read."""
     try:
-        return user_path(path).read_text()
+        return user_path(path).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option} {path} cannot be read: {error}") from error

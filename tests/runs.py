@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.commands.exit_code import ExitCode
 from ldm_jax.commands.sample.run import main as sample_main
 from ldm_jax.commands.train.run import main as train_main
 from ldm_jax.model.load import load_run
@@ -75,10 +76,11 @@ def called(main, words) -> Ended:
     root.handlers = []  # pytest's own would be closed
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([str(word) for word in words])
+            with ExitCode() as status:
+                main([str(word) for word in words])
     finally:
         root.handlers, root.level = handlers, level
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Ended(status.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -139,14 +141,19 @@ def sample(loaded):
 
 @pytest.fixture(scope="session")
 def process():
-    """Starts `python SCRIPT words...` as a real process that sees one device."""
+    """Starts `python SCRIPT words...` as a real process that sees one device.
+
+    environment: what else is set in it; None: not set. options: of `subprocess.Popen`.
+    """
     started = []
 
-    def start(script, *words):
-        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    def start(script, *words, environment=None, **options):
+        one_device = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        variables = os.environ | one_device | (environment or {})
+        variables = {name: value for name, value in variables.items() if value is not None}
         command = [sys.executable, str(REPOSITORY / script), *map(str, words)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=environment, **pipes))
+        started.append(subprocess.Popen(command, env=variables, **pipes, **options))
         return started[-1]
 
     yield start

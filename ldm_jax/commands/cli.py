@@ -1,63 +1,30 @@
-"""What all command lines share: from words to a configuration, from failures to an exit code."""
+"""What all command lines share: from words to a configuration, and how JAX starts."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import itertools
-import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import tyro
 
+from ldm_jax.commands.hosts import Hosts, join
+from ldm_jax.commands.suggest import plain, suggestion
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Experiment
-from ldm_jax.training.interruption import Interrupted
+from ldm_jax.paths import cache_folder
 
 DEFAULT_EXPERIMENT = "scenes"
+_STRAY = "Unrecognized options: "
 T = TypeVar("T")
-
-
-class ExitCode:
-    """`with ExitCode() as status:` runs a command; `status.code` is the exit code.
-
-    0; 2 after bad input, with one line on stderr; 130 or 143 after a signal, with the state saved.
-    An unforeseen exception shows its traceback.
-    """
-
-    code = 0
-
-    def __enter__(self) -> ExitCode:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-        logging.getLogger("ldm_jax").setLevel(logging.INFO)
-        # Orbax logs a traceback for each failure, and also raises it: once is enough.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        _keep_compiled_programs()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> bool:
-        if isinstance(error, (UserError, OSError)):  # also a full disk
-            print(f"error: {error}", file=sys.stderr)
-            self.code = 2
-        elif isinstance(error, Interrupted):
-            print(error, file=sys.stderr)
-            self.code = error.exit_code
-        elif isinstance(error, KeyboardInterrupt):
-            print("interrupted; everything saved so far is kept", file=sys.stderr)
-            self.code = 130
-        elif isinstance(error, SystemExit):  # --help
-            self.code = int(error.code or 0)
-        else:
-            return False
-        return True
 
 
 def parse(kind: type[T], words: Sequence[str], program: str, default: T | None = None) -> T:
@@ -71,27 +38,30 @@ def parse(kind: type[T], words: Sequence[str], program: str, default: T | None =
       SystemExit: --help, which is printed.
     """
     complaint = io.StringIO()
-    options = {} if default is None else {"default": default}
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(words), prog=program, config=config, **options)
+            return _tyro(kind, words, program, default)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise UserError(f"{_one_line(complaint.getvalue())}; see: {program} --help") from None
+    options, said = _options(kind, program, default), _one_line(complaint.getvalue())
+    wrong = _unknown_option(words, options) or _stray_word(kind, said) or said
+    raise UserError(f"{wrong}; see: {program} --help")
 
 
 def named_experiment(words: Sequence[str]) -> tuple[str, Experiment, list[str]]:
-    """(name, experiment, remaining words): the one that is named first, or the default one."""
+    """(name, experiment, remaining words): the one that is named first, or the default one.
+
+    A name behind the options is understood where it cannot be the value of one.
+    """
     name, remaining = DEFAULT_EXPERIMENT, list(words)
     if remaining and not remaining[0].startswith("-"):
         name = remaining.pop(0)
+    elif behind := [i for i in _strays(remaining) if remaining[i] in EXPERIMENTS]:
+        name = remaining.pop(behind[0])
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
         raise UserError(
-            f"unknown experiment {name!r}; python train.py --help lists them"
-            + (f"; perhaps you meant {close[0]}" if close else "")
+            f"unknown experiment {name!r}; python train.py --help lists them{_close(name)}"
         )
     return name, EXPERIMENTS[name](), remaining
 
@@ -108,7 +78,33 @@ def say(line: str) -> None:
         print(line)
 
 
-def one_device_per_core() -> None:
+def start_jax(hosts: Hosts | None = None) -> None:
+    """Joins the other processes of a run, and finds the devices.
+
+    Raises:
+      UserError: the hosts do not find each other, or JAX cannot use what it is to run on.
+    """
+    _keep_compiled_programs()
+    _one_device_per_core()
+    if hosts is not None:
+        join(hosts)
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError without text, where a plug-in is missing
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = f" ({str(error).splitlines()[0][:200]})" if str(error) else ""
+        remedy = (
+            f"JAX_PLATFORMS={wanted} asks for it: leave it out, or JAX_PLATFORMS=cpu"
+            if wanted
+            else "JAX_PLATFORMS=cpu does without"
+        )
+        raise UserError(
+            f"JAX cannot start on the device that it is to use{reason}; {remedy}; "
+            'pip install "jax[cuda13]" is for NVIDIA GPUs, "jax[tpu]" for TPUs'
+        ) from error
+
+
+def _one_device_per_core() -> None:
     """Lets each core of a machine without accelerator be a device that takes its share of a batch.
 
     XLA:CPU spreads only the large operations of one program over the cores; several programs, each
@@ -129,24 +125,76 @@ def _first_line(function: Callable) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
+def _tyro(kind: type[T], words: Sequence[str], program: str, default: T | None) -> T:
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    return tyro.cli(kind, args=list(words), prog=program, config=config, **options)
+
+
+def _options(kind: type, program: str, default: Any) -> list[str]:
+    """All options of a command: those that its --help lists, each at the start of a line."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        _tyro(kind, ["--help"], program, default)
+    found = re.findall(r"^[│ |]*(--[a-z][a-z0-9.-]*[a-z0-9])", shown.getvalue(), re.MULTILINE)
+    return list(dict.fromkeys(found))
+
+
+def _unknown_option(words: Sequence[str], options: Sequence[str]) -> str:
+    """What is wrong with the first word that is no option of these; '' where all are known."""
+    known = {"h", "help", *map(plain, options)}
+    for word in words:
+        if re.match(r"--?[A-Za-z]", word) and plain(word) not in known:
+            return f"there is no option {word.partition('=')[0]}{suggestion(word, options)}"
+    return ""
+
+
+def _stray_word(kind: type, said: str) -> str:
+    """What is wrong with a word that belongs to no option; '' where tyro complains of no such."""
+    word = said.removeprefix(_STRAY).split(", ")[0] if said.startswith(_STRAY) else ""
+    if not word:
+        return ""
+    named = any(f.name == "experiment" for f in dataclasses.fields(kind))
+    hint = f"{_close(word)}; an experiment is named first" if named and _close(word) else ""
+    return f"{word!r} belongs to no option{hint}"
+
+
+def _strays(words: Sequence[str]) -> list[int]:
+    """Places of the words that stand neither before all options nor right behind one."""
+    bare = [word.startswith("-") and "=" not in word for word in words]
+    helps = [word in ("-h", "--help") for word in words]
+    return [
+        i
+        for i in range(1, len(words))
+        if not words[i].startswith("-") and (not bare[i - 1] or helps[i - 1])
+    ]
+
+
+def _close(name: str) -> str:
+    """The experiment that was probably meant, as the end of a sentence."""
+    if "/" in name:
+        return f"; the directory of a run is --run-dir {name}"
+    close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+    return f"; perhaps you meant {close[0]}" if close else ""
+
+
 def _one_line(box: str) -> str:
-    """What is wrong and which name was probably meant, without title, frame and help text."""
+    """What is wrong, without title, frame and help text."""
     lines = [line.strip("│ ") for line in box.splitlines()]
     rules = [i for i, line in enumerate(lines) if re.match("[─╭╰-]{4}|╭", line)]
     parts = [lines[i + 1 : j] for i, j in itertools.pairwise([*rules, len(lines)])]
-    wrong = " ".join(parts[0]).rstrip(" .") if parts else " ".join(lines)
-    close = [part[1].split()[0] for part in parts if part[:1] == ["Perhaps you meant:"]]
-    return wrong + (f"; perhaps you meant {close[0]}" if close else "")
+    return (" ".join(parts[0]) if parts else " ".join(lines)).rstrip(" .")
 
 
 def _keep_compiled_programs() -> None:
     """The second start of the same experiment reads its programs instead of compiling them.
 
-    Nothing is created before there is a program to keep. JAX's own settings win.
+    Nothing is created before there is a program to keep. JAX's own settings win. Where there is no
+    place for them, every start compiles.
     """
     if not jax.config.jax_compilation_cache_dir:
-        root = os.environ.get("LDM_JAX_CACHE") or Path.home() / ".cache" / "ldm_jax"
-        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "xla"))
+        with contextlib.suppress(UserError):
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # JAX keeps what took a second; a start compiles many smaller programs too
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

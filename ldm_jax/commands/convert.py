@@ -22,7 +22,7 @@ from ldm_jax.model.published import (
     read_published,
 )
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.paths import check_writable, user_path
+from ldm_jax.paths import check_output, user_path
 from ldm_jax.pretrained.buffers import schedule_buffers
 from ldm_jax.pretrained.convert import write_compvis
 from ldm_jax.pretrained.files import read_state_dict, write_ckpt, write_safetensors
@@ -73,25 +73,25 @@ class ExportCommand:
     """A new file, .ckpt or .safetensors."""
 
 
-def convert_main(words: Sequence[str]) -> int:
-    """`python -m ldm_jax convert FILE --model NAME --out RUN`; returns the exit code."""
-    with cli.ExitCode() as status:
-        print(convert(cli.parse(ConvertCommand, words, "python -m ldm_jax convert")))
-    return status.code
+def convert_main(words: Sequence[str]) -> None:
+    """`python -m ldm_jax convert FILE --model NAME --out RUN`."""
+    command = cli.parse(ConvertCommand, words, "python -m ldm_jax convert")
+    cli.start_jax()
+    print(convert(command))
 
 
-def check_main(words: Sequence[str]) -> int:
-    """`python -m ldm_jax check KEYS.json --model NAME`; returns the exit code."""
-    with cli.ExitCode() as status:
-        print(check_names(cli.parse(CheckCommand, words, "python -m ldm_jax check")))
-    return status.code
+def check_main(words: Sequence[str]) -> None:
+    """`python -m ldm_jax check KEYS.json --model NAME`."""
+    command = cli.parse(CheckCommand, words, "python -m ldm_jax check")
+    cli.start_jax()
+    print(check_names(command))
 
 
-def export_main(words: Sequence[str]) -> int:
-    """`python -m ldm_jax export RUN --out FILE`; returns the exit code."""
-    with cli.ExitCode() as status:
-        print(export(cli.parse(ExportCommand, words, "python -m ldm_jax export")))
-    return status.code
+def export_main(words: Sequence[str]) -> None:
+    """`python -m ldm_jax export RUN --out FILE`."""
+    command = cli.parse(ExportCommand, words, "python -m ldm_jax export")
+    cli.start_jax()
+    print(export(command))
 
 
 def convert(command: ConvertCommand) -> str:
@@ -144,7 +144,7 @@ def export(command: ExportCommand) -> str:
         raise UserError(f"--out is {command.out!r}; it ends with .ckpt or .safetensors")
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out")
-    check_writable(out.parent)
+    check_output(out)
     trained = run.checkpoints("diffusion").latest_step() is not None
     stage = "diffusion" if trained else "autoencoder"
     config = getattr(experiment, stage)

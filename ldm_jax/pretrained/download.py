@@ -6,12 +6,13 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from etils import epath
 from tqdm import tqdm
 
 from ldm_jax.errors import UserError
+from ldm_jax.paths import cache_folder
 
 _TIMEOUT = 60  # seconds without data
 _CHUNK = 1 << 20  # bytes
@@ -22,9 +23,8 @@ def cached_file(url: str, sha256: str) -> epath.Path:
 
     The file is in a subfolder named by the start of its hash: different files may have one name.
     """
-    root = os.environ.get("LDM_JAX_CACHE") or Path.home() / ".cache" / "ldm_jax"
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
-    return epath.Path(root) / "weights" / sha256[:12].lower() / (name or "file")
+    return cache_folder("weights") / sha256[:12].lower() / (name or "file")
 
 
 def download(url: str, sha256: str) -> epath.Path:

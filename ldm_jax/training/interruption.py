@@ -9,14 +9,6 @@ import jax
 from ldm_jax.training.processes import largest
 
 
-class Interrupted(Exception):
-    """A signal stopped the run, its state is saved. `exit_code` is 128 + the signal: 143 or 130."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
-
-
 class StopSignals:
     """Inside `with StopSignals() as stop`, the first signal only sets `stop.received`.
 

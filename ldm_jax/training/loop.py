@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ldm_jax.errors import UserError
+from ldm_jax.errors import Interrupted, UserError
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.config import TrainingConfig
-from ldm_jax.training.interruption import Interrupted, StopSignals
+from ldm_jax.training.interruption import StopSignals
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.step import Metrics, TrainState
 

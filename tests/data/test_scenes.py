@@ -294,12 +294,13 @@ def test_processes_render_the_same_also_from_a_script_without_a_guard(tmp_path):
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("LDM_JAX_CACHE", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / "scenes"
+    source = source_of(32, count=2)
+    assert cache.cache_file(source).parent == tmp_path / "scenes"
     monkeypatch.delenv("LDM_JAX_CACHE")
-    assert cache.cache_folder().parts[-3:] == (".cache", "ldm_jax", "scenes")
+    assert cache.cache_file(source).parts[-4:-1] == (".cache", "ldm_jax", "scenes")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="LDM_JAX_CACHE"):
-        scenes.render_all(source_of(32, count=2), tmp_path / "file", progress=False)
+        scenes.render_all(source, tmp_path / "file", progress=False)
 
 
 def test_data_imports_no_jax():

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.errors import UserError
+from ldm_jax.errors import Interrupted, UserError
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.config import Progress
-from ldm_jax.training.interruption import Interrupted
 from ldm_jax.training.loop import Hook, NonFinite, fit
 from ldm_jax.training.metrics import MetricsLog, read
 from ldm_jax.training.sharding import put_batch

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.errors import Interrupted
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.config import Progress, TrainingConfig
-from ldm_jax.training.interruption import Interrupted
 from ldm_jax.training.loop import Hook, fit
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.optimiser import OptimiserConfig

@@ -21,7 +21,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments import TRAINED_ALONE
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.check import check
-from ldm_jax.paths import check_writable, user_path
+from ldm_jax.paths import check_output, user_path
 from ldm_jax.training.cost import Collectives, Cost, collectives, cost_of, estimated_cycles
 from ldm_jax.training.sharding import make_mesh
 from ldm_jax.training.step import count_parameters, lower_step
@@ -80,16 +80,14 @@ class Estimate:
     versions: dict[str, str]
 
 
-def main(words: Sequence[str]) -> int:
-    """`python -m ldm_jax estimate [EXPERIMENT] [...]`; returns the exit code."""
+def main(words: Sequence[str]) -> None:
+    """`python -m ldm_jax estimate [EXPERIMENT] [...]`."""
     jax.config.update("jax_platforms", "cpu")  # a TPU that is there is left alone
-    with cli.ExitCode() as status:
-        name, experiment, fields = cli.named_experiment(words)
-        stage = "autoencoder" if name in TRAINED_ALONE else "diffusion"
-        default = EstimateCommand(experiment, "v5e:4x4", stage)
-        program = f"python -m ldm_jax estimate {name}"
-        print(estimate(name, cli.parse(EstimateCommand, fields, program, default)))
-    return status.code
+    name, experiment, fields = cli.named_experiment(words)
+    stage = "autoencoder" if name in TRAINED_ALONE else "diffusion"
+    default = EstimateCommand(experiment, "v5e:4x4", stage)
+    program = f"python -m ldm_jax estimate {name}"
+    print(estimate(name, cli.parse(EstimateCommand, fields, program, default)))
 
 
 def estimate(name: str, command: EstimateCommand) -> str:
@@ -100,7 +98,7 @@ def estimate(name: str, command: EstimateCommand) -> str:
         fit into the memory of a chip.
     """
     if command.out:
-        check_writable(user_path(command.out).parent)
+        check_output(command.out)
     experiment, place = command.experiment, machine(command.topology)
     sizes = experiment.mesh
     mesh = make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=place.devices)

@@ -11,7 +11,6 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.commands import cli
-from ldm_jax.commands.hosts import join
 from ldm_jax.commands.sample.command import SampleCommand, check_options, given
 from ldm_jax.commands.sample.condition_files import FILES, open_condition
 from ldm_jax.commands.sample.draw import plan_draw
@@ -28,7 +27,7 @@ from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.paths import check_writable, user_path
+from ldm_jax.paths import check_output, user_path
 from ldm_jax.sampling.guides import Guide
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.sampling.solvers import SOLVERS
@@ -44,22 +43,19 @@ FILE_OPTIONS = ("image", "mask", "layout", "semantic_map", "low_res", "guide_ima
 PROGRAM = "python sample.py"
 
 
-def main(words: Sequence[str], load: Callable[[RunDir], LatentDiffusion] = load_run) -> int:
-    """`python sample.py MODEL [...]`; returns the exit code.
+def main(words: Sequence[str], load: Callable[[RunDir], LatentDiffusion] = load_run) -> None:
+    """`python sample.py MODEL [...]`; see `exit_code.ExitCode` for failures.
 
     load: what opens a run directory. A model that is open already keeps its compiled programs.
     """
-    with cli.ExitCode() as status:
-        command = cli.parse(SampleCommand, words, PROGRAM)
-        check_options(command)
-        check_writable(user_path(command.out).parent)
-        cli.one_device_per_core()
-        join(command.hosts)
-        model = load(RunDir(command.model))
-        # Once more: what is left out is as the model's own configuration says.
-        own = SampleCommand(command.model, sampling=model.settings)
-        cli.say(sample(cli.parse(SampleCommand, words, PROGRAM, own), model))
-    return status.code
+    command = cli.parse(SampleCommand, words, PROGRAM)
+    check_options(command)
+    check_output(command.out)
+    cli.start_jax(command.hosts)
+    model = load(RunDir(command.model))
+    # Once more: what is left out is as the model's own configuration says.
+    own = SampleCommand(command.model, sampling=model.settings)
+    cli.say(sample(cli.parse(SampleCommand, words, PROGRAM, own), model))
 
 
 def sample(command: SampleCommand, model: LatentDiffusion) -> str:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from ldm_jax import plots
 from ldm_jax.commands import cli
-from ldm_jax.commands.hosts import Hosts, join
+from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.train.autoencoder import (
     autoencoder_task,
     check_unchanged,
@@ -73,18 +73,15 @@ experiments (without one: {default}):
 For the fields of one: python train.py EXPERIMENT --help"""
 
 
-def main(words: Sequence[str]) -> int:
-    """`python train.py [EXPERIMENT] [--field value ...]`; returns the exit code."""
+def main(words: Sequence[str]) -> None:
+    """`python train.py [EXPERIMENT] [--field value ...]`; see `exit_code.ExitCode` for failures."""
     if list(words) in (["-h"], ["--help"]):
         experiments = cli.list_of_experiments()
         print(HELP.format(default=cli.DEFAULT_EXPERIMENT, experiments=experiments))
-        return 0
-    with cli.ExitCode() as status:
-        name, command = parse_command(words)
-        cli.one_device_per_core()
-        join(command.hosts)
-        cli.say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
-    return status.code
+        return
+    name, command = parse_command(words)
+    cli.start_jax(command.hosts)
+    cli.say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
 
 
 def parse_command(words: Sequence[str]) -> tuple[str, TrainCommand]:
@@ -100,7 +97,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
 
     Raises:
       UserError: bad configuration, data or directory, before any compute; or a failed run.
-      training.interruption.Interrupted: stopped by a signal, and saved.
+      errors.Interrupted: stopped by a signal, and saved.
     """
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
     check(experiment, mesh, _stages(stage))

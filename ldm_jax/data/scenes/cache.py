@@ -23,17 +23,12 @@ from tqdm import tqdm
 import ldm_jax
 from ldm_jax.data.scenes.source import ScenesSource
 from ldm_jax.errors import UserError
+from ldm_jax.paths import cache_folder
 
 RENDER_VERSION = 3  # raise it with any change to the images or captions: old caches are ignored
 
 _CHUNK = 64  # images between two steps of the progress bar
 _IMAGES_PER_PROCESS = 1_000  # fewer are rendered sooner than another interpreter starts
-
-
-def cache_folder() -> Path:
-    """The folder of rendered sources: $LDM_JAX_CACHE/scenes, or ~/.cache/ldm_jax/scenes."""
-    root = os.environ.get("LDM_JAX_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "ldm_jax") / "scenes"
 
 
 def cache_file(source: ScenesSource, cache_dir=None, version: int = RENDER_VERSION) -> Path:
@@ -42,7 +37,7 @@ def cache_file(source: ScenesSource, cache_dir=None, version: int = RENDER_VERSI
     images = {name: getattr(source, name) for name in names}  # all that decides them
     key = json.dumps([version, images], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:20]
-    folder = cache_folder() if cache_dir is None else Path(cache_dir)
+    folder = Path(cache_folder("scenes") if cache_dir is None else cache_dir)
     return folder / f"{source.level}-{source.size}-{source.split}-{source.count}-{name}.npz"
 
 
@@ -55,7 +50,7 @@ def render_all(
 
     Args:
       source: the scenes.
-      cache_dir: folder of the cache; by default `cache_folder()`.
+      cache_dir: folder of the cache; by default `paths.cache_folder("scenes")`.
       progress: show a progress bar while rendering.
       workers: number of processes; by default one per core, or none for a small source.
     Raises:

@@ -1,0 +1,100 @@
+"""From any failure of a command to an exit code and one line; imports nothing that takes time.
+
+The first lines of every command enter it, so that it also covers the imports of the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import locale
+import logging
+import os
+import sys
+
+from ldm_jax.errors import Interrupted, UserError
+
+# What saves memory in each command.
+SAVES_MEMORY = {
+    "train": (
+        "--diffusion.remat True and --autoencoder.remat True compute activations again instead of "
+        "keeping them, --diffusion.accumulate N and --autoencoder.accumulate N process a batch in "
+        "N parts, a smaller batch size or --data.size needs less"
+    ),
+    "sample": (
+        "--window PIXELS and --tile PIXELS let the networks see a large image in parts, a smaller "
+        "--batch-size samples fewer at a time, --out FOLDER writes many images one by one"
+    ),
+}
+
+
+class ExitCode:
+    """`with ExitCode("train") as status:` runs a command; `status.code` is the exit code.
+
+    0; 2 after bad input, with one line on stderr; 130 or 143 after a signal, with the state saved.
+    Too little memory counts as bad input. An unforeseen exception shows its traceback.
+    """
+
+    code = 0
+
+    def __init__(self, command: str = ""):
+        self.command = command
+
+    def __enter__(self) -> ExitCode:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is escaped
+                stream.reconfigure(errors="backslashreplace")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+        logging.getLogger("ldm_jax").setLevel(logging.INFO)
+        # Orbax logs a traceback for each failure, and also raises it: once is enough.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # It warns of folders that it can do without.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, (UserError, OSError)):  # also a full disk
+            self._refuse(str(error))
+        elif error is not None and is_out_of_memory(error):
+            remedy = SAVES_MEMORY.get(self.command)
+            self._refuse(_first_line(error) + (f"; {remedy}" if remedy else ""))
+        elif isinstance(error, Interrupted):
+            print(error, file=sys.stderr)
+            self.code = error.exit_code
+        elif isinstance(error, KeyboardInterrupt):
+            print("interrupted; everything saved so far is kept", file=sys.stderr)
+            self.code = 130
+        elif isinstance(error, SystemExit):  # --help
+            self.code = int(error.code or 0)
+        else:
+            return error is None
+        return True
+
+    def _refuse(self, message: str) -> None:
+        print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+        self.code = 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the host or of a device was too small, as Python, NumPy or XLA says."""
+    from_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (
+        from_xla and any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory"))
+    )
+
+
+def use_utf8() -> None:
+    """Starts Python again in its UTF-8 mode (PEP 540) where the locale has another encoding.
+
+    Otherwise captions, names of files and what is printed would depend on the machine. Call it
+    before anything else, in a script alone.
+    """
+    encoding = locale.getencoding().replace("-", "").lower()
+    if os.name == "posix" and not sys.flags.utf8_mode and encoding != "utf8":
+        with contextlib.suppress(OSError):
+            environment = os.environ | {"PYTHONUTF8": "1"}
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or ["not enough memory"])[0][:200].rstrip(". ")
+    return text if "memory" in text.lower() else f"out of memory: {text}"
