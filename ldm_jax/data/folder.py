@@ -3,14 +3,21 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import IO, TypeVar, get_args
+from threading import Lock
+from typing import IO, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
 
 from ldm_jax.data.box_files import read_boxes
 from ldm_jax.data.boxes import clipped_boxes, to_batch
-from ldm_jax.data.decode import natural_channels, to_image, upright_size
+from ldm_jax.data.decode import (
+    highest_value,
+    is_deep,
+    natural_channels,
+    to_image,
+    upright_size,
+)
 from ldm_jax.data.folder_index import index_folder
 from ldm_jax.data.images import (
     ImageConfig,
@@ -20,6 +27,7 @@ from ldm_jax.data.images import (
     resize_map,
 )
 from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
+from ldm_jax.data.notices import cut_off, some, unused_bits
 from ldm_jax.data.source import HeldOutFraction, Rngs, Split, choose_caption, split_order
 from ldm_jax.errors import UserError
 from ldm_jax.paths import user_path
@@ -70,11 +78,12 @@ class FolderSource:
         seed: int = 0,
         memory_bytes: float = 2e9,
         progress: bool = True,
+        unreadable: dict[str, str] | None = None,
     ) -> None:
         """seed: decides which images are held out.
 
         Images have one channel where every one is grey, otherwise 3. progress: whether to show
-        progress bars.
+        progress bars. unreadable: that of the other split, so that no image is reported twice.
         UserError for a folder without a readable image, and for captions, boxes or maps that are
         malformed or belong to other images.
         """
@@ -84,7 +93,8 @@ class FolderSource:
             raise UserError("the folder of images is missing: --data.path FOLDER")
         self._preprocessor = Preprocessor.of(config)
         self._root = user_path(config.path)
-        self.unreadable: dict[str, str] = {}
+        self.unreadable = {} if unreadable is None else unreadable
+        self._lock, reported = Lock(), len(self.unreadable)
         contents = index_folder(self._root, split, config.captions, config.boxes, config.maps)
         names = contents.names
         truth, self.box_names = {}, None
@@ -96,18 +106,21 @@ class FolderSource:
         self._maps: Maps | None = None
         if config.maps:
             self._maps = open_maps(user_path(config.maps), contents.images, progress)
-            names = self._with_map(self._maps, names)
+            names = self._with_map(self._maps, names, contents.has_splits or split == "train")
         self.semantic_names = self._maps and self._maps.names
 
-        headers = self._read_files(_header, names)
+        headers = self._read_files(_Header.read, names)
         names = list(headers)
         if not names:
             name, reason = next(iter(self.unreadable.items()))
             raise UserError(f"no image in {self._root} can be read; {name}: {reason}")
         if self._maps:
-            for name, (w, h, _) in headers.items():
-                check_map_size(self._maps.sizes[name], (w, h), f"the map {self._maps.files[name]}")
-        self.channels = max(channels for _, _, channels in headers.values())
+            for name, header in headers.items():
+                what = f"the map {self._maps.files[name]}"
+                check_map_size(self._maps.sizes[name], header.size, what)
+        self.channels = max(header.channels for header in headers.values())
+        if split == "train":
+            self._say_what_is_lost(headers, config)
         self._preprocessor = replace(self._preprocessor, channels=self.channels)
         taken = slice(0, len(names))
         if not contents.has_splits:
@@ -119,8 +132,8 @@ class FolderSource:
             names, cache = self._fill_cache(names, taken, progress)
             self._cache = cache[taken]
         self._names = names[taken]
-        if self.unreadable:
-            bad, n = len(self.unreadable), len(contents.names)
+        if bad := len(self.unreadable) - reported:
+            n = len(contents.names)
             log.warning("%d of %d images in %s left out: they cannot be read", bad, n, self._root)
         if not self._names:
             raise UserError(
@@ -144,14 +157,22 @@ class FolderSource:
         several = any(len(texts) > 1 for texts in self._captions or ())
         self.is_random = self._preprocessor.is_random or several
 
-    def _with_map(self, maps: Maps, names: list[str]) -> list[str]:
-        """The images that have a readable map."""
+    def _say_what_is_lost(self, headers: dict[str, "_Header"], config: FolderConfig) -> None:
+        for text in cut_off([header.size for header in headers.values()], config):
+            log.info("%s: %s", self._root, text)
+        deep = [name for name, header in headers.items() if header.deep]
+        deep = [deep[i] for i in some(len(deep))]
+        highest = self._read_files(lambda _, file: highest_value(Image.open(file)), deep)
+        if text := unused_bits(list(highest.values()), config):
+            log.warning("%s: %s", self._root, text)
+
+    def _with_map(self, maps: Maps, names: list[str], said: bool) -> list[str]:
+        """The images that have a readable map; says how many have none."""
         for name in names:
             if reason := maps.unreadable.get(name):
-                self.unreadable[name] = reason
-                log.warning("cannot read the image %s: %s", self._root / name, reason)
+                self._report(name, reason)
         with_map = [name for name in names if name in maps.files or name in maps.unreadable]
-        if missing := len(names) - len(with_map):
+        if (missing := len(names) - len(with_map)) and said:
             log.warning(
                 "%d of %d images in %s left out: no map in %s",
                 *(missing, len(names), self._root, maps.folder),
@@ -160,9 +181,9 @@ class FolderSource:
             raise UserError(f"none of the images in {self._root} has a map in {maps.folder}")
         return good
 
-    def _bytes_to_cache(self, headers: Iterable[tuple[int, int, int]]) -> int:
+    def _bytes_to_cache(self, headers: Iterable["_Header"]) -> int:
         map_bytes = np.dtype(index_dtype(self._maps.names)).itemsize if self._maps else 0
-        return sum(self._preprocessor.cached_bytes(w, h, map_bytes) for w, h, _ in headers)
+        return sum(self._preprocessor.cached_bytes(*one.size, map_bytes) for one in headers)
 
     def _fill_cache(
         self, names: list[str], taken: slice, progress: bool
@@ -258,12 +279,26 @@ class FolderSource:
             with (self._root / name).open("rb") as file:
                 return read(name, file)
         except Exception as error:  # a damaged file can make the decoders raise anything
-            self.unreadable[name] = str(error)
-            log.warning("cannot read the image %s: %s", self._root / name, error)
+            self._report(name, str(error))
             return None
 
+    def _report(self, name: str, reason: str) -> None:
+        """Warns of an image that cannot be read, once, from whatever thread."""
+        with self._lock:
+            known = name in self.unreadable
+            self.unreadable[name] = reason
+        if not known:
+            log.warning("cannot read the image %s: %s", self._root / name, reason)
 
-def _header(name: str, file: IO) -> tuple[int, int, int]:
-    """Width, height, channels of an image, without decoding it."""
-    image = Image.open(file)
-    return (*upright_size(image), natural_channels(image))
+
+class _Header(NamedTuple):
+    """What is known of an image without decoding it."""
+
+    size: tuple[int, int]  # width, height
+    channels: int
+    deep: bool  # more than 8 bits a channel
+
+    @classmethod
+    def read(cls, name: str, file: IO) -> "_Header":
+        image = Image.open(file)
+        return cls(upright_size(image), natural_channels(image), is_deep(image))

@@ -26,7 +26,8 @@ def open_sources(
     central = replace(config, crop="centre")
     if isinstance(config, FolderConfig):
         train = FolderSource(config, "train", seed, progress=progress)
-        return train, FolderSource(central, "validation", seed, progress=progress)
+        known = {"progress": progress, "unreadable": train.unreadable}
+        return train, FolderSource(central, "validation", seed, **known)
     names = split_names(config.name, config.dir)
     train = TfdsSource(config, "train")
     if held_out := next((name for name in ("validation", "test") if name in names), None):

@@ -4,6 +4,7 @@ A prepared set is opened from its folder alone, so sets whose code TFDS does not
 """
 
 import io
+import logging
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -14,12 +15,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.decode import upright_size
+from ldm_jax.data.decode import highest_value, upright_size
 from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads
 from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
+from ldm_jax.data.notices import cut_off, some, unused_bits
 from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
 from ldm_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,23 @@ class TfdsSource:
                 f"{self.name} has no split {split!r} with examples; it has: {there}; "
                 "slices such as 'train[:90%]' work too"
             ) from error
+        if split == "train":
+            self._say_what_is_lost(config)
         if self._map:
             names = getattr(maps[self._map], "names", None)
             self.semantic_names = tuple(names or self._map_numbers(builder, skip))
+
+    def _say_what_is_lost(self, config: TfdsConfig) -> None:
+        examples = self._data.__getitems__(some(len(self._data)))
+        try:
+            files = [Image.open(io.BytesIO(example[self._image_key])) for example in examples]
+            sizes, highest = [file.size for file in files], [highest_value(file) for file in files]
+        except Exception:  # of a damaged image, which is an error when it is read
+            return
+        for text in cut_off(sizes, config):
+            log.info("%s: %s", self.name, text)
+        if text := unused_bits(highest, config):
+            log.warning("%s: %s", self.name, text)
 
     def _choose(self, key: str, kind: str, there: Collection[str], default: str = "") -> str:
         """`key` if the set has it; '' if it may be missing; UserError otherwise."""

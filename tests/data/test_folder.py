@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ldm_jax.data.folder import FolderConfig, FolderSource
 from ldm_jax.data.loader import Loader, flip
+from ldm_jax.data.open import open_sources
 from ldm_jax.data.source import Subset, read_all
 from ldm_jax.errors import UserError
 
@@ -102,7 +104,7 @@ def test_classes_are_logged_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         rest, held = both(tmp_path)
     assert rest.class_names == held.class_names == ("cat", "dog")
-    assert caplog.messages == ["2 classes: cat, dog"]
+    assert [text for text in caplog.messages if ": cat" in text] == ["2 classes: cat, dog"]
 
 
 def test_what_is_not_used_is_said_once(tmp_path, caplog):
@@ -291,6 +293,48 @@ def test_a_damaged_image_is_reported_by_name_and_left_out(tmp_path, caplog, dama
     assert sum("cannot read the image" in r.message for r in caplog.records) == 1
     if memory_bytes:
         assert len(source) == 5 and "1 of 6" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty"])
+def test_a_damaged_image_is_reported_once_in_a_run(tmp_path, caplog, damage):
+    flat(tmp_path, 12)
+    bad = tmp_path / "03.png"
+    truncate(bad) if damage == "truncated" else bad.write_bytes(b"")
+    rest, held = open_sources(FolderConfig(path=str(tmp_path), size=8, validation=0.3), 0)
+    for source in (rest, held, rest, held):
+        source.read(range(len(source)))
+    assert not set(values(rest)) & set(values(held)) and 30 not in values(rest) + values(held)
+    assert sum("03.png" in text for text in caplog.messages) == 1
+    assert sum("left out" in text for text in caplog.messages) == 1
+
+
+def test_scans_of_12_bits_are_warned_of_and_have_a_range(tmp_path, caplog):
+    for i, white in enumerate((4000, 3000, 2000)):
+        scan = np.linspace(0, white, 8 * 8).reshape(8, 8).astype(np.uint16)
+        Image.fromarray(scan).save(tmp_path / f"{i}.png")
+    config = FolderConfig(path=str(tmp_path), size=8, validation=0.3)
+    assert open_sources(config, 0)[0].read([0])["image"].max() <= 16
+    (warning,) = [text for text in caplog.messages if "16 bits" in text]
+    assert "no value above 4000" in warning and "--data.value-range 0 4095" in warning
+    caplog.clear()
+    rest, held = open_sources(replace(config, value_range=(0, 4095)), 0)
+    brightest = [*rest.read([0, 1])["image"].max((1, 2, 3)), held.read([0])["image"].max()]
+    assert sorted(brightest) == [125, 187, 249] and not caplog.messages
+
+
+def test_it_is_said_what_crops_cut_off(tmp_path, caplog):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", i, size=(20, 10) if i else (10, 10))
+    config = FolderConfig(path=str(tmp_path), size=8, validation=0.3)
+    with caplog.at_level(logging.INFO):
+        open_sources(config, 0)
+        (said,) = [text for text in caplog.messages if "not square" in text]
+        assert "75% of the images" in said and "50% of each" in said and "--data.fit pad" in said
+        caplog.clear()
+        open_sources(replace(config, fit="pad"), 0)
+        assert not caplog.messages
+        open_sources(replace(config, crop="random"), 0)
+        assert "random crops show 80% to 100% of the short side" in caplog.text
 
 
 def test_a_damaged_image_takes_its_successors_caption_and_class_too(tmp_path):
