@@ -94,10 +94,9 @@ def plain_name(name: str) -> str:
 
 def plain_id(value) -> int | str:
     """The number of an image or class in a file of annotations: 5 for 5, 5.0 and '5'."""
-    try:
-        return int(value) if int(value) == float(value) else str(value)
-    except (ValueError, TypeError, OverflowError):
-        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return int(value) if str(value).isdecimal() else str(value)
 
 
 def match_names(names: Collection[str], keys: Collection[str], path) -> dict[str, str]:

@@ -45,8 +45,8 @@ class FolderConfig(ImageConfig):
     validation: HeldOutFraction = 0.05
     """Fraction of the images to hold out; above 0, as both stages are judged by held-out images."""
     captions: str = ""
-    """Their captions, if not in the folder itself: a .jsonl, COCO's captions_*.json, or a .json
-    {file: caption}."""
+    """Their captions, if not in the folder itself: a .jsonl, a table (.csv, .tsv), COCO's
+    captions_*.json, a .json {file: caption}, or a folder of .txt files."""
     boxes: str = ""
     """Their boxes: COCO's instances_*.json, or a folder of YOLO's .txt files."""
     maps: str = ""
@@ -58,12 +58,12 @@ class FolderSource:
     """The readable images in a folder, with their classes, captions, boxes and maps.
 
     Classes: the sub-folders, in order of their names, unless there is a list of captions.
-    Captions: the file `captions` (see `annotations.read_captions`), otherwise `captions.jsonl` in
-    the folder, or a `.txt` beside each image. An image without one gets ''.
-    Boxes: the file or folder `boxes` (see `boxes.read_boxes`), relative to the upright image.
+    Captions: the file or folder `captions`, otherwise lists such as `captions.jsonl` in the folder,
+    or a `.txt` beside each image (see `captions.find_captions`). An image without one gets ''.
+    Boxes: the file or folder `boxes` (see `box_files.read_boxes`), relative to the upright image.
     Maps: the folder `maps` (see `maps.open_maps`). An image without one is left out.
-    Validation: folders `train` and `validation` (or `val`, `test`) at the top are the split where
-    they exist; otherwise a seeded part of the images is held out.
+    Validation: folders like `train` and `val` (or `test`) are the split where they exist (see
+    `splits.layout_of`); otherwise a seeded part of the images is held out.
 
     If all images, reduced to the size that is needed, fit into `memory_bytes`, they are decoded
     when the source is opened: damaged ones are reported and left out. In a larger set only the
@@ -146,7 +146,8 @@ class FolderSource:
             number = {name: i for i, name in enumerate(contents.classes)}
             self._labels = np.array([number[contents.class_of[n]] for n in self._names], np.int32)
             if split == "train":
-                log.info("%d classes: %s", len(number), ", ".join(number))
+                more = ", ..." if len(number) > 40 else ""
+                log.info("%d classes: %s%s", len(number), ", ".join([*number][:40]), more)
         if contents.captions:
             self._captions = [contents.captions.get(name, []) for name in self._names]
             self._count_missing(self._captions.count([]), "caption")

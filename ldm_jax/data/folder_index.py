@@ -44,7 +44,8 @@ def index_folder(
     or mixes images and class folders, and for malformed captions.
     """
     if not root.is_dir():
-        raise UserError(f"the image folder {root} does not exist")
+        problem = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"the image folder {root} {problem}")
     files = visible_files(root)
     if maps:  # which are images too
         files -= _within(files, root, maps)
@@ -54,6 +55,8 @@ def index_folder(
         raise UserError(
             f"no image in {root}; looked for {' '.join(EXTENSIONS)}, also in folders{there}"
         )
+    if wrong := [name for name in images if not _is_unicode(name)]:
+        raise UserError(f"the name of {wrong[0]!r} in {root} is not in UTF-8: rename it")
     layout = layout_of(images, root)
     remarks = list(layout.remarks)
     names = [name for name in images if name.startswith(layout.tops[split])]
@@ -96,6 +99,15 @@ def _classes(root: epath.Path, layout: Layout) -> tuple[str, ...]:
 
 def _extension(name: str) -> str:
     return posixpath.splitext(name)[1].lower()
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether the file system's bytes are text. Others can be stored in no configuration."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _by_extension(names: Collection[str]) -> str:

@@ -40,7 +40,7 @@ def _local_files(folder: str, inner: str, above: tuple[Path, ...]) -> Iterator[s
     """inner: the folder's name within the root; above: real paths of it and of those it is in."""
     with os.scandir(folder) as entries:
         for entry in filter(lambda entry: _is_visible(entry.name), entries):
-            if not entry.is_dir():
+            if not os.path.isdir(entry.path):  # entry.is_dir() raises for a link to itself
                 yield inner + entry.name
                 continue
             real = Path(entry.path).resolve()

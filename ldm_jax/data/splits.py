@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from ldm_jax.errors import UserError
 
-_END = r"[-_ ]?(\d+|set|split|data|images|imgs)?"  # train2017, training_set, test-images
-_TRAIN, _VALIDATION, _TEST = (
-    re.compile(f"({words}){_END}", re.IGNORECASE)
-    for words in ("train|training", "val|valid|validation|dev", "test|testing")
+# train, Valid, train2017, training_set, test-images, trainA; seg_train, with a prefix
+_NAME = re.compile(
+    r"(?:(?P<prefix>.+)[-_ ])?"
+    r"(?:(?P<train>train|training)|(?P<validation>val|valid|validation|dev|eval)|(?P<test>test|testing))"
+    r"[-_ ]?(?:\d+|[ab]|set|split|data|images|imgs)?",
+    re.IGNORECASE,
 )
 
 
@@ -37,38 +39,36 @@ def layout_of(images: Collection[str], root: object) -> Layout:
     """
     base, remarks = "", []
     while only := _only_folder(images, base):
-        if _is_held_out(only):
+        if _kind(only) in (("", "validation"), ("", "test")):
             raise UserError(
                 f"all images of {root} are in {base}{only}, which by its name is held out; to "
                 f"train on them, give --data.path {root}/{base}{only}"
             )
-        if _TRAIN.fullmatch(only):
+        if _kind(only) == ("", "train"):
             remarks.append(f"all images are in {base}{only}: a part of them is held out")
         base += f"{only}/"
-    inner = [name.removeprefix(base) for name in images]
-    folders = sorted({_first_folder(name) for name in inner} - {""})
-    train, validation, test = (
-        [name for name in folders if kind.fullmatch(name)] for kind in (_TRAIN, _VALIDATION, _TEST)
-    )
-    held_out = validation or test
-    tops = {"train": base, "validation": base}
-    if train and held_out:
-        tops = {
-            "train": _top(images, base, train, root),
-            "validation": _top(images, base, held_out, root),
-        }
-        outside = [name for name in images if not name.startswith(tuple(tops.values()))]
-        if outside:
+    folders = sorted({_first_folder(name, base) for name in images} - {""})
+    if pair := _pair(folders, root):
+        train, held_out = pair
+        tops = {"train": _top(images, base, train), "validation": _top(images, base, held_out)}
+        if outside := [name for name in images if not name.startswith(tuple(tops.values()))]:
             others = ", ".join(sorted({_first_folder(name, base) or name for name in outside})[:3])
             remarks.append(f"{len(outside)} images in neither split are not used, in {others}")
-    elif named := train + held_out:
-        if len(folders) == len(train + validation + test) and all("/" in name for name in inner):
+    else:
+        tops = {"train": base, "validation": base}
+        named = [folder for folder in folders if _kind(folder)[0] == ""]
+        is_flat = any(not _first_folder(name, base) for name in images)
+        if named and len(named) == len(folders) and not is_flat:
             raise UserError(
                 f"the folders of {root} are called like splits ({', '.join(folders)}), but not "
                 "one for training and one held out, such as train and val: rename them, or give "
                 "the folder to train on as --data.path"
             )
-        remarks.append(f"{', '.join(named)}: a class, as there is no split without another")
+        if named:
+            remarks.append(f"{', '.join(named)}: a class, as there is no split without another")
+        inner = {name.removeprefix(base).split("/")[1] for name in images if not is_flat}
+        if within := sorted(name for name in inner if _kind(name)[0] == ""):
+            remarks.append(f"splits within classes are not read as splits: {', '.join(within)}")
     class_of = _classes(images, tops.values())
     labelled = [
         any(class_of[name] for name in images if name.startswith(top)) for top in tops.values()
@@ -94,8 +94,35 @@ def _classes(images: Collection[str], tops: Collection[str]) -> dict[str, str]:
     return {name: _first_folder(short) for name, short in rest.items()}
 
 
-def _is_held_out(folder: str) -> bool:
-    return bool(_VALIDATION.fullmatch(folder) or _TEST.fullmatch(folder))
+def _kind(folder: str) -> tuple[str, str] | tuple[None, None]:
+    """('', 'train') for train, ('seg', 'test') for seg_test; Nones for another name."""
+    if not (match := _NAME.fullmatch(folder)):
+        return None, None
+    kind = next(kind for kind in ("train", "validation", "test") if match[kind])
+    return (match["prefix"] or "").lower(), kind
+
+
+def _pair(folders: Collection[str], root: object) -> tuple[str, str] | None:
+    """The folders of training and of held-out images; None if there are not both."""
+    by_prefix: dict[str, dict[str, list[str]]] = {}
+    for folder in folders:
+        prefix, kind = _kind(folder)
+        if kind:
+            by_prefix.setdefault(prefix, {}).setdefault(kind, []).append(folder)
+    both = [
+        (kinds["train"], kinds.get("validation") or kinds["test"])
+        for kinds in by_prefix.values()
+        if "train" in kinds and len(kinds) > 1
+    ]
+    train = [folder for folders, _ in both for folder in folders]
+    held_out = [folder for _, folders in both for folder in folders]
+    for several in (train, held_out):
+        if len(several) > 1:
+            raise UserError(
+                f"{several[0]} and {several[1]} in {root} could both be the same split: rename "
+                "one or move it elsewhere"
+            )
+    return (train[0], held_out[0]) if both else None
 
 
 def _only_folder(names: Collection[str], top: str = "") -> str:
@@ -109,13 +136,8 @@ def _first_folder(name: str, top: str = "") -> str:
     return name.removeprefix(top).rpartition("/")[0].partition("/")[0]
 
 
-def _top(images: Collection[str], base: str, folders: list[str], root: object) -> str:
+def _top(images: Collection[str], base: str, folder: str) -> str:
     """The folder of a split: also the inner one of training_set/training_set."""
-    if len(folders) > 1:
-        raise UserError(
-            f"{folders[0]} and {folders[1]} in {root} could both be the same split: rename one or "
-            "move it elsewhere"
-        )
-    top = f"{base}{folders[0]}/"
+    top = f"{base}{folder}/"
     inner = _only_folder([name for name in images if name.startswith(top)], top)
-    return f"{top}{inner}/" if inner == folders[0] else top
+    return f"{top}{inner}/" if inner == folder else top

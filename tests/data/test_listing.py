@@ -38,10 +38,11 @@ def test_links_are_followed_unless_they_lead_back(tmp_path):
     touched(tmp_path, "set/cat/a.png", "elsewhere/b.png")
     (tmp_path / "set" / "dog").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "set" / "c.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "set" / "loop.png").symlink_to("loop.png")
     for name, target in (("self", "."), ("up", ".."), ("cat/again", ".."), ("cat/here", ".")):
         (tmp_path / "set" / name).symlink_to(target, target_is_directory=True)
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set", target_is_directory=True)
     root = epath.Path(tmp_path / "set")
-    assert visible_files(root) == {"cat/a.png", "dog/b.png", "c.png"}
+    assert visible_files(root) == {"cat/a.png", "dog/b.png", "c.png", "loop.png"}
     (tmp_path / "link").symlink_to(root, target_is_directory=True)
     assert visible_files(epath.Path(tmp_path / "link")) == visible_files(root)

@@ -26,6 +26,8 @@ def tops(*folders):
         ("train2017", "val2017"),
         ("training_set", "test_set"),
         ("train-images", "test-images"),
+        ("seg_train", "seg_test"),
+        ("asl_alphabet_train", "asl_alphabet_test"),
     ],
 )
 def test_folders_called_like_splits_are_splits_in_any_case(train, held_out):
@@ -76,7 +78,13 @@ def test_folders_that_are_all_called_like_splits_are_no_classes(folders):
         layout_of(images(*folders), "DATA")
 
 
-@pytest.mark.parametrize("folders", [["train", "Train", "val"], ["train", "val", "valid"]])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        *(["train", "Train", "val"], ["train", "val", "valid"]),
+        *(["trainA", "trainB", "testA", "testB"], ["a_train", "a_test", "b_train", "b_test"]),
+    ],
+)
 def test_two_folders_for_one_split_are_refused(folders):
     with pytest.raises(UserError, match="could both be the same split"):
         layout_of(images(*folders), "DATA")
@@ -87,6 +95,17 @@ def test_a_class_called_like_a_split_is_said(folder):
     layout = layout_of(images("bus", "car", folder), "DATA")
     assert set(layout.class_of.values()) == {"bus", "car", folder} and not layout.has_splits
     assert layout.remarks == (f"{folder}: a class, as there is no split without another",)
+
+
+def test_classes_that_only_end_like_a_split_are_classes():
+    layout = layout_of(images("steam_train", "express train", "crash test site"), "DATA")
+    assert len(set(layout.class_of.values())) == 3 and not layout.remarks
+
+
+def test_splits_within_classes_are_said():
+    layout = layout_of(images("cat/train", "cat/test", "dog/train"), "DATA")
+    assert set(layout.class_of.values()) == {"cat", "dog"}
+    assert layout.remarks == ("splits within classes are not read as splits: test, train",)
 
 
 def test_held_out_images_without_classes_do_not_judge_a_model_of_classes():
