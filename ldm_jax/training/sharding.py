@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ldm_jax.errors import UserError
+from ldm_jax.training.config import MeshConfig, TrainingConfig
 
 BATCH = P(("data", "fsdp"))
 
@@ -61,6 +62,28 @@ def make_mesh(
         raise UserError(f"Mesh {sizes_text} takes {known} devices; there are {len(devices)}.")
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return jax.make_mesh(sizes, ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=devices)
+
+
+def fitting_mesh(
+    sizes: MeshConfig,
+    batches: Sequence[TrainingConfig],
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """`make_mesh` of as many devices as can split the batches of these trainings.
+
+    In a single process, where `sizes.data` is -1: how many devices there happen to be then refuses
+    no batch. Of several processes none can be left out, and `check_batch_size` decides.
+    """
+    devices = jax.devices() if devices is None else devices
+    data, fsdp, tensor = sizes.data, sizes.fsdp, sizes.tensor
+    if data == -1 and fsdp > 0 and tensor > 0 and jax.process_count() == 1:
+        counts = range(len(devices) // (fsdp * tensor), 0, -1)
+        data = next((n for n in counts if _split(batches, n * fsdp)), 1 if counts else -1)
+    return make_mesh(data, fsdp, tensor, devices)
+
+
+def _split(batches: Sequence[TrainingConfig], shards: int) -> bool:
+    return all(one.batch_size % (shards * max(1, one.accumulate)) == 0 for one in batches)
 
 
 def tree_sharding(abstract_tree: Any, mesh: Mesh, *, in_use: bool = False) -> Any:

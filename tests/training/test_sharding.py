@@ -8,7 +8,14 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from ldm_jax.errors import UserError
-from ldm_jax.training.sharding import check_batch_size, make_mesh, put_batch, tree_sharding
+from ldm_jax.training.config import MeshConfig, TrainingConfig
+from ldm_jax.training.sharding import (
+    check_batch_size,
+    fitting_mesh,
+    make_mesh,
+    put_batch,
+    tree_sharding,
+)
 
 
 def specs(tree, mesh):
@@ -45,6 +52,26 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes):
 def test_too_many_devices_names_both_numbers():
     with pytest.raises(UserError, match="takes 32 devices; there are 8"):
         make_mesh(8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "batches, sizes, shape",
+    [
+        ([(16, 1)], {}, (8, 1, 1)),
+        ([(9, 1)], {}, (3, 1, 1)),
+        ([(1, 1)], {}, (1, 1, 1)),
+        ([(12, 1), (16, 1)], {}, (4, 1, 1)),
+        ([(48, 4)], {}, (6, 1, 1)),
+        ([(12, 1)], {"fsdp": 4}, (1, 4, 1)),
+        ([(9, 1)], {"tensor": 2}, (3, 1, 2)),
+        ([(12, 1)], {"data": 1}, (1, 1, 1)),
+        ([(12, 1)], {"data": 8}, (8, 1, 1)),  # as it was asked for; it is refused later
+        ([(9, 2)], {}, (1, 1, 1)),  # likewise: that is no matter of devices
+    ],
+)
+def test_devices_that_cannot_split_a_batch_are_left_out(batches, sizes, shape):
+    trainings = [TrainingConfig(batch_size=b, accumulate=a) for b, a in batches]
+    assert tuple(fitting_mesh(MeshConfig(**sizes), trainings).shape.values()) == shape
 
 
 def test_fsdp_takes_the_largest_dimension_that_divides():

@@ -43,8 +43,9 @@ from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.pretrained.lpips import load_lpips
+from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.processes import all_processes, on_all
-from ldm_jax.training.sharding import make_mesh, replicate_fsdp
+from ldm_jax.training.sharding import fitting_mesh, replicate_fsdp
 
 log = logging.getLogger(__name__)
 StageName = Literal["both", "autoencoder", "diffusion", "classifier"]
@@ -99,7 +100,7 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
       UserError: bad configuration, data or directory, before any compute; or a failed run.
       errors.Interrupted: stopped by a signal, and saved.
     """
-    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+    mesh = fitting_mesh(experiment.mesh, _trainings(experiment, stage))
     check(experiment, mesh, _stages(stage))
     with run.held():
         return _train(name, experiment, run, stage, mesh)
@@ -149,6 +150,7 @@ def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mes
         len(data.validation),
         data.info.condition,
     )
+    _log_idle_devices(experiment, stage, mesh)
     try:
         key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
         if stage == "classifier":
@@ -200,6 +202,20 @@ def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mes
 
 def _stages(stage: StageName) -> tuple[str, ...]:
     return ("autoencoder", "diffusion") if stage == "both" else (stage,)
+
+
+def _trainings(experiment: Experiment, stage: StageName) -> list[TrainingConfig]:
+    """Those of the stages that are trained here."""
+    first = is_trained_here(experiment.autoencoder)
+    return [getattr(experiment, n) for n in _stages(stage) if first or n != "autoencoder"]
+
+
+def _log_idle_devices(experiment: Experiment, stage: StageName, mesh: Mesh) -> None:
+    if mesh.size < (found := jax.device_count()):
+        batches = dict.fromkeys(str(one.batch_size) for one in _trainings(experiment, stage))
+        why = "" if experiment.mesh.data > 0 else ": more cannot split a batch of "
+        why += " and ".join(batches) if why else ""
+        log.info("on %d of %d devices%s", mesh.size, found, why)
 
 
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
