@@ -236,6 +236,13 @@ _PANELS = {
 
 def curves(lines: Sequence[Mapping[str, object]]) -> np.ndarray:
     """Plots the lines of metrics.jsonl, one row of panels per stage: uint8 `[H', W', 3]`."""
+    buffer = io.BytesIO()
+    curves_figure(lines).savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def curves_figure(lines: Sequence[Mapping[str, object]]) -> Figure:
+    """What `curves` plots, as a figure of Matplotlib."""
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     table = []
     for stage in stages:
@@ -258,10 +265,4 @@ def curves(lines: Sequence[Mapping[str, object]]) -> np.ndarray:
                 axes.set_yscale("log")
             if len(metrics) > 1:
                 axes.legend(fontsize=6)
-    return _pixels(figure)
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return figure

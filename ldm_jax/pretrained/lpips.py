@@ -51,7 +51,7 @@ _INDEX = {
 # fmt: on
 
 
-def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "") -> dict:
+def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "", fetch=download) -> dict:
     """Published parameters of `lpips`: NumPy arrays, float32, as `abstract_params(network)`.
 
     Args:
@@ -61,11 +61,12 @@ def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "") -> dict:
         - an `.npz` of network and heads, named by torchvision's indices (`3_squeeze_weight`,
           `head0`), with kernels `[h, w, c_in, c_out]`;
         - '': the file of torchvision, downloaded once.
+      fetch: (url, sha256) -> the path of a published file.
 
     Raises:
       UserError: if the file is none of these, holds another network, or is incomplete.
     """
-    file = epath.Path(file) if file else download(*PUBLISHED[network])
+    file = epath.Path(file) if file else fetch(*PUBLISHED[network])
     arrays = _read(network, file)
     params = abstract_params(network)
     taps = [layer for layer in _INDEX[network] if layer in params["heads"]]

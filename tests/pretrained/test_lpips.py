@@ -8,7 +8,6 @@ import pytest
 
 from ldm_jax.autoencoder.perceptual import abstract_params
 from ldm_jax.errors import UserError
-from ldm_jax.pretrained import lpips as module
 from ldm_jax.pretrained.lpips import HEADS, load_lpips
 
 REAL = Path(__file__).parents[2].parent / "shared/data/lpips_squeeze/squeezenet11_lpips.npz"
@@ -142,10 +141,10 @@ def test_an_npz_carries_network_and_heads(tmp_path):
     assert [head[0] for head in params["heads"].values()] == list(range(7))
 
 
-def test_no_file_means_the_published_one(tmp_path, monkeypatch):
+def test_no_file_means_the_published_one(tmp_path):
     file, asked = write(tmp_path / "s.safetensors", torchvision("squeezenet")), []
-    monkeypatch.setattr(module, "download", lambda *args: asked.append(args) or file)
-    assert_complete("squeezenet", load_lpips("squeezenet"))
+    params = load_lpips("squeezenet", fetch=lambda *args: asked.append(args) or file)
+    assert_complete("squeezenet", params)
     ((url, sha256),) = asked
     # torchvision's files carry the beginning of their hash in their name
     assert url.startswith("https://download.pytorch.org/models/squeezenet1_1-")
