@@ -17,12 +17,13 @@ from ldm_jax.paths import write_whole
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -> np.ndarray:
-    """Images uint8 `[n, H, W, C]` in rows of `columns`, on white: uint8 `[H', W', 3]`.
+    """Images uint8 `[n, H, W, C]` in rows of at most `columns`, on white: uint8 `[H', W', 3]`.
 
     Small images are enlarged by an integer factor to at least `least_side` pixels a side, without
     interpolation, so that the pixels of the model are visible.
     """
     n, h, w, _ = images.shape
+    columns = min(columns, n)
     scale = max(1, -(-least_side // min(h, w)))
     images = enlarged(images[..., :3], h * scale)
     h, w = h * scale, w * scale

@@ -236,6 +236,10 @@ class FolderSource:
         """All captions of the examples at `indices`: see `source.Source`."""
         return [self._captions[int(i)] for i in indices]
 
+    def labels(self, indices) -> np.ndarray:
+        """The classes of the examples at `indices`: see `source.Source`."""
+        return self._labels[np.asarray(indices, int)]
+
     def _from_file(self, index: int, rng: np.random.Generator | None) -> tuple[Preprocessed, int]:
         """Reads image `index`, or the next one that can be read; returns its index too."""
         for i in (*range(index, len(self)), *range(index)):

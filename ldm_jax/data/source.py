@@ -53,6 +53,10 @@ class Source(Protocol):
         """All captions of each of the examples at `indices`, where examples have 'caption'."""
         ...
 
+    def labels(self, indices) -> np.ndarray:
+        """The 'class_label' of the examples at `indices`, where they have one; reads no image."""
+        ...
+
 
 class ArraySource:
     """Equally long arrays in memory under any keys: images, cached latents, tokens."""
@@ -90,6 +94,10 @@ class ArraySource:
         """The captions at `indices`: see `Source`."""
         return [[caption] for caption in self.arrays["caption"][np.asarray(indices, int)]]
 
+    def labels(self, indices) -> np.ndarray:
+        """The classes at `indices`: see `Source`."""
+        return self.arrays["class_label"][np.asarray(indices, int)]
+
 
 class Subset:
     """Some examples of another source."""
@@ -113,6 +121,10 @@ class Subset:
     def texts(self, indices) -> list[list[str]]:
         """Their captions: see `Source`."""
         return self.source.texts(self.indices[np.asarray(indices, int)])
+
+    def labels(self, indices) -> np.ndarray:
+        """Their classes: see `Source`."""
+        return self.source.labels(self.indices[np.asarray(indices, int)])
 
 
 def read_all(

@@ -220,11 +220,7 @@ class TfdsSource:
         images = in_threads(self._preprocess, examples, rngs)
         batch = {"image": np.stack([one.image for one in images])}
         if self._label:
-            labels = [feature_value(example, self._label) for example in examples]
-            labels = np.array(labels, np.int32)
-            if (labels < 0).any():
-                raise UserError(f"{self.name}: this split has no labels; give label_key ''")
-            batch["class_label"] = labels
+            batch["class_label"] = self._labels_of(examples)
         if self._caption:
             captions = [captions_of(feature_value(example, self._caption)) for example in examples]
             batch["caption"] = np.array(list(map(choose_caption, captions, rngs)), object)
@@ -240,6 +236,16 @@ class TfdsSource:
         """All captions of the examples at `indices`: see `source.Source`."""
         examples = self._data.__getitems__([int(i) for i in indices])
         return [captions_of(feature_value(example, self._caption)) for example in examples]
+
+    def labels(self, indices) -> np.ndarray:
+        """The classes of the examples at `indices`: see `source.Source`."""
+        return self._labels_of(self._data.__getitems__([int(i) for i in indices]))
+
+    def _labels_of(self, examples: list[dict]) -> np.ndarray:
+        labels = np.array([feature_value(example, self._label) for example in examples], np.int32)
+        if (labels < 0).any():
+            raise UserError(f"{self.name}: this split has no labels; give label_key ''")
+        return labels
 
     def _preprocess(self, example: dict, rng: np.random.Generator | None) -> Preprocessed:
         file = io.BytesIO(example[self._image_key])

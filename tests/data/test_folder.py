@@ -94,6 +94,7 @@ def test_sub_folders_are_classes_in_order_of_their_names(tmp_path):
     source = train(tmp_path)
     batch = source.read(range(10))
     assert source.class_names == ("ant", "cat", "dog") and batch["class_label"].dtype == np.int32
+    np.testing.assert_array_equal(source.labels(range(len(source))), batch["class_label"])
     want = {0: 2, 1: 0, 2: 1}
     assert batch["class_label"].tolist() == [want[v] for v in batch["image"][:, 0, 0, 0].tolist()]
 

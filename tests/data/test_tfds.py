@@ -115,6 +115,7 @@ def test_images_labels_and_captions_belong_together(sets):
     assert batch["image"].shape == (4, 8, 8, 3) and batch["image"].dtype == np.uint8
     assert batch["class_label"].tolist() == [k % 2 for k in i]
     assert batch["class_label"].dtype == np.int32 and batch["caption"].dtype == object
+    np.testing.assert_array_equal(source.labels([3, 0, 0, 7]), batch["class_label"])
     assert batch["caption"].tolist() == [f"número {k}" for k in i]
     assert i[1] == i[2] and len(set(i)) == 3
     assert (len(source), source.channels, source.class_names) == (N, 3, ("ant", "bee"))

@@ -14,6 +14,7 @@ from ldm_jax.autoencoder.perceptual import PerceptualNetwork, lpips
 from ldm_jax.commands.train.stage import StageTask
 from ldm_jax.data.loader import Batch, Loader, flip, random_crops
 from ldm_jax.data.source import Source
+from ldm_jax.data.spread import spread
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import AutoencoderStage
@@ -110,7 +111,7 @@ def autoencoder_task(
 ) -> StageTask:
     """Stage 1 of a run; `constants` are the `perceptual_weights`."""
     reconstruct = jax.jit(first.reconstruct)
-    held_out = data.validation.read(np.arange(min(PREVIEWS, len(data.validation))))["image"]
+    held_out = data.validation.read(spread(data.validation, PREVIEWS))["image"]
 
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = {"image": batch["image"]}
@@ -152,7 +153,7 @@ def measure_autoencoder(
 
     PSNR in dB, LPIPS where the weights of its network `perceptual` are among `constants`.
     """
-    x = held_out.read(np.arange(min(MEASURED, len(held_out))))["image"]
+    x = held_out.read(spread(held_out, MEASURED))["image"]
     x_hat = map_batches(jax.jit(first.reconstruct), (weights,), (x,), mesh)
     decibels = psnr(x, x_hat)
     scores = {

@@ -8,6 +8,7 @@ import numpy as np
 from ldm_jax.commands.train.latents import LatentView, latent_loader
 from ldm_jax.commands.train.stage import StageTask
 from ldm_jax.data.source import Source
+from ldm_jax.data.spread import spread
 from ldm_jax.diffusion.classifier_step import accuracies
 from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.conditions import ClassCondition
@@ -52,7 +53,7 @@ def measure_classifier(
     Each is classified at `LEVELS` timesteps, one drawn from each of as many equal parts of T.
     """
     objective, key = classifier.objective, jax.random.key(seed)
-    batch = held_out.read(np.arange(min(MEASURED, len(held_out))))
+    batch = held_out.read(spread(held_out, MEASURED))
     n, T = len(batch["image"]), objective.schedule.timesteps
     rng = np.random.default_rng([seed, 3])
     rows, level = np.divmod(np.arange(n * LEVELS), LEVELS)

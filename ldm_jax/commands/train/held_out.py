@@ -9,6 +9,7 @@ import numpy as np
 from ldm_jax import plots
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.source import Source
+from ldm_jax.data.spread import spread
 from ldm_jax.model.conditions import Condition
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.sampling.settings import SamplingSettings
@@ -20,25 +21,30 @@ class HeldOut:
 
     condition: Condition | None
     truth: Batch
-    """As the source reads them; from the first on again where there are too few."""
+    """As the source reads them."""
     conditions: Batch | None
     """Their conditions as arrays; None without any."""
+    n: int
+    """How many images are sampled: one for each condition, or so many without any."""
 
     @classmethod
     def read(cls, source: Source, condition: Condition | None, n: int) -> HeldOut:
-        """The first `n` of a source. What is random in a condition depends on its number."""
-        truth = source.read(np.arange(n) % len(source))
+        """At most `n` of a source, spread over it; none is there twice.
+
+        What is random in a condition depends on its number.
+        """
+        truth = source.read(spread(source, n))
         if condition is None:
-            return cls(None, truth, None)
+            return cls(None, truth, None, n)
+        n = len(truth["image"])
         rngs = [np.random.default_rng(i) for i in range(n)]
-        return cls(condition, truth, condition.to_batch(condition.to_cache(truth), rngs))
+        return cls(condition, truth, condition.to_batch(condition.to_cache(truth), rngs), n)
 
     def sample(
         self, model: LatentDiffusion, settings: SamplingSettings, progress: str | None = None
     ) -> np.ndarray:
         """A sample for each condition: uint8 `[n, H, W, C]`."""
-        n = len(self.truth["image"])
-        inputs = model.inputs(self.conditions, 1 if self.conditions else n)
+        inputs = model.inputs(self.conditions, 1 if self.conditions else self.n)
         images = np.concatenate(list(model.batches(inputs, settings, progress=progress)))
         return model.composite(self.conditions, images)
 

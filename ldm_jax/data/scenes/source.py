@@ -144,8 +144,7 @@ class ScenesSource:
         for i, scene in enumerate(scenes):
             out["image"][i] = render(scene, self.size)
         if self.level == "single":
-            labels = [captions.class_label(scene.objects[0]) for scene in scenes]
-            out["class_label"] = np.array(labels, np.int32)
+            out["class_label"] = _labels(scenes)
         if self.extras:
             truths = [_semantic_and_objects(scene, self.size) for scene in scenes]
         if "semantic" in self.extras:
@@ -165,6 +164,10 @@ class ScenesSource:
         """The captions of the images at `indices`: see `Source`."""
         return [[captions.caption(self.scene(index))] for index in indices]
 
+    def labels(self, indices) -> np.ndarray:
+        """The classes of the images at `indices`: see `Source`."""
+        return _labels([self.scene(index) for index in indices])
+
     def truth(self, i: int) -> SceneTruth:
         """The ground truth of image `i`."""
         scene = self.scene(i)
@@ -178,6 +181,10 @@ class ScenesSource:
             caption=captions.caption(scene),
             scene=scene,
         )
+
+
+def _labels(scenes: Sequence[Scene]) -> np.ndarray:
+    return np.array([captions.class_label(scene.objects[0]) for scene in scenes], np.int32)
 
 
 def _semantic_and_objects(scene, size):
