@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1]
 FACES = ["train.py", "sample.py", "ldm_jax/__main__.py"]
 FILES = sorted(set((ROOT / "ldm_jax").rglob("*.py")) - {ROOT / face for face in FACES})
 MODELS = {"layers", "parameters", "autoencoder", "diffusion", "conditioning"}
-BASE = {"errors", "bounds", "paths", "lock"}
+BASE = {"errors", "bounds", "resuming", "paths", "lock"}
 LIBRARY = MODELS | BASE | {"sampling", "training", "evaluation", "data", "plots", "pretrained"}
 # What each part of ldm_jax may import besides itself: library <- experiments <- model <- commands.
 ALLOWED = {
     "errors": set(),
     "bounds": set(),
+    "resuming": set(),
     "paths": {"errors"},
     "lock": {"errors", "paths"},
     "layers": {"errors"},

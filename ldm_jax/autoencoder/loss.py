@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from ldm_jax.autoencoder.perceptual import PerceptualNetwork
 from ldm_jax.bounds import Count, NonNegative
 from ldm_jax.layers import Array
+from ldm_jax.resuming import OnResume
 
 Perceptual = Callable[[Array, Array], Array]
 
@@ -31,7 +33,7 @@ class AutoencoderLossConfig:
     """Network of the perceptual distance LPIPS; the paper uses vgg16."""
     perceptual_weight: NonNegative = 0.0
     """Weight of LPIPS; 1 in the paper. 0: the network is not needed."""
-    perceptual_file: str = ""
+    perceptual_file: Annotated[str, OnResume.FREE] = ""
     """File with published weights of the network; '': they are downloaded once."""
     kl_weight: NonNegative = 1e-6
     """Weight of the KL term, summed over the latent and divided by the number of pixel values."""

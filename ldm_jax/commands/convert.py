@@ -103,7 +103,7 @@ def convert(command: ConvertCommand) -> str:
 
 
 def _convert(command: ConvertCommand, experiment: Experiment, run: RunDir) -> str:
-    run.check(command.model, experiment)
+    run.resumed(command.model, experiment)
     if run.summary():
         raise UserError(f"{run.path} is a run already; choose another --out")
     published = read_published(

@@ -1,6 +1,7 @@
 """A folder of images: flat, with captions, boxes, maps, or one sub-folder per class."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -9,8 +10,9 @@ from typing import IO, NamedTuple, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
+from ldm_jax.data.annotations import plain_name
 from ldm_jax.data.box_files import read_boxes
-from ldm_jax.data.boxes import clipped_boxes, to_batch
+from ldm_jax.data.boxes import Boxes, clipped_boxes, to_batch
 from ldm_jax.data.decode import (
     highest_value,
     is_deep,
@@ -18,7 +20,7 @@ from ldm_jax.data.decode import (
     to_image,
     upright_size,
 )
-from ldm_jax.data.folder_index import index_folder
+from ldm_jax.data.folder_index import FolderIndex, index_folder
 from ldm_jax.data.images import (
     ImageConfig,
     Preprocessed,
@@ -28,9 +30,18 @@ from ldm_jax.data.images import (
 )
 from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
 from ldm_jax.data.notices import cut_off, some, unused_bits
-from ldm_jax.data.source import HeldOutFraction, Rngs, Split, choose_caption, split_order
+from ldm_jax.data.source import (
+    HeldOutFraction,
+    Rngs,
+    Split,
+    choose_caption,
+    digest,
+    hash_positions,
+    held_out_below,
+)
 from ldm_jax.errors import UserError
 from ldm_jax.paths import user_path
+from ldm_jax.resuming import Place
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -40,16 +51,16 @@ log = logging.getLogger(__name__)
 class FolderConfig(ImageConfig):
     """A folder of images: flat, one sub-folder a class, or with captions."""
 
-    path: str = ""
+    path: Place = ""
     """The folder."""
     validation: HeldOutFraction = 0.05
     """Fraction of the images to hold out; above 0, as both stages are judged by held-out images."""
-    captions: str = ""
+    captions: Place = ""
     """Their captions, if not in the folder itself: a .jsonl, a table (.csv, .tsv), COCO's
     captions_*.json, a .json {file: caption}, or a folder of .txt files."""
-    boxes: str = ""
+    boxes: Place = ""
     """Their boxes: COCO's instances_*.json, or a folder of YOLO's .txt files."""
-    maps: str = ""
+    maps: Place = ""
     """Their semantic maps: a folder of .png files whose pixels are class numbers, names.txt beside
     them."""
 
@@ -63,7 +74,7 @@ class FolderSource:
     Boxes: the file or folder `boxes` (see `box_files.read_boxes`), relative to the upright image.
     Maps: the folder `maps` (see `maps.open_maps`). An image without one is left out.
     Validation: folders like `train` and `val` (or `test`) are the split where they exist (see
-    `splits.layout_of`); otherwise a seeded part of the images is held out.
+    `splits.layout_of`); otherwise the name of an image and the seed decide whether it is held out.
 
     If all images, reduced to the size that is needed, fit into `memory_bytes`, they are decoded
     when the source is opened: damaged ones are reported and left out. In a larger set only the
@@ -80,7 +91,7 @@ class FolderSource:
         progress: bool = True,
         unreadable: dict[str, str] | None = None,
     ) -> None:
-        """seed: decides which images are held out.
+        """seed: with its name, decides whether an image is held out.
 
         Images have one channel where every one is grey, otherwise 3. progress: whether to show
         progress bars. unreadable: that of the other split, so that no image is reported twice.
@@ -122,16 +133,14 @@ class FolderSource:
         if split == "train":
             self._say_what_is_lost(headers, config)
         self._preprocessor = replace(self._preprocessor, channels=self.channels)
-        taken = slice(0, len(names))
+        self.held_out_below = 0.0
         if not contents.has_splits:
-            order, count = split_order(len(names), config.validation, seed)
-            names = [names[i] for i in order]
-            taken = slice(0, count) if split == "validation" else slice(count, len(names))
+            names = self._side(names, split, config.validation, seed)
         self._cache: list[Preprocessed] | None = None
         if self._bytes_to_cache(headers.values()) <= memory_bytes:
-            names, cache = self._fill_cache(names, taken, progress)
-            self._cache = cache[taken]
-        self._names = names[taken]
+            cache = self._read_files(self._to_cache, names, progress)
+            names, self._cache = list(cache), list(cache.values())
+        self._names = names
         if bad := len(self.unreadable) - reported:
             n = len(contents.names)
             log.warning("%d of %d images in %s left out: they cannot be read", bad, n, self._root)
@@ -157,6 +166,15 @@ class FolderSource:
             self._count_missing(sum(not len(one.labels) for one in self._boxes), "box")
         several = any(len(texts) > 1 for texts in self._captions or ())
         self.is_random = self._preprocessor.is_random or several
+        spelled = {plain_name(name): name for name in headers}
+        self.files_digest = digest((one, headers[spelled[one]].bytes) for one in sorted(spelled))
+        labels = ((one, self._known_of(spelled[one], contents, truth)) for one in sorted(spelled))
+        self.labels_digest = digest((one, known) for one, known in labels if any(known))
+
+    def _known_of(self, name: str, contents: FolderIndex, truth: dict[str, Boxes]) -> tuple:
+        """What the files around an image say of it."""
+        boxes = [rows.tolist() for rows in truth.get(name, ())]
+        return contents.captions.get(name), boxes, self._maps and self._maps.checksums[name]
 
     def _say_what_is_lost(self, headers: dict[str, "_Header"], config: FolderConfig) -> None:
         for text in cut_off([header.size for header in headers.values()], config):
@@ -182,24 +200,21 @@ class FolderSource:
             raise UserError(f"none of the images in {self._root} has a map in {maps.folder}")
         return good
 
+    def _side(self, names: list[str], split: Split, fraction: float, seed: int) -> list[str]:
+        """The images of one side of the split, in the order of their `hash_positions`."""
+        position = dict(zip(names, hash_positions(map(plain_name, names), seed), strict=True))
+        names = sorted(names, key=position.get)
+        # Both sides look at the first image: it may be the only one that is held out
+        while fraction and len(names) > 1 and not self._read_files(self._to_cache, names[:1]):
+            names = names[1:]
+        positions = np.array([position[name] for name in names])
+        self.held_out_below = held_out_below(positions, fraction)
+        held_out = positions < self.held_out_below
+        return [name for name, h in zip(names, held_out, strict=True) if h == (split != "train")]
+
     def _bytes_to_cache(self, headers: Iterable["_Header"]) -> int:
         map_bytes = np.dtype(index_dtype(self._maps.names)).itemsize if self._maps else 0
         return sum(self._preprocessor.cached_bytes(*one.size, map_bytes) for one in headers)
-
-    def _fill_cache(
-        self, names: list[str], taken: slice, progress: bool
-    ) -> tuple[list[str], list[Preprocessed]]:
-        """The first `taken.stop` readable images: their names and what to keep in memory of them.
-
-        In either split, validation is the first readable images of the order: a damaged one moves
-        no image from one split to the other.
-        """
-        cache = self._read_files(self._to_cache, names[: taken.stop], progress)
-        for name in names[taken.stop :]:
-            if len(cache) == taken.stop:
-                break
-            cache |= self._read_files(self._to_cache, [name])
-        return list(cache), list(cache.values())
 
     def _count_missing(self, missing: int, what: str) -> None:
         if missing:
@@ -302,8 +317,10 @@ class _Header(NamedTuple):
     size: tuple[int, int]  # width, height
     channels: int
     deep: bool  # more than 8 bits a channel
+    bytes: int  # of the file
 
     @classmethod
     def read(cls, name: str, file: IO) -> "_Header":
         image = Image.open(file)
-        return cls(upright_size(image), natural_channels(image), is_deep(image))
+        facts = upright_size(image), natural_channels(image), is_deep(image)
+        return cls(*facts, file.seek(0, os.SEEK_END))

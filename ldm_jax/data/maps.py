@@ -1,5 +1,6 @@
 """Semantic maps: images whose pixels are class indices."""
 
+import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import IO
@@ -64,6 +65,7 @@ class Maps:
     folder: epath.Path
     files: dict[str, epath.Path]
     sizes: dict[str, tuple[int, int]]  # width, height
+    checksums: dict[str, int]  # of the class indices
     names: tuple[str, ...]
     unreadable: dict[str, str]  # the reason, for images whose maps are damaged
 
@@ -102,12 +104,14 @@ def open_maps(folder: epath.Path, images: Collection[str], progress: bool = True
     highest = good[last][1]
     names = _names(folder) or tuple(str(i) for i in range(highest + 1))
     check_class_names(highest, names, f"the map {files[last]}")
-    sizes = {name: size for name, (size, _) in good.items()}
-    return Maps(folder, {name: files[name] for name in good}, sizes, names, unreadable)
+    sizes = {name: size for name, (size, *_) in good.items()}
+    checksums = {name: checksum for name, (*_, checksum) in good.items()}
+    good_files = {name: files[name] for name in good}
+    return Maps(folder, good_files, sizes, checksums, names, unreadable)
 
 
-def _inspect(path: epath.Path) -> tuple[tuple[int, int], int] | str:
-    """((width, height), highest index) of a map, or why it cannot be read."""
+def _inspect(path: epath.Path) -> tuple[tuple[int, int], int, int] | str:
+    """((width, height), highest index, checksum) of a map, or why it cannot be read."""
     try:
         with path.open("rb") as file:
             indices = decode_map(file)
@@ -115,7 +119,7 @@ def _inspect(path: epath.Path) -> tuple[tuple[int, int], int] | str:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can make the decoders raise anything
         return f"its map cannot be read: {error}"
-    return indices.shape[::-1], int(indices.max())
+    return indices.shape[::-1], int(indices.max()), zlib.crc32(indices.tobytes())
 
 
 def _names(folder: epath.Path) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Random-access data: what every data set offers, arrays in memory, subsets."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -21,7 +22,8 @@ class Source(Protocol):
     """A data set whose examples are read by index.
 
     A source whose examples depend on `rngs` (random crops) also has `is_random = True`: its
-    examples must not be cached.
+    examples must not be cached. A source of files has `files_digest` and `labels_digest`, which
+    tell them, and what is known of them, from others.
     """
 
     class_names: tuple[str, ...] | None
@@ -110,6 +112,7 @@ class Subset:
         self.semantic_names = getattr(source, "semantic_names", None)
         self.channels = source.channels
         self.is_random = getattr(source, "is_random", False)
+        self.files_digest = getattr(source, "files_digest", "")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -152,27 +155,51 @@ def read_all(
     return ArraySource(arrays, source.class_names, *names)
 
 
-def split_order(n: int, fraction: float, seed: int) -> tuple[np.ndarray, int]:
-    """A seeded order of n examples, and how many of the first ones are for validation.
+def hash_positions(names: Iterable[str], seed: int) -> np.ndarray:
+    """A number in [0, 1) for each name, evenly spread: float64 `[n]`.
 
-    The number is round(fraction * n), at least 1 and at most n - 1; 0 for fraction 0.
+    The name and the seed alone decide it, whatever other names there are.
+    """
+    keys = (f"{seed}:{name}".encode(errors="surrogatepass") for name in names)
+    hashes = (hashlib.blake2b(key, digest_size=6).digest() for key in keys)
+    return np.array([int.from_bytes(one, "big") / 2**48 for one in hashes])
+
+
+def held_out_below(positions: np.ndarray, fraction: float) -> float:
+    """The number below which the `hash_positions` of held-out examples lie; 0 for fraction 0.
+
+    It is the fraction, so that a further example never moves another one to the other side. Only
+    where that would leave one side empty it is just enough for one example.
+
     UserError for a fraction outside [0, 1) and for fewer than two examples.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"the validation fraction must be in [0, 1), got {fraction}")
-    if fraction and n < 2:
+    if not fraction:
+        return 0.0
+    if len(positions) < 2:
         raise UserError(
-            f"{n} example cannot be divided into training and validation; give 2 or "
+            f"{len(positions)} example cannot be divided into training and validation; give 2 or "
             "more, or a validation fraction of 0"
         )
-    count = min(max(1, round(fraction * n)), n - 1) if fraction else 0
-    return np.random.default_rng(seed).permutation(n), count
+    lowest, highest = positions.min(), positions.max()
+    return float(min(max(fraction, np.nextafter(lowest, 1)), highest))
 
 
 def split(source: Source, fraction: float, seed: int) -> tuple[Subset, Subset]:
     """Two disjoint subsets (training, validation), for data that comes without a split."""
-    order, count = split_order(len(source), fraction, seed)
-    return Subset(source, order[count:]), Subset(source, order[:count])
+    positions = hash_positions(map(str, range(len(source))), seed)
+    order, limit = np.argsort(positions), held_out_below(positions, fraction)
+    held_out = positions[order] < limit
+    return Subset(source, order[~held_out]), Subset(source, order[held_out])
+
+
+def digest(rows: Iterable[object]) -> str:
+    """What tells these rows from others: 16 hexadecimal digits. Rows are what `repr` shows."""
+    total = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        total.update(f"{row!r}\n".encode(errors="surrogatepass"))
+    return total.hexdigest()
 
 
 def choose_caption(captions: Sequence[str], rng: np.random.Generator | None) -> str:

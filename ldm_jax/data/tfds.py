@@ -19,9 +19,10 @@ from ldm_jax.data.decode import highest_value, upright_size
 from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads
 from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
 from ldm_jax.data.notices import cut_off, some, unused_bits
-from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption
+from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption, digest
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
 from ldm_jax.errors import UserError
+from ldm_jax.resuming import Place
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class TfdsConfig(ImageConfig):
 
     name: str = "mnist"
     """Name, with configuration or version if need be: imagenet_resized/64x64, mnist:3.0.1."""
-    dir: str = "~/tensorflow_datasets"
+    dir: Place = "~/tensorflow_datasets"
     """TFDS's data directory."""
     validation: HeldOutFraction = 0.05
     """Fraction to hold out where the set has neither a test nor a validation split; above 0, as
@@ -129,6 +130,9 @@ class TfdsSource:
         builder = _open(folder)
         info = builder.info
         self.name = info.full_name
+        splits = sorted(info.splits.items())
+        sizes = [(split, one.num_examples, one.num_bytes) for split, one in splits]
+        self.files_digest = digest([self.name, *sizes])
         images, labels, captions = features_by_kind(info.features)
         self._image_key = self._choose(config.image_key, "image", images)
         self._label = self._choose(config.label_key, "label", labels, default="label")

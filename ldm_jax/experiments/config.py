@@ -21,6 +21,7 @@ from ldm_jax.diffusion.loss import LossNorm
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.resuming import OnResume, Place
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.config import LoaderConfig, MeshConfig, TrainingConfig
 from ldm_jax.training.optimiser import OptimiserConfig
@@ -41,7 +42,7 @@ ConditionKind = Literal[
 class AutoencoderStage(TrainingConfig):
     """Stage 1, Sec. 3.1."""
 
-    from_run: str = ""
+    from_run: Place = ""
     """Run directory whose autoencoder to use instead of training one; it has the same network."""
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
@@ -81,7 +82,7 @@ class DiffusionStage(TrainingConfig):
     tokenizer: Literal["words", "bert", "clip"] = "words"
     """What splits captions: the words of this data, or a published tokenizer. clip also has the
     text encoder of CLIP in place of the transformer above (Stable Diffusion)."""
-    tokenizer_file: str = ""
+    tokenizer_file: Annotated[str, OnResume.FREE] = ""
     """File tokenizer.json of a published tokenizer; '': downloaded once."""
     vocabulary: PositiveInt = 10_000
     """Words of the captions that are kept, the most frequent ones."""
@@ -136,10 +137,10 @@ class Experiment:
     autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)
     classifier: ClassifierStage = field(default_factory=ClassifierStage)
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sampling: Annotated[SamplingSettings, OnResume.FREE] = field(default_factory=SamplingSettings)
+    evaluation: Annotated[EvaluationConfig, OnResume.FREE] = field(default_factory=EvaluationConfig)
+    loader: Annotated[LoaderConfig, OnResume.FREE] = field(default_factory=LoaderConfig)
+    mesh: Annotated[MeshConfig, OnResume.ROUNDING] = field(default_factory=MeshConfig)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Computing type of the networks; parameters, norms, softmax and losses are float32 always."""
     seed: Seed = 0

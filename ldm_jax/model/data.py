@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.open import DataConfig, into_memory, open_sources
-from ldm_jax.data.source import Source
+from ldm_jax.data.source import Source, digest
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
@@ -58,10 +60,12 @@ def open_data(
     extras = EXTRAS.get(stage.condition, ())
     train, validation = open_sources(data, seed, extras, progress)
     condition = _condition(stage, train)  # before all of it is drawn or read
+    identity = _identity(train, validation)
     if needs_classes and not train.class_names:
         raise UserError("this data has no class labels, which a classifier needs")
     train = into_memory(train, progress)
-    return OpenData(train, validation, _info(condition, stage, train), data.flip)
+    info = dataclasses.replace(_info(condition, stage, train), **identity)
+    return OpenData(train, validation, info, data.flip)
 
 
 def published_tokenizer(stage: DiffusionStage) -> str:
@@ -102,6 +106,22 @@ def _info(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
         tokenizer = Tokenizer.from_captions(_captions(train), stage.vocabulary)
         info |= {"vocabulary": tokenizer.vocabulary, "caption_length": tokenizer.length}
     return DataInfo(**info)
+
+
+def _identity(train: Source, validation: Source) -> dict[str, Any]:
+    """The fields of `DataInfo` that tell this data from other data."""
+
+    def both(attribute: str) -> str:
+        digests = [getattr(source, attribute, "") for source in (train, validation)]
+        return digest(digests) if any(digests) else ""
+
+    return {
+        "images": len(train),
+        "held_out": len(validation),
+        "held_out_below": getattr(train, "held_out_below", 0.0),
+        "files_digest": both("files_digest"),
+        "labels_digest": both("labels_digest"),
+    }
 
 
 def _captions(source: Source) -> list[str]:

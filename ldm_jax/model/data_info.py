@@ -27,3 +27,13 @@ class DataInfo:
     """Channels of a one-hot semantic map, for semantic."""
     tokenizer: str = ""
     """Content of tokenizer.json, for text with a published tokenizer."""
+    images: int = 0
+    """Training images; 0: not known, of published weights."""
+    held_out: int = 0
+    """Held-out images."""
+    held_out_below: float = 0.0
+    """The number below which the `hash_positions` of held-out images lie; 0: split otherwise."""
+    files_digest: str = ""
+    """Of the names and sizes of all image files; '': the configuration says all."""
+    labels_digest: str = ""
+    """Of their captions, boxes and maps."""

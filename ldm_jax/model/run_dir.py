@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
+import logging
 import secrets
 import time
 import zlib
@@ -15,17 +15,27 @@ from typing import Any
 import jax
 from etils import epath
 
+from ldm_jax.data.open import DataConfig
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.lock import LOCK, Lock
-from ldm_jax.model.config_json import differences, from_json, to_json
+from ldm_jax.model.config_json import from_json, to_json
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.resume import (
+    changes,
+    other_data,
+    same_split,
+    unfit,
+    way_out,
+    with_words_of,
+)
 from ldm_jax.paths import PART, check_writable, user_path, write_whole
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.processes import all_processes, on_first
 
 VERSION = 2
+STAGES = ("autoencoder", "diffusion", "classifier")
 # What may remain where a run was removed or moved away while it trained.
 REMNANTS = {
     "checkpoints",
@@ -36,7 +46,7 @@ REMNANTS = {
     "curves.png",
     "samples.png",
 }
-FREE = r"mesh\..*|loader\..*|\w+\.remat"  # fields that change no result beyond rounding
+log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -111,36 +121,49 @@ class RunDir:
             file.parent.mkdir(exist_ok=True)
         return file
 
-    def check(self, name: str, experiment: Experiment, but_for: str = "") -> None:
-        """Raises UserError, naming the fields, when the directory belongs to another experiment.
+    def begun(self) -> dict[str, int]:
+        """The newest step of each stage that has a checkpoint."""
+        steps = {stage: self.checkpoints(stage).latest_step() for stage in STAGES}
+        return {stage: step for stage, step in steps.items() if step is not None}
 
-        Also when it is some other folder, or cannot be written to. Changes nothing. What decides
-        speed and memory alone may differ: a run can resume on other devices.
+    def resumed(self, name: str, experiment: Experiment, stage: str = "both") -> Experiment:
+        """The experiment that a start with this one goes on with; changes nothing.
+
+        A run may go on with other fields where that changes no numbers of a stage that has begun
+        (`resuming.OnResume`). The classifier is configured by a start that trains it.
 
         Args:
-          but_for: a field of the experiment that may be another one.
-        """
-        on_first(lambda: self._check(name, experiment, but_for))
+          stage: what is trained, as in `train.py --stage`.
 
-    def _check(self, name: str, experiment: Experiment, but_for: str) -> None:
+        Raises:
+          UserError: the directory belongs to another experiment, with the fields named, it is some
+            other folder, or it cannot be written to.
+        """
+        begun = self.begun()
+        return from_json(
+            Experiment, on_first(lambda: to_json(self._resumed(name, experiment, stage, begun)))
+        )
+
+    def _resumed(
+        self, name: str, experiment: Experiment, stage: str, begun: dict[str, int]
+    ) -> Experiment:
         self._check_place()
         if not (self.path / "config.json").exists():
-            return
+            return experiment
         saved_name, saved, _ = self._parsed(self._saved())
-        if saved_name != name:
+        if begun and saved_name != name:
             raise UserError(
                 f"{self.path} belongs to the experiment {saved_name!r}, not {name!r}; "
-                "choose another --run-dir"
+                + way_out(self.path)
             )
-        if but_for:
-            saved = dataclasses.replace(saved, **{but_for: getattr(experiment, but_for)})
-        different = differences(to_json(saved), to_json(experiment))
-        if different := [row for row in different if not re.fullmatch(FREE, row[0])]:
+        if stage != "classifier":
+            experiment = dataclasses.replace(experiment, classifier=saved.classifier)
+        if refused := [str(one) for one in changes(saved, experiment, begun) if one.refused]:
             raise UserError(
-                f"{self.path} belongs to another configuration: "
-                + "; ".join(f"--{option} is {a} there, {b} here" for option, a, b in different)
-                + "; choose another --run-dir"
+                f"{self.path} belongs to another configuration: {'; '.join(refused)}; "
+                + way_out(self.path)
             )
+        return experiment
 
     def _check_place(self) -> None:
         """Raises UserError unless it is a run, or can become one."""
@@ -157,12 +180,50 @@ class RunDir:
         if others:
             raise UserError(f"{self.path} is not empty and holds no config.json of a run")
 
-    def begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool = False) -> None:
-        """Writes config.json on the first start; later ones compare the info of the data.
+    def data_to_open(self, data: DataConfig) -> DataConfig:
+        """What to open of it: a run that has begun keeps what is held out."""
+        if not self.begun():
+            return data
+        return same_split(data, self.load()[2])
 
-        `renew` writes it again, with the fields that `check` let differ.
+    def resumed_info(self, info: DataInfo, accept_changes: bool = False) -> DataInfo:
+        """The info of the data that a start with this one goes on with; changes nothing.
+
+        Args:
+          accept_changes: go on although there are other images or captions than before.
+
+        Raises:
+          UserError: a stage has begun on other data, or on data of another kind.
         """
-        on_first(lambda: self._begin(name, experiment, info, renew))
+        begun = self.begun()
+        if not begun:
+            return info
+        saved = self.load()[2]
+        changed = other_data(saved, info)
+        if accept_changes:
+            info = with_words_of(saved, info)
+        if facts := unfit(saved, info, begun):
+            reason = "; ".join([*changed, *facts])
+            raise UserError(
+                f"the data of {self.path} has changed since the run began: {reason}; "
+                + way_out(self.path)
+            )
+        if changed and not accept_changes:
+            raise UserError(
+                f"the data of {self.path} has changed since the run began: {'; '.join(changed)}; "
+                f"to go on with it as it is now: --changed-data accept; or {way_out(self.path)}"
+            )
+        if changed and jax.process_index() == 0:
+            log.warning("the data has changed since the run began: %s", "; ".join(changed))
+        return info
+
+    def begin(self, name: str, experiment: Experiment, info: DataInfo) -> None:
+        """Writes config.json, with what `resumed` and `resumed_info` gave.
+
+        A line says of each field that has changed what this means, where it means anything.
+        """
+        begun = self.begun()
+        on_first(lambda: self._begin(name, experiment, info, begun))
         visible = all_processes((self.path / "config.json").exists())
         if not all(visible):
             raise UserError(
@@ -172,30 +233,29 @@ class RunDir:
             )
         self._started -= self.summary().get("wall_seconds", 0.0)
 
-    def _begin(self, name: str, experiment: Experiment, info: DataInfo, renew: bool) -> None:
+    def _begin(
+        self, name: str, experiment: Experiment, info: DataInfo, begun: dict[str, int]
+    ) -> None:
         saved = self._saved() if (self.path / "config.json").exists() else {}
-        if saved:
-            saved_info = self._parsed(saved)[2]
-            if not saved_info.class_names:  # classes that nothing in the run has looked at
-                saved_info = dataclasses.replace(saved_info, class_names=info.class_names)
-            if different := differences(to_json(saved_info), to_json(info)):
-                raise UserError(
-                    f"the data of {self.path} has changed since the run began "
-                    f"({', '.join(field for field, *_ in different)}); choose another --run-dir"
+        for one in changes(self._parsed(saved)[1], experiment, begun) if saved else ():
+            if one.effect:
+                log.info(
+                    "--%s is %s now, %s before: %s", one.option, one.now, one.before, one.effect
                 )
-        if renew or not saved:
-            self.check_held()
-            self.path.mkdir(parents=True, exist_ok=True)
-            data, config = to_json(info), to_json(experiment)
-            if tokenizer := data.pop("tokenizer"):  # megabytes, in a file of its own
-                self._write("tokenizer.json", tokenizer, sync=True)
-            content = {
-                "version": VERSION,
-                "id": saved.get("id") or secrets.token_hex(8),
-                "experiment": name,
-                "config": config,
-                "data": data,
-            }
+        self.check_held()
+        self.path.mkdir(parents=True, exist_ok=True)
+        data, config = to_json(info), to_json(experiment)
+        tokenizer = data.pop("tokenizer")  # megabytes, in a file of its own
+        content = {
+            "version": VERSION,
+            "id": saved.get("id") or secrets.token_hex(8),
+            "experiment": name,
+            "config": config,
+            "data": data,
+        }
+        if saved.pop("tokenizer", "") != tokenizer:
+            self._write("tokenizer.json", tokenizer, sync=True)
+        if saved != content:
             self._write_json("config.json", content, sync=True)
 
     def load(self) -> tuple[str, Experiment, DataInfo]:
@@ -212,7 +272,7 @@ class RunDir:
                 f"this program reads version {VERSION}"
             )
         if (tokenizer := self.path / "tokenizer.json").exists():
-            saved["tokenizer"] = tokenizer.read_text()
+            saved["tokenizer"] = tokenizer.read_text()  # empty where the condition was changed
         return saved
 
     def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataInfo]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from ldm_jax.bounds import Count, Fraction, PositiveInt
+from ldm_jax.resuming import OnResume
 from ldm_jax.training.optimiser import OptimiserConfig
 
 
@@ -25,14 +27,14 @@ class TrainingConfig:
     """How one network is trained; each stage adds its own fields."""
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    progress: Progress = field(default_factory=Progress)
+    progress: Annotated[Progress, OnResume.FREE] = field(default_factory=Progress)
     batch_size: PositiveInt = 64
     """Examples a step, over all devices."""
     accumulate: PositiveInt = 1
     """Parts in which a batch is processed, one after another, to save memory."""
-    remat: bool = False
+    remat: Annotated[bool, OnResume.ROUNDING] = False
     """Compute the activations of each block again in the backward pass, to save memory."""
-    steps: PositiveInt = 100_000
+    steps: Annotated[PositiveInt, OnResume.LENGTH] = 100_000
     """Training steps."""
     ema_decay: Fraction = 0.9999
     """Decay of the moving average of the weights (EMA), which is used after training; 0: none."""

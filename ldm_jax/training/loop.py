@@ -166,7 +166,7 @@ class _Meter:
         if bad:
             raise NonFinite(
                 f"{self._name}: {', '.join(bad)} not finite at step {self.step}; "
-                f"{self._last_good()}. A lower learning rate or a clip_norm may help."
+                f"{self._last_good()}"
             )
         self._rows.append(row)
         shown = "loss" if "loss" in row else next(iter(losses), None)

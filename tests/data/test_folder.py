@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,9 +252,59 @@ def test_a_list_of_captions_for_other_files_is_refused(tmp_path):
 def test_a_held_out_part_is_disjoint_seeded_and_complete(tmp_path):
     flat(tmp_path, 20)
     rest, held = (values(s) for s in both(tmp_path, validation=0.2, seed=1))
-    assert len(held) == 4 and sorted(rest + held) == list(range(0, 200, 10))
+    assert 1 <= len(held) < 10 and sorted(rest + held) == list(range(0, 200, 10))
     assert [values(s) for s in both(tmp_path, validation=0.2, seed=1)] == [rest, held]
     assert set(values(both(tmp_path, validation=0.2, seed=2)[1])) != set(held)
+
+
+def test_further_images_move_none_of_the_others_to_the_other_side(tmp_path):
+    flat(tmp_path, 12)
+    rest, held = (set(values(s)) for s in both(tmp_path, validation=0.3))
+    for i in range(12, 25):
+        paint(tmp_path / f"{i}.png", 10 * i)
+        more, more_held = (set(values(s)) for s in both(tmp_path, validation=0.3))
+        assert rest <= more and held <= more_held
+
+
+def test_a_held_out_part_of_few_images_is_kept_where_its_limit_is(tmp_path):
+    """Of few images one is held out even where the fraction would hold out none."""
+    flat(tmp_path, 4)
+    first = both(tmp_path, validation=0.01)
+    assert len(first[1]) == 1
+    kept = first[0].held_out_below
+    for i in range(4, 20):
+        paint(tmp_path / f"{i:02}.png", 10 * i)
+    rest, held = (set(values(s)) for s in both(tmp_path, validation=kept))
+    assert set(values(first[1])) <= held and set(values(first[0])) <= rest
+
+
+def test_the_only_held_out_image_is_one_that_can_be_decoded(tmp_path):
+    flat(tmp_path, 6)
+    [value] = values(both(tmp_path, validation=0.01)[1])
+    truncate(tmp_path / f"{value // 10:02}.png")
+    for memory_bytes in (2e9, 0):
+        rest, held = both(tmp_path, validation=0.01, memory_bytes=memory_bytes)
+        assert len(held) == 1 and len(rest) == 4
+        assert not set(values(rest)) & set(values(held))
+
+
+def test_digests_tell_files_and_their_labels_from_others(tmp_path):
+    for i in range(3):
+        paint(tmp_path / "a" / f"{i}.png", i)
+    (tmp_path / "a" / "0.txt").write_text("zero")
+
+    def digests(folder):
+        source = train(folder)
+        return source.files_digest, source.labels_digest
+
+    before = digests(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert digests(tmp_path / "b") == before
+    (tmp_path / "b" / "0.txt").write_text("nil")
+    files, labels = digests(tmp_path / "b")
+    assert files == before[0] and labels != before[1]
+    (tmp_path / "b" / "2.png").rename(tmp_path / "b" / "3.png")
+    assert digests(tmp_path / "b")[0] != before[0]
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
@@ -355,7 +406,7 @@ def test_damaged_images_do_not_move_others_between_the_splits(tmp_path):
         truncate(tmp_path / name)
     for seed in range(5):
         rest, held = (values(s) for s in both(tmp_path, validation=0.3, seed=seed))
-        assert len(held) == 6 and len(set(rest + held)) == len(rest + held) == 16
+        assert held and rest and len(set(rest + held)) == len(rest + held) == 16
 
 
 def test_a_folder_beyond_memory_reads_the_same_images_from_its_files(tmp_path):
@@ -600,7 +651,7 @@ COCO = (
 @pytest.mark.skipif(not COCO.is_dir(), reason="the photographs are not here")
 def test_photographs():
     rest, held = (opened(COCO / "images", s, size=64) for s in ("train", "validation"))
-    assert (len(rest), len(held), rest.channels) == (122, 6, 3)
+    assert (len(rest), len(held), rest.channels) == (119, 9, 3)
     x = rest.read(range(122))["image"]
     assert x.shape == (122, 64, 64, 3) and 90 < x.mean() < 140 and x.std() > 50
 

@@ -146,7 +146,7 @@ def test_a_tfds_set_is_what_its_features_are(options, condition, fixed, tfds_dir
     data = TfdsConfig(name="squares", dir=str(tfds_dir), size=8, **options)
     found = opened(data)
     assert found.info.condition == condition and found.fixed_views == fixed
-    assert len(found.train) == 9 and len(found.validation) == 1
+    assert len(found.train) == 8 and len(found.validation) == 2
     if condition == "class":
         assert found.info.class_names == ("blue", "red")
 

@@ -5,28 +5,43 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.run_dir import RunDir
+from ldm_jax.training.step import TrainState
 
 INFO = DataInfo(3, "text", vocabulary=("ball", "red"), caption_length=2)
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """The directory of a run of smoke that has begun."""
+def started(tmp_path):
+    """The directory of a run of smoke that has started."""
     run = RunDir(tmp_path / "run")
     run.begin("smoke", EXPERIMENTS["smoke"](), INFO)
     return run.path
 
 
+@pytest.fixture
+def begun(started):
+    """The directory of a run of smoke whose stages have checkpoints."""
+    state = TrainState(np.int32(20), {"w": np.ones(2, np.float32)}, None, {}, {})
+    for stage in ("autoencoder", "diffusion"):
+        checkpoints = RunDir(started).checkpoints(stage)
+        checkpoints.save(20, state)
+        checkpoints.close()
+    return started
+
+
 def test_a_run_that_has_begun_can_be_loaded(begun):
-    assert RunDir(begun).load() == ("smoke", EXPERIMENTS["smoke"](), INFO)
-    RunDir(begun).check("smoke", EXPERIMENTS["smoke"]())
-    RunDir(begun).begin("smoke", EXPERIMENTS["smoke"](), INFO)
+    run, ours = RunDir(begun), EXPERIMENTS["smoke"]()
+    assert run.load() == ("smoke", ours, INFO)
+    assert run.resumed("smoke", ours) == ours
+    assert run.begun() == {"autoencoder": 20, "diffusion": 20}
+    run.begin("smoke", ours, INFO)
 
 
 def test_another_configuration_is_refused_with_both_values(begun, train):
@@ -40,28 +55,67 @@ def test_another_configuration_is_refused_with_both_values(begun, train):
     assert (begun / "config.json").read_text() == before
 
 
-def test_a_run_may_go_on_with_other_devices_threads_and_memory(begun):
+def test_what_a_run_goes_on_with_is_kept_and_worth_a_line(begun, caplog):
     ours = EXPERIMENTS["smoke"]()
-    RunDir(begun).check(
-        "smoke",
-        dataclasses.replace(
-            ours,
-            mesh=dataclasses.replace(ours.mesh, fsdp=4),
-            loader=dataclasses.replace(ours.loader, threads=3),
-            diffusion=dataclasses.replace(ours.diffusion, remat=True),
-        ),
-    )
+    wider = dataclasses.replace(ours, mesh=dataclasses.replace(ours.mesh, fsdp=4))
+    assert RunDir(begun).resumed("smoke", wider) == wider
+    with caplog.at_level("INFO"):
+        RunDir(begun).begin("smoke", wider, INFO)
+    assert "--mesh.fsdp is 4 now, 1 before: changes results by rounding alone" in caplog.text
+    assert RunDir(begun).load()[1] == wider
 
 
-def test_another_experiment_is_refused(begun, train):
+def test_the_classifier_is_configured_by_a_start_that_trains_it(begun):
+    ours = EXPERIMENTS["smoke"]()
+    other = dataclasses.replace(ours, classifier=dataclasses.replace(ours.classifier, steps=7))
+    assert RunDir(begun).resumed("smoke", other) == ours
+    assert RunDir(begun).resumed("smoke", other, "classifier") == other
+
+
+def test_another_experiment_is_refused_once_a_stage_has_begun(begun, train):
     error = train("scenes", "--run-dir", begun).error
     assert "belongs to the experiment 'smoke', not 'scenes'" in error
 
 
-def test_other_data_is_refused(begun):
+def test_before_its_first_checkpoint_a_run_can_be_started_otherwise(started):
+    run, other = RunDir(started), EXPERIMENTS["scenes"]()
+    assert run.resumed("scenes", other).autoencoder == other.autoencoder
+    info = dataclasses.replace(INFO, vocabulary=("ball", "blue"))
+    run.begin("scenes", other, info)
+    assert run.load() == ("scenes", other, info)
+
+
+def test_data_with_other_words_is_refused(begun):
     other = dataclasses.replace(INFO, vocabulary=("ball", "blue"))
-    with pytest.raises(UserError, match=r"has changed since the run began \(vocabulary\)"):
-        RunDir(begun).begin("smoke", EXPERIMENTS["smoke"](), other)
+    said = r"has changed since the run began: vocabulary \(new: blue; gone: red\)"
+    with pytest.raises(UserError, match=said):
+        RunDir(begun).resumed_info(other)
+
+
+def test_other_data_is_refused_unless_told_otherwise(begun, caplog):
+    run, ours = RunDir(begun), EXPERIMENTS["smoke"]()
+    known = dataclasses.replace(INFO, images=11, held_out=1, files_digest="1")
+    run.begin("smoke", ours, known)
+    assert run.resumed_info(known) == known
+    fewer = dataclasses.replace(known, images=10, vocabulary=("ball", "blue"), files_digest="2")
+    with pytest.raises(UserError, match="11 training images there, 10 here; other names"):
+        run.resumed_info(fewer)
+    accepted = run.resumed_info(fewer, accept_changes=True)
+    assert accepted == dataclasses.replace(fewer, vocabulary=known.vocabulary)
+    assert "10 here" in caplog.text
+    run.begin("smoke", ours, accepted)
+    assert run.resumed_info(accepted) == accepted
+    with pytest.raises(UserError, match="channels 3 there, 1 here"):
+        run.resumed_info(dataclasses.replace(accepted, channels=1), accept_changes=True)
+
+
+def test_a_tokenizer_lies_in_a_file_of_its_own_while_it_is_needed(started):
+    run, ours = RunDir(started), EXPERIMENTS["smoke"]()
+    published = dataclasses.replace(INFO, tokenizer='{"model": 1}')
+    run.begin("smoke", ours, published)
+    assert run.load()[2] == published and "model" not in (started / "config.json").read_text()
+    run.begin("smoke", ours, INFO)
+    assert run.load()[2] == INFO
 
 
 def test_another_folder_is_refused_and_left_alone(train, sample, tmp_path):
@@ -84,17 +138,19 @@ def test_a_run_is_itself_however_it_is_spelled_and_wherever_it_lies(spelled, tmp
     if spelled == "moved":
         shutil.rmtree("run")
     assert RunDir(spelled).id == before != other.id
-    RunDir(spelled).check("smoke", EXPERIMENTS["smoke"]())
-    RunDir(spelled).begin("smoke", EXPERIMENTS["smoke"](), INFO, renew=True)
+    ours = EXPERIMENTS["smoke"]()
+    assert RunDir(spelled).resumed("smoke", ours) == ours
+    other_samples = dataclasses.replace(ours.sampling, steps=7)
+    RunDir(spelled).begin("smoke", dataclasses.replace(ours, sampling=other_samples), INFO)
     assert RunDir(spelled).id == before
 
 
-def test_a_second_writer_is_refused(begun, train):
-    with RunDir(begun).held():
-        for path in (begun, f"{begun}/"):
+def test_a_second_writer_is_refused(started, train):
+    with RunDir(started).held():
+        for path in (started, f"{started}/"):
             error = train("smoke", "--run-dir", path).error
-            assert f"{begun} is in use by process {os.getpid()} on" in error
-    assert [path.name for path in begun.iterdir()] == ["config.json"]
+            assert f"{started} is in use by process {os.getpid()} on" in error
+    assert [path.name for path in started.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +182,7 @@ def test_what_is_left_of_a_run_is_called_so(train, tmp_path):
 
 def test_a_start_killed_while_it_wrote_its_configuration_can_begin_again(tmp_path):
     (tmp_path / "config.json.part").write_text('{"version"')
-    RunDir(tmp_path).check("smoke", EXPERIMENTS["smoke"]())
+    RunDir(tmp_path).resumed("smoke", EXPERIMENTS["smoke"]())
 
 
 @pytest.mark.parametrize(

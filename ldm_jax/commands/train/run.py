@@ -6,7 +6,7 @@ import json
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -48,6 +48,7 @@ from ldm_jax.training.processes import all_processes, on_all
 from ldm_jax.training.sharding import fitting_mesh, replicate_fsdp
 
 log = logging.getLogger(__name__)
+ChangedData = Literal["refuse", "accept"]
 StageName = Literal["both", "autoencoder", "diffusion", "classifier"]
 
 
@@ -61,6 +62,8 @@ class TrainCommand:
     stage: StageName = "both"
     """Which stage to train; diffusion needs the autoencoder in the same run directory, and so does
     classifier, which can guide the diffusion model (both: all but the classifier)."""
+    changed_data: ChangedData = "refuse"
+    """Whether a run goes on when its images or captions are no longer those that it began with."""
     hosts: Hosts = field(default_factory=Hosts)
 
 
@@ -82,7 +85,8 @@ def main(words: Sequence[str]) -> None:
         return
     name, command = parse_command(words)
     cli.start_jax(command.hosts)
-    cli.say(train(name, command.experiment, RunDir(command.run_dir), command.stage))
+    run = RunDir(command.run_dir)
+    cli.say(train(name, command.experiment, run, command.stage, command.changed_data))
 
 
 def parse_command(words: Sequence[str]) -> tuple[str, TrainCommand]:
@@ -93,7 +97,13 @@ def parse_command(words: Sequence[str]) -> tuple[str, TrainCommand]:
     return name, cli.parse(TrainCommand, fields, f"python train.py {name}", default)
 
 
-def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "both") -> str:
+def train(
+    name: str,
+    experiment: Experiment,
+    run: RunDir,
+    stage: StageName = "both",
+    changed_data: ChangedData = "refuse",
+) -> str:
     """Runs an experiment in its directory, from wherever it stands; returns the summary line.
 
     Raises:
@@ -103,18 +113,22 @@ def train(name: str, experiment: Experiment, run: RunDir, stage: StageName = "bo
     mesh = fitting_mesh(experiment.mesh, _trainings(experiment, stage))
     check(experiment, mesh, _stages(stage))
     with run.held():
-        return _train(name, experiment, run, stage, mesh)
+        return _train(name, experiment, run, stage, mesh, changed_data)
 
 
-def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mesh: Mesh) -> str:
+def _train(
+    name: str,
+    experiment: Experiment,
+    run: RunDir,
+    stage: StageName,
+    mesh: Mesh,
+    changed_data: ChangedData,
+) -> str:
     """`train`, while no other command writes to the directory."""
     # Check
-    # The classifier is configured when its own training begins.
-    configures = stage == "classifier" and run.checkpoints("classifier").latest_step() is None
-    settled = stage == "classifier" and not configures
-    run.check(name, experiment, but_for="" if settled else "classifier")
+    experiment = run.resumed(name, experiment, stage)
     summary = run.summary()
-    if all(summary.get(one, {}).get("finished") for one in _stages(stage)):
+    if _is_finished(run, experiment, stage, summary):
         log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
         return summary_line(summary)
     config = experiment.autoencoder
@@ -128,12 +142,12 @@ def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mes
     perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
     file = experiment.evaluation.perceptual_file
     lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
+    config_data = run.data_to_open(experiment.data)
     data = on_all(
-        lambda: open_data(
-            experiment.data, experiment.diffusion, experiment.seed, stage == "classifier"
-        )
+        lambda: open_data(config_data, experiment.diffusion, experiment.seed, stage == "classifier")
     )
     _check_same_data(data)
+    data = replace(data, info=run.resumed_info(data.info, changed_data == "accept"))
     if channels not in (None, data.info.channels):
         raise UserError(
             f"the autoencoder of {config.from_run} was trained on images with another number of "
@@ -142,7 +156,7 @@ def _train(name: str, experiment: Experiment, run: RunDir, stage: StageName, mes
 
     # Build
     model = LatentDiffusion(experiment, data.info, name=str(run.path))
-    run.begin(name, experiment, data.info, renew=configures)
+    run.begin(name, experiment, data.info)
     log.info(
         "%s: %d training images, %d held out, condition: %s",
         run.path,
@@ -218,6 +232,19 @@ def _log_idle_devices(experiment: Experiment, stage: StageName, mesh: Mesh) -> N
         log.info("on %d of %d devices%s", mesh.size, found, why)
 
 
+def _is_finished(
+    run: RunDir, experiment: Experiment, stage: StageName, summary: dict[str, Any]
+) -> bool:
+    """Whether these stages were trained to their end; a run that is lengthened is not."""
+    begun = run.begun()
+    if "diffusion" in begun or not is_trained_here(experiment.autoencoder):
+        begun = {"autoencoder": experiment.autoencoder.steps} | begun  # it needs no checkpoint
+    return all(
+        summary.get(one, {}).get("finished") and begun.get(one, 0) >= getattr(experiment, one).steps
+        for one in _stages(stage)
+    )
+
+
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
     """Raises UserError when a later stage is to be trained before the first one."""
     done = run.checkpoints("autoencoder").latest_step() or 0
@@ -236,7 +263,7 @@ def _check_same_data(data: OpenData) -> None:
         if list(numbers) != list(found[0]):
             raise UserError(
                 f"the data is not the same on all hosts: process 0 has {found[0][0]} images to "
-                f"train on, process {process} has {numbers[0]}, or their conditions differ"
+                f"train on, process {process} has {numbers[0]}, or their files or conditions differ"
             )
 
 

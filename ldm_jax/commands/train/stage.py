@@ -17,7 +17,7 @@ from ldm_jax.data.loader import Loader
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.config import TrainingConfig
-from ldm_jax.training.loop import Hook, fit
+from ldm_jax.training.loop import Hook, NonFinite, fit
 from ldm_jax.training.processes import on_first
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.step import Objective, TrainState, compile_step
@@ -81,16 +81,19 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
         Hook(progress.preview_every, save_curves),
         Hook(progress.save_every, lambda _state, _step: run.record()),
     ]
-    state = fit(
-        step,
-        state,
-        lambda start_step: _on_devices(task.loader, start_step, mesh),
-        config,
-        name=name,
-        checkpoints=checkpoints,
-        metrics=run.metrics,
-        hooks=[*([task.edit] if task.edit else []), *hooks],
-    )
+    try:
+        state = fit(
+            step,
+            state,
+            lambda start_step: _on_devices(task.loader, start_step, mesh),
+            config,
+            name=name,
+            checkpoints=checkpoints,
+            metrics=run.metrics,
+            hooks=[*([task.edit] if task.edit else []), *hooks],
+        )
+    except NonFinite as error:
+        raise NonFinite(f"{error}; {_advice(run, name)}") from error
     checkpoints.close()
     summary = {
         "parameters": step.parameters,
@@ -101,6 +104,14 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
         **on_first(lambda: _pace(run, name, config.batch_size)),
     }
     return Trained(state, summary)
+
+
+def _advice(run: RunDir, name: str) -> str:
+    """What may help after a loss that is no longer finite, and can be done in this directory."""
+    options = f"a lower --{name}.optimiser.learning-rate, or --{name}.optimiser.clip-norm 1"
+    if name not in run.begun():
+        return f"{options}, may help: give the same command with it"
+    return f"{options}, may help, in a run of its own: --run-dir NEW"
 
 
 def _pace(run: RunDir, name: str, batch_size: int) -> dict[str, float]:

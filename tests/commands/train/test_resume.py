@@ -1,5 +1,6 @@
 """Stopped and killed in the middle of either stage, a run ends as the one that was let alone."""
 
+import shutil
 import signal
 import time
 
@@ -70,3 +71,34 @@ def test_a_run_killed_in_each_stage_ends_bit_for_bit_the_same(
         assert (kept["stage"], kept["step"]) == (line["stage"], line["step"])
     summary = RunDir(run).summary()
     assert summary["wall_seconds"] > summary["diffusion"]["seconds"] > 0
+
+
+def test_a_lengthened_run_is_the_one_that_was_longer_from_the_start(
+    trained, train_tiny, photographs, parts, tmp_path
+):
+    """At a constant learning rate; its data lies elsewhere now, and previews are others."""
+    ended, finished = trained("flat")
+    assert ended.code == 0, ended.err
+    config = RunDir(finished).load()[1].data
+    images = shutil.copytree(photographs / "flat", tmp_path / "images")
+    words = ["--data.crop", config.crop, "--data.flip", config.flip]
+    words += ["--data.path", f"{images}/", "--sampling.steps", 3, "--diffusion.steps", 6]
+    longer, whole = (shutil.copytree(finished, tmp_path / name) for name in ("longer", "whole"))
+
+    shutil.copy(images / "0.png", images / "x.png")
+    refused = train_tiny("folder", *words, "--run-dir", longer).error
+    assert "the data of" in refused and " training images there, " in refused
+    assert "--changed-data accept" in refused
+    (images / "x.png").unlink()
+    again = train_tiny("folder", *words, "--run-dir", longer)
+    assert again.code == 0 and "diffusion: resumes at step 4 of 6" in again.err, again.err
+    assert "--diffusion.steps is 6 now, 4 before: the learning rate stays" in again.err
+    assert (longer / "samples" / "diffusion_0000006.png").exists()
+    assert RunDir(longer).summary()["diffusion"]["steps"] == 6
+    refused = train_tiny("folder", *words, "--diffusion.steps", 3, "--run-dir", longer).error
+    assert "--diffusion.steps is 6 there, 3 here; " in refused
+
+    shutil.rmtree(whole / "checkpoints" / "diffusion")
+    ended = train_tiny("folder", *words, "--run-dir", whole)
+    assert ended.code == 0, ended.err
+    assert parts(longer, "diffusion") == parts(whole, "diffusion")

@@ -107,3 +107,17 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(train_tiny, photographs, 
     assert stopped.code == 2 and "Traceback" not in stopped.err
     assert last.startswith(f"error: {stage}: ") and "not finite at step 2; " in last
     assert f"the last good checkpoint is {tmp_path}/run/checkpoints/{stage}/1" in last
+    assert "in a run of its own" in last
+
+
+def test_what_is_advised_before_the_first_checkpoint_helps_in_the_same_directory(
+    train_tiny, photographs, tmp_path
+):
+    words = ["--data.path", photographs / "flat", "--run-dir", tmp_path / "run"]
+    words += ["--stage", "autoencoder", "--autoencoder.optimiser.learning-rate"]
+    last = train_tiny("folder", *words, 1e30).err.splitlines()[-1]
+    assert "there is no earlier checkpoint; a lower --autoencoder.optimiser.learning-rate" in last
+    assert last.endswith("give the same command with it")
+    again = train_tiny("folder", *words, 1e-4)
+    assert again.code == 0, again.err
+    assert "--autoencoder.optimiser.learning-rate is 0.0001 now, 1e+30 before" in again.err
