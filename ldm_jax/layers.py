@@ -1,7 +1,8 @@
 """The layers that the autoencoder and the UNet share: norm, convolution, ResBlock, attention.
 
 Arrays are `[B, H, W, C]`. `dtype` is the type a module computes in. Parameters, the statistics of
-GroupNorm and the softmax are always float32.
+GroupNorm and the softmax are always float32. Biases and the time step's shifts are added in float32
+too: the gradient of what is broadcast is a sum over the positions, which bfloat16 cannot count.
 """
 
 from __future__ import annotations
@@ -37,6 +38,48 @@ class BlockConfig:
     """The type the blocks compute in."""
 
 
+def in_float32(f: Callable[..., Array], *arrays: Array) -> Array:
+    """f of float32 copies, rounded to the type of the first array.
+
+    So the gradient of an array that is broadcast in `f` is summed in float32.
+    """
+    return f(*(a.astype(jnp.float32) for a in arrays)).astype(arrays[0].dtype)
+
+
+def _cast_all_but_bias(arrays: tuple, *, dtype: DTypeLike) -> tuple:
+    """(inputs, kernel, bias), the first two in `dtype`; the bias keeps its float32."""
+    inputs, kernel, bias = arrays
+    return jnp.asarray(inputs, dtype), jnp.asarray(kernel, dtype), bias
+
+
+class Conv(nnx.Conv):
+    """nnx.Conv that adds its bias in float32 and rounds the sum to `dtype`."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options, promote_dtype=_cast_all_but_bias)
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(self.dtype)
+
+
+class Linear(nnx.Linear):
+    """nnx.Linear that adds its bias in float32 and rounds the sum to `dtype`."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options, promote_dtype=_cast_all_but_bias)
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x).astype(self.dtype)
+
+
+def embed(entries: int, dim: int, *, std: float, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of vectors drawn from N(0, std^2); int `[...]` -> float32 `[..., dim]`.
+
+    Always float32, cast by the caller: the gradient of a row is a sum over all its uses.
+    """
+    return nnx.Embed(entries, dim, embedding_init=nnx.initializers.normal(std), rngs=rngs)
+
+
 def conv(
     c_in: int,
     c_out: int,
@@ -47,9 +90,9 @@ def conv(
     zero: bool = False,
     dtype,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> Conv:
     """A 2-D convolution; `zero` starts the kernel at zero, so a residual branch adds 0 at first."""
-    return nnx.Conv(
+    return Conv(
         c_in,
         c_out,
         (size, size),
@@ -63,9 +106,9 @@ def conv(
 
 def linear(
     c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, dtype, rngs: nnx.Rngs
-) -> nnx.Linear:
+) -> Linear:
     """A dense layer on the last axis, initialised as `conv` is."""
-    return nnx.Linear(
+    return Linear(
         c_in,
         c_out,
         use_bias=bias,
@@ -175,9 +218,9 @@ class ResBlock(nnx.Module):
             shift = self.emb(nnx.silu(emb))[:, None, None, :]
         if self.scale_shift:
             scale, shift = jnp.split(shift, 2, axis=-1)
-            h = self.norm2(h) * (1 + scale) + shift
+            h = in_float32(lambda h, a, b: h * (1 + a) + b, self.norm2(h), scale, shift)
         else:
-            h = self.norm2(h if self.emb is None else h + shift)
+            h = self.norm2(h if self.emb is None else in_float32(jnp.add, h, shift))
         h = self.conv2(self.dropout(nnx.silu(h), deterministic=key is None, rngs=key))
         return h + (x if self.skip is None else self.skip(x))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ldm_jax.bounds import PositiveInt
-from ldm_jax.layers import Array
+from ldm_jax.layers import Array, Conv
 
 _normal = nnx.initializers.normal(0.02)
 
@@ -59,7 +59,7 @@ class Discriminator(nnx.Module):
         self, config: DiscriminatorConfig, channels: int, *, dtype=jnp.float32, rngs: nnx.Rngs
     ):
         def conv4(c_in, c_out, stride, bias, dtype=dtype):
-            return nnx.Conv(
+            return Conv(
                 c_in,
                 c_out,
                 (4, 4),

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from ldm_jax.errors import UserError
-from ldm_jax.layers import Array
+from ldm_jax.layers import Array, embed
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ class ClassEmbedder(nnx.Module):
     """tau_theta for classes: int `[B]` -> `[B, 1, dim]`; `num_classes` includes the null class."""
 
     def __init__(self, num_classes: int, dim: int, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(
-            num_classes, dim, embedding_init=nnx.initializers.normal(1.0), dtype=dtype, rngs=rngs
-        )
+        self.dtype = dtype
+        self.embedding = embed(num_classes, dim, std=1.0, rngs=rngs)
 
     def __call__(self, label: Array) -> Array:
-        return self.embedding(label)[:, None, :]
+        return self.embedding(label)[:, None, :].astype(self.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.layers import Array, Attention, layer_norm, linear, run_block
+from ldm_jax.layers import Array, Attention, embed, layer_norm, linear, run_block
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,15 @@ class ClipTextTransformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        init = nnx.initializers.normal(0.02)
-        self.tok_emb = nnx.Embed(config.vocabulary, config.dim, embedding_init=init, **kw)
-        self.pos_emb = nnx.Embed(config.length, config.dim, embedding_init=init, **kw)
+        self.dtype = dtype
+        self.tok_emb = embed(config.vocabulary, config.dim, std=0.02, rngs=rngs)
+        self.pos_emb = embed(config.length, config.dim, std=0.02, rngs=rngs)
         self.layers = nnx.List([Layer(config, remat=remat, **kw) for _ in range(config.depth)])
         self.norm_out = layer_norm(config.dim, **kw)
 
     def __call__(self, y: Array) -> Array:
         x = self.tok_emb(y) + self.pos_emb(jnp.arange(y.shape[1]))[None]
+        x = x.astype(self.dtype)
         for layer in self.layers:
             x = layer(x)
         return self.norm_out(x)

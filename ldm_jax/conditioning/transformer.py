@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ldm_jax.bounds import PositiveInt
-from ldm_jax.layers import Array, Attention, layer_norm, linear, run_block
+from ldm_jax.layers import Array, Attention, embed, layer_norm, linear, run_block
 
 HEAD_DIM = 64
 
@@ -66,14 +66,15 @@ class TransformerEncoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"dtype": dtype, "rngs": rngs}
-        init = nnx.initializers.normal(0.02)
-        self.tok_emb = nnx.Embed(vocabulary_size, config.dim, embedding_init=init, **kw)
-        self.pos_emb = nnx.Embed(length, config.dim, embedding_init=init, **kw)
+        self.dtype = dtype
+        self.tok_emb = embed(vocabulary_size, config.dim, std=0.02, rngs=rngs)
+        self.pos_emb = embed(length, config.dim, std=0.02, rngs=rngs)
         self.layers = nnx.List([Layer(config, remat=remat, **kw) for _ in range(config.depth)])
         self.norm_out = layer_norm(config.dim, **kw)
 
     def __call__(self, y: Array) -> Array:
         zeta = self.tok_emb(y) + self.pos_emb(jnp.arange(y.shape[1]))[None]  # Eq. (18)
+        zeta = zeta.astype(self.dtype)
         for layer in self.layers:
             zeta = layer(zeta)
         return self.norm_out(zeta)  # Eq. (23)

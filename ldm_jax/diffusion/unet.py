@@ -19,6 +19,7 @@ from ldm_jax.layers import (
     Upsample,
     avg_pool2x,
     conv,
+    embed,
     group_norm,
     linear,
     upsample2x,
@@ -179,9 +180,7 @@ class DownPath(nnx.Module):
         self.time_in = linear(config.channels, make.emb_dim, **kw)
         self.time_out = linear(make.emb_dim, make.emb_dim, **kw)
         self.label = nnx.data(
-            nnx.Embed(num_classes, make.emb_dim, embedding_init=nnx.initializers.normal(1.0), **kw)
-            if num_classes
-            else None
+            embed(num_classes, make.emb_dim, std=1.0, rngs=rngs) if num_classes else None
         )
         self.conv_in = conv(in_channels, config.channels, **kw)
         c = config.channels
@@ -203,6 +202,7 @@ class DownPath(nnx.Module):
     ) -> tuple[Array, list[Array], Array]:
         """(features at the lowest resolution, features for the skip connections, embedding)."""
         emb = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.channels))))
+        emb = emb.astype(jnp.float32)  # its gradient is the sum over all ResBlocks
         if self.label is not None:
             is_class = jnp.issubdtype(label.dtype, jnp.integer)
             emb = emb + (self.label(label) if is_class else label)
