@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+MOST_DISTANCES = 2**26  # computed at a time: 256 MiB
 
 
 def codebook_init(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Array:
@@ -17,16 +18,38 @@ def codebook_init(key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Arra
     return jax.random.uniform(key, shape, dtype, -1.0 / shape[0], 1.0 / shape[0])
 
 
-def nearest_code(z: Array, codebook: Array) -> Array:
+def nearest_code(z: Array, codebook: Array, most: int = MOST_DISTANCES) -> Array:
     """The index of the code closest to each vector: `[..., c]`, `[K, c]` -> int32 `[...]`.
 
-    Computed in full float32: a rounded distance could select another code.
+    Computed in full float32: a rounded distance could select another code. Not more than `most`
+    distances, at least one of each vector, are in memory at once. It is the codes that are worked
+    through in parts: the vectors may lie on several devices.
     """
     z, codebook = z.astype(jnp.float32), codebook.astype(jnp.float32)
-    # |z - e|^2 without |z|^2, which is the same for every code
+    vectors, codes = z.size // z.shape[-1], len(codebook)
+    parts = min(-(-vectors * codes // most), codes)
+    if parts <= 1:
+        return _nearest(z, codebook)[0]
+    size = -(-codes // parts)
+    first_of_part = jnp.minimum(jnp.arange(parts) * size, codes - size)  # the last two may overlap
+
+    def closer(best: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
+        part = jax.lax.dynamic_slice_in_dim(codebook, first, size)
+        index, distance = _nearest(z, part)
+        is_closer = distance < best[1]  # of equally close codes the first one, as argmin has it
+        chosen = jnp.where(is_closer, first + index, best[0]), jnp.minimum(distance, best[1])
+        return chosen, None
+
+    none = jnp.zeros(z.shape[:-1], jnp.int32), jnp.full(z.shape[:-1], jnp.inf)
+    return jax.lax.scan(closer, none, first_of_part)[0][0]
+
+
+def _nearest(z: Array, codebook: Array) -> tuple[Array, Array]:
+    """(index of the closest code, its squared distance less |z|^2, the same for every code)."""
+    z, codebook = jax.lax.stop_gradient((z, codebook))
     dot = jnp.einsum("...c,kc->...k", z, codebook, precision=jax.lax.Precision.HIGHEST)
     distance = jnp.expand_dims(jnp.sum(codebook**2, axis=-1), tuple(range(z.ndim - 1))) - 2 * dot
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32), jnp.min(distance, axis=-1)
 
 
 def quantise(z: Array, codebook: Array) -> Array:
@@ -53,6 +76,15 @@ def vq_loss(z: Array, z_q: Array, codebook_weight: float, commitment_weight: flo
 def code_counts(indices: Array, codebook_size: int) -> Array:
     """How often each code occurs: int `[...]` -> int32 `[K]`."""
     return jnp.bincount(indices.ravel(), length=codebook_size)
+
+
+def nearest_counts(z: Array, codebook: Array) -> Array:
+    """How often each code is the nearest: the latents of many images `[n, h, w, c]` -> int32 `[K]`.
+
+    Image by image, so that the distances of one are in memory.
+    """
+    nearest = jax.lax.map(lambda one: nearest_code(one, codebook), z)
+    return code_counts(nearest, len(codebook))
 
 
 def perplexity(counts: Array) -> Array:

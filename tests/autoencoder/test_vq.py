@@ -13,6 +13,7 @@ from ldm_jax.autoencoder.vq import (
     code_counts,
     codebook_init,
     nearest_code,
+    nearest_counts,
     perplexity,
     quantise,
     reset_dead_codes,
@@ -20,6 +21,7 @@ from ldm_jax.autoencoder.vq import (
     usage,
     vq_loss,
 )
+from ldm_jax.training.cost import largest_array
 
 EPS = np.finfo(np.float32).eps
 
@@ -258,3 +260,26 @@ def test_what_the_encoder_gives_is_z_or_moments(bottleneck, channels):
 
 def test_without_a_first_stage_nothing_is_reduced():
     assert [with_bottleneck(b).f for b in ("kl", "vq", "none")] == [2, 2, 1]
+
+
+def test_a_large_codebook_is_searched_in_parts_with_the_same_result():
+    """Also where the parts overlap, and of two equal codes in different parts the first one."""
+    z, codebook = normal(3, 4, 5, 2), normal(7, 2, seed=1)
+    codebook[6] = codebook[1]
+    expected = squared_distances(z, codebook).argmin(-1)
+    for most in (10**9, 240, 60, 1):  # in 1, 2, 7 and 7 parts
+        np.testing.assert_array_equal(nearest_code(z, codebook, most), expected)
+
+
+def test_what_is_searched_at_a_time_is_bounded():
+    images = jax.ShapeDtypeStruct((512, 64, 64, 3), np.float32)  # 256x256, f = 4
+    codebook = jax.ShapeDtypeStruct((8192, 3), np.float32)
+    for search in (nearest_code, nearest_counts):
+        program = jax.make_jaxpr(search)(images, codebook)
+        assert 2**24 < largest_array(program).size <= 2**26
+
+
+def test_codes_of_images_are_counted():
+    z, codebook = normal(5, 4, 4, 2), normal(9, 2, seed=1)
+    expected = np.bincount(squared_distances(z, codebook).argmin(-1).ravel(), minlength=9)
+    np.testing.assert_array_equal(nearest_counts(z, codebook), expected)

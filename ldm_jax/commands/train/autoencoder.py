@@ -167,22 +167,17 @@ def measure_autoencoder(
         scores[f"lpips_{perceptual}"] = round(float(np.mean(distances)), 4)
     if first.bottleneck == "vq":
         encoded = map_batches(jax.jit(first.encode), (weights,), (x,), mesh)
-        counts = fetch(_counts(encoded, weights["codebook"]))
+        counts = fetch(jax.jit(vq.nearest_counts)(encoded, weights["codebook"]))
         scores["codebook_usage"] = round(float(vq.usage(counts)), 4)
         scores["codebook_perplexity"] = round(float(vq.perplexity(counts)), 1)
     return scores
-
-
-@jax.jit
-def _counts(encoded: jax.Array, codebook: jax.Array) -> jax.Array:
-    return vq.code_counts(vq.nearest_code(encoded, codebook), len(codebook))
 
 
 def _dead_code_reset(
     first: FirstStage, train: Source, mesh: jax.sharding.Mesh, seed: int, every: int
 ) -> Hook:
     """Moves codes that no training image uses onto latents, every `every` steps."""
-    encode = jax.jit(first.encode)
+    encode, nearest_counts = jax.jit(first.encode), jax.jit(vq.nearest_counts)
 
     @jax.jit
     def moved(codebook, counts, encoded, key):
@@ -193,8 +188,8 @@ def _dead_code_reset(
         rows = rng.permutation(len(train))[:USAGE_IMAGES]
         images = train.read(np.sort(rows))["image"]
         weights = replicate_fsdp(state.params["autoencoder"], mesh)
-        encoded = fetch(encode(weights, images))
-        counts = fetch(_counts(encoded, weights["codebook"]))
+        encoded = map_batches(encode, (weights,), (images,), mesh)
+        counts = fetch(nearest_counts(encoded, weights["codebook"]))
         key = jax.random.key(rng.integers(2**31))
 
         def with_codebook(params):  # the average too, where codes in use keep theirs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from ldm_jax.commands.train.diffusion import settled_scale_factor
 from ldm_jax.commands.train.latents import LatentView, latent_loader
 from ldm_jax.commands.train.stage import StageTask
 from ldm_jax.data.source import Source
@@ -37,10 +38,8 @@ def classifier_task(
     config, seed = model.config.classifier, model.config.seed
     autoencoder = fetch(autoencoder)
     view = LatentView(model.first, autoencoder, ClassCondition(classifier.labels), data.flip)
-    loader, measured = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
-    scale_factor = np.float32(model.config.diffusion.scale_factor or measured)
-    if saved := run.checkpoints("diffusion").restore_part(["constants"]):
-        scale_factor = np.float32(saved["constants"]["scale_factor"])
+    loader, measure = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
+    scale_factor = settled_scale_factor(model.config.diffusion.scale_factor, run, measure)
     constants = {"autoencoder": autoencoder, "scale_factor": scale_factor}
     return StageTask("classifier", config, classifier.objective, loader, constants)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -30,8 +32,8 @@ def diffusion_task(
     config, seed = model.config.diffusion, model.config.seed
     autoencoder = fetch(autoencoder)
     view = LatentView(model.first, autoencoder, model.condition, data.flip)
-    loader, measured = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
-    scale_factor = np.float32(config.scale_factor or measured)
+    loader, measure = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
+    scale_factor = settled_scale_factor(config.scale_factor, run, measure)
     held_out = HeldOut.read(data.validation, model.condition, PREVIEWS)
 
     def preview(state: TrainState, step: int) -> None:
@@ -42,6 +44,18 @@ def diffusion_task(
 
     constants = {"autoencoder": autoencoder, "scale_factor": scale_factor}
     return StageTask("diffusion", config, model.objective, loader, constants, preview)
+
+
+def settled_scale_factor(
+    configured: float, run: RunDir, measure: Callable[[], np.float32]
+) -> np.float32:
+    """The factor on the latents of a run: the configured one, else the one that its diffusion model
+    has been trained with, else the one measured now (App. G), which may encode 2,048 images."""
+    if configured:
+        return np.float32(configured)
+    if saved := run.checkpoints("diffusion").restore_part(["constants"]):
+        return np.float32(saved["constants"]["scale_factor"])
+    return measure()
 
 
 def trained_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -91,8 +92,8 @@ def latent_loader(
     seed: int,
     config: LoaderConfig,
     most_cached: float = MOST_CACHED,
-) -> tuple[Loader, np.float32]:
-    """(batches for stage 2, the scale factor of App. G and D.1).
+) -> tuple[Loader, Callable[[], np.float32]]:
+    """(batches for stage 2, what measures the scale factor of App. G and D.1 when called).
 
     The latents are cached unless images are cropped at random, or captions drawn at random, while
     training, or they need more than `most_cached` bytes: then a batch holds the images, and every
@@ -101,11 +102,16 @@ def latent_loader(
     cached = data.fixed_views and view.first.bottleneck != "none"
     if cached and _cache_bytes(view, data) < most_cached:
         source = cached_latents(view, data, mesh)
-        encoded = source.arrays["encoded"][:FOR_SCALE, 0]
     else:
         cached, source = False, data.train
+
+    def scale_factor() -> np.float32:
+        if cached:
+            return view.first.scale_factor(source.arrays["encoded"][:FOR_SCALE, 0])
         images = data.train.read(np.arange(min(FOR_SCALE, len(data.train))))["image"]
-        encoded = map_batches(jax.jit(view.first.encode), (view.params,), (images,), mesh)
+        encode = jax.jit(view.first.encode)
+        return view.first.scale_factor(map_batches(encode, (view.params,), (images,), mesh))
+
     loader = Loader(
         source,
         batch_size,
@@ -115,7 +121,7 @@ def latent_loader(
         threads=config.threads,
         prefetch=config.ahead,
     )
-    return loader, view.first.scale_factor(encoded)
+    return loader, scale_factor
 
 
 def one_row(view: LatentView, example: Batch, cached: bool) -> Batch:

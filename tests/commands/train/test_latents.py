@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.commands.train.diffusion import diffusion_task
+from ldm_jax.commands.train.diffusion import diffusion_task, settled_scale_factor
 from ldm_jax.commands.train.latents import LatentView, latent_loader, one_view
 from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
@@ -17,6 +17,7 @@ from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.config import LoaderConfig
+from ldm_jax.training.step import TrainState
 
 
 class Drawn:
@@ -50,7 +51,7 @@ def problem(photographs):
 
 
 def loader_of(view, data, mesh):
-    """(batches of four, measured scale factor)."""
+    """(batches of four, what measures the scale factor)."""
     return latent_loader(view, data, mesh, 4, 0, LoaderConfig())
 
 
@@ -62,8 +63,8 @@ def test_the_loss_is_the_same_for_the_same_key(problem, one_device):
     params = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
     view, losses = LatentView(model.first, autoencoder, model.condition, False), []
     for source in (data.train, Drawn(data.train)):
-        loader, scale = loader_of(view, dataclasses.replace(data, train=source), one_device)
-        batch = loader.batch(3)
+        loader, measure = loader_of(view, dataclasses.replace(data, train=source), one_device)
+        batch, scale = loader.batch(3), measure()
         assert ("image" in batch) == source.is_random
         constants = {"autoencoder": autoencoder, "scale_factor": scale}
         loss, t = jax.jit(model.objective.loss)(params, constants, batch, jax.random.key(2))
@@ -115,6 +116,21 @@ def test_the_scale_factor_makes_samples_of_the_posterior_have_unit_deviation(pro
     assert abs(first.scale_factor(moments) * z.std() - 1) < 5e-3
 
 
+def test_the_scale_factor_is_measured_only_where_nothing_says_it(tmp_path):
+    run, wanted = RunDir(tmp_path), []
+
+    def measure():
+        wanted.append("measured")
+        return np.float32(3)
+
+    assert settled_scale_factor(2.0, run, measure) == 2 and not wanted
+    assert settled_scale_factor(0.0, run, measure) == 3 and wanted
+    checkpoints = run.checkpoints("diffusion")
+    checkpoints.save(1, TrainState(jnp.int32(1), {}, None, (), {"scale_factor": np.float32(4)}))
+    checkpoints.close()
+    assert settled_scale_factor(0.0, run, measure) == 4 and len(wanted) == 1
+
+
 @pytest.mark.parametrize("bottleneck", ["vq", "none"])
 def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
     """z before it is quantised, or the pixels."""
@@ -127,14 +143,14 @@ def test_what_is_no_posterior_is_learnt_as_it_is(bottleneck, problem):
 def test_without_a_first_stage_latents_are_pixels_and_not_cached(problem, one_device):
     model, data, _ = problem
     first = first_stage(problem, "none")
-    loader, scale = loader_of(LatentView(first, {}, model.condition, False), data, one_device)
+    loader, measure = loader_of(LatentView(first, {}, model.condition, False), data, one_device)
     batch = loader.batch(0)
     assert set(batch) == {"image", "condition"} and batch["image"].dtype == np.uint8
     z = first.encode({}, batch["image"])
     np.testing.assert_allclose(z, batch["image"] / 127.5 - 1, atol=1e-6)
     np.testing.assert_array_equal(first.decode({}, z), batch["image"])
     pixels = data.train.read(range(len(data.train)))["image"]
-    assert abs(scale * (pixels / 127.5).std() - 1) < 1e-4
+    assert abs(measure() * (pixels / 127.5).std() - 1) < 1e-4
 
 
 def test_the_scale_factor_that_is_given_is_not_measured(problem, one_device, tmp_path):
