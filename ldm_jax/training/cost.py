@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -136,3 +138,17 @@ def _elements(tuple_type: str) -> list[str]:
 def _bytes(array: re.Match) -> int:
     bits = 8 if array[1] == "pred" else int(array[2])
     return math.prod(int(n) for n in array[3].split(",") if n) * bits // 8
+
+
+def arrays_of(program: Any) -> Iterator[jax.core.ShapedArray]:
+    """Shapes and types of all arrays that a jaxpr computes, those in its loops and calls too."""
+    for equation in getattr(program, "jaxpr", program).eqns:
+        yield from (variable.aval for variable in equation.outvars)
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from arrays_of(inner)
+
+
+def largest_array(program: Any) -> jax.core.ShapedArray:
+    """The array of a jaxpr that takes the most memory, before XLA fuses operations."""
+    return max(arrays_of(program), key=lambda a: a.size * a.dtype.itemsize)

@@ -27,6 +27,7 @@ from ldm_jax.training.sharding import batch_sharding, gather, scatter, tree_shar
 
 Tree = Any  # nested dictionaries of arrays
 Metrics = dict[str, jax.Array]  # name -> scalar
+_COUNTED_UPDATES = 2**16  # numbers whose update is compiled, to count its FLOPs
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +74,10 @@ def init_state(
     objective: Objective, config: TrainingConfig, key: jax.Array, constants: Tree
 ) -> TrainState:
     """The state before the first update. Pure: jit it with `out_shardings` to make it in place."""
-    params = objective.init(key)
+    return _state_of(objective.init(key), config, constants)
+
+
+def _state_of(params: Tree, config: TrainingConfig, constants: Tree) -> TrainState:
     ema = jax.tree.map(lambda p: p.astype(jnp.float32), params) if config.ema_decay else None
     opt_state = make_optimiser(config.optimiser, config.steps).init(params)
     return TrainState(jnp.int32(0), params, ema, opt_state, constants)
@@ -104,12 +108,16 @@ def train_step(
         return grads if mesh is None else scatter(grads, mesh), metrics
 
     grads, metrics = _accumulated(loss_and_grads, config.accumulate, state.params, batch, key)
+    return updated(state, grads, config), {**metrics, "grad_norm": optax.tree.norm(grads)}
+
+
+def updated(state: TrainState, grads: Tree, config: TrainingConfig) -> TrainState:
+    """The state after the optimiser's update by these gradients."""
     optimiser = make_optimiser(config.optimiser, config.steps)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema if state.ema is None else update_ema(state, params, config.ema_decay)
-    state = TrainState(state.step + 1, params, ema, opt_state, state.constants)
-    return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
+    return TrainState(state.step + 1, params, ema, opt_state, state.constants)
 
 
 def _accumulated(
@@ -164,9 +172,7 @@ class CompiledStep:
 
     compiled: jax.stages.Compiled
     key: jax.Array
-    # Of one step, summed over the devices. XLA counts the body of a loop once; that of gradient
-    # accumulation, nearly all there is of a step, is counted here as often as it runs.
-    flops: float
+    flops: float  # of one step, summed over the devices; see `step_flops`
     peak_bytes: int  # on each device: arguments + results + temporaries - what they share
     compile_s: float
     parameters: int  # how many numbers are trained
@@ -242,12 +248,36 @@ def compile_step(
     step = CompiledStep(
         compiled=compiled,
         key=step_key,
-        flops=cost.flops * mesh.size * config.accumulate,
+        flops=step_flops(cost.flops, config, abstract_state.params) * mesh.size,
         peak_bytes=cost.peak_bytes,
         compile_s=compile_s,
         parameters=count_parameters(abstract_state.params),
     )
     return partial(init, init_key, constants), abstract_state, step
+
+
+def step_flops(counted: float, config: TrainingConfig, params: Tree) -> float:
+    """FLOPs of one step on one device.
+
+    Args:
+      counted: what XLA counts of the step's program. With gradient accumulation that is one part
+        of the batch, the body of a loop, and the update, which comes once after all parts.
+      params: with their shapes and shardings, as in the abstract state of `lower_step`.
+    """
+    k, n = config.accumulate, _COUNTED_UPDATES
+    if k == 1:
+        return counted
+    # Every number is updated alike
+    some = {"w": jax.ShapeDtypeStruct((n,), jnp.float32)}
+    state = jax.eval_shape(lambda p: _state_of(p, config, {}), some)
+
+    def after_parts(state: TrainState, total: Tree) -> tuple[TrainState, jax.Array]:
+        grads = jax.tree.map(lambda g: g / k, total)
+        return updated(state, grads, config), optax.tree.norm(grads)
+
+    update = jax.jit(after_parts).lower(state, some).compile()
+    here = sum(math.prod(p.sharding.shard_shape(p.shape)) for p in jax.tree.leaves(params))
+    return k * counted - (k - 1) * cost_of(update).flops * here / n
 
 
 def count_parameters(params: Tree) -> int:

@@ -205,6 +205,12 @@ def test_the_program_describes_itself(compiled):
     assert step.compile_s > 0
 
 
+def test_accumulation_repeats_the_gradients_and_not_the_update(tiny, compiled, one_device):
+    """The parts of a batch have as many operations together, but for the sums of gradients."""
+    in_parts = tiny.compile_on(one_device, replace(tiny.CONFIG, accumulate=4))[2]
+    assert in_parts.flops == pytest.approx(compiled[2].flops, rel=0.1)
+
+
 def test_donation_takes_the_state_and_nothing_of_the_caller(tiny, one_device):
     """The state passed in is used up, the constants that the caller still holds are not."""
     scale_factor = jnp.float32(0.5)

@@ -24,7 +24,7 @@ from ldm_jax.model.check import check
 from ldm_jax.paths import check_output, user_path
 from ldm_jax.training.cost import Collectives, Cost, collectives, cost_of, estimated_cycles
 from ldm_jax.training.sharding import make_mesh
-from ldm_jax.training.step import count_parameters, lower_step
+from ldm_jax.training.step import count_parameters, lower_step, step_flops
 from ldm_jax.training.topology import Chip, machine
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class Estimate:
     batch: dict[str, list[int]]
     parameters: int
     cost: Cost
-    """Of one device; with accumulation that of one part, and so are the collectives."""
+    """Of one device; with accumulation that of one part and the update, and so are the
+    collectives."""
     collectives: dict[str, Collectives]
     """Of one device."""
     flops: float
@@ -112,8 +113,10 @@ def estimate(name: str, command: EstimateCommand) -> str:
     cost, hlo = cost_of(compiled), compiled.as_text()
     sent = collectives(hlo, mesh.size)
     config, chip = getattr(experiment, command.stage), place.chip
-    batch_size, parts = config.batch_size, config.accumulate  # XLA counts a loop over parts once
-    step_s = chip and parts * step_seconds(cost.flops, estimated_cycles(hlo), sent, chip)
+    batch_size, parts = config.batch_size, config.accumulate
+    flops = step_flops(cost.flops, config, state.params)
+    # XLA counts the loop over the parts once. The update's cycles are not in it, but few.
+    step_s = chip and parts * step_seconds(flops / parts, estimated_cycles(hlo), sent, chip)
     result = Estimate(
         experiment=name,
         stage=command.stage,
@@ -127,10 +130,10 @@ def estimate(name: str, command: EstimateCommand) -> str:
         parameters=count_parameters(state.params),
         cost=cost,
         collectives=sent,
-        flops=cost.flops * mesh.size * parts,
+        flops=flops * mesh.size,
         hbm_bytes=chip and chip.hbm_bytes,
         step_s=step_s,
-        mfu=chip and parts * cost.flops / (step_s * chip.peak_flops),
+        mfu=chip and flops / (step_s * chip.peak_flops),
         examples_per_s=chip and batch_size / step_s,
         compile_s=round(time.perf_counter() - start, 1),
         versions={name: _version(name) for name in ("jax", "jaxlib", "libtpu")},
