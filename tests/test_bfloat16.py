@@ -33,8 +33,13 @@ from ldm_jax.layers import (
 SIDE = 32
 
 
+def in_both(a):
+    """Numbers that bfloat16 can hold, as float32: what is compared is how it computes."""
+    return np.asarray(a).astype(jnp.bfloat16).astype(np.float32)
+
+
 def normal(*shape):
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return in_both(np.random.default_rng(0).normal(size=shape))
 
 
 def block(dtype):
@@ -42,8 +47,9 @@ def block(dtype):
 
 
 IMAGES, EMB = normal(4, SIDE, SIDE, 4), normal(4, 6)
-WORDS, CLASSES = np.arange(4096).reshape(512, 8) % 3, np.arange(2048) % 3
-TEXT, CLIP = TransformerConfig(dim=8, depth=1, heads=1), ClipTextConfig(8, 1, 2, 5, 8)
+WORDS = np.random.default_rng(0).integers(512, size=(512, 8))  # where few recur, errors would too
+CLASSES = np.arange(2048) % 3
+TEXT, CLIP = TransformerConfig(dim=8, depth=1, heads=1), ClipTextConfig(8, 1, 2, 512, 8)
 UNET = UNetConfig(4, (1,), 1, (), head_channels=4, groups=2)
 SLOW = ("spatial transformer", "UNet with classes", "text", "CLIP", "attention pooling")
 # Name: (the layer that computes in a type, what it is called with)
@@ -84,7 +90,7 @@ LAYERS = {
     ),
     "class": (lambda dtype, rngs: ClassEmbedder(3, 4, dtype=dtype, rngs=rngs), [CLASSES]),
     "text": (
-        lambda dtype, rngs: TransformerEncoder(TEXT, 3, 8, dtype=dtype, rngs=rngs),
+        lambda dtype, rngs: TransformerEncoder(TEXT, 512, 8, dtype=dtype, rngs=rngs),
         [WORDS],
     ),
     "CLIP": (lambda dtype, rngs: ClipTextTransformer(CLIP, dtype=dtype, rngs=rngs), [WORDS]),
@@ -94,7 +100,7 @@ LAYERS = {
     ),
     "discriminator": (
         lambda dtype, rngs: Discriminator(DiscriminatorConfig(4, 1), 4, dtype=dtype, rngs=rngs),
-        [IMAGES],
+        [IMAGES],  # batch normalisation cancels nearly all of the first bias's gradient
     ),
 }
 
@@ -107,6 +113,7 @@ def test_gradients_are_those_of_float32(name, drawn):
 
     def gradients(dtype):
         graph, params = drawn(lambda rngs: make(dtype, rngs))
+        params = jax.tree.map(in_both, params)
 
         def loss(params):
             y = nnx.merge(graph, params)(*inputs).astype(jnp.float32)
@@ -119,8 +126,8 @@ def test_gradients_are_those_of_float32(name, drawn):
         jax.tree_util.tree_leaves_with_path(exact), jax.tree.leaves(rounded), strict=True
     ):
         assert other.dtype == jnp.float32
-        of, kind = jax.tree_util.keystr(path), path[-1].key
+        of = jax.tree_util.keystr(path)
         if of.endswith("['k']['bias']"):  # which moves all logits alike: the gradient is zero
             continue
         error = np.linalg.norm(other - g) / np.linalg.norm(g)
-        assert error < (0.01 if kind in ("bias", "embedding") else 0.03), (of, error)
+        assert error < (0.03 if name == "discriminator" else 0.01), (of, error)
