@@ -62,6 +62,10 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
         ("sampling.eta", lambda: check_eta(sampling.sampler, sampling.eta)),
     ):
         yield from _broken(option, rule)
+    try:
+        sampling.geometry(size, network.f, second.unet.factor, network.z_channels)
+    except UserError as error:
+        yield str(error).replace("--", "--sampling.")
 
 
 def _classifier_sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:

@@ -116,6 +116,7 @@ def flat(tmp_path):
             ["smoke", "--diffusion.condition", "image-embedding"],
             ["image embeddings", "not trained here"],
         ),
+        (["smoke", "--sampling.sampler", "plms", "--sampling.eta", 1], ["eta is 1.0"]),
         (["folder"], ["--data.path FOLDER"]),
         (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),
         (["folder", "--data.path", "."], ["no image in ."]),
@@ -135,6 +136,24 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, train, tmp
     error = train(*words).error
     assert all(part in error for part in said), error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["scenes-layout", "--diffusion.sections", 4], "32 class names do not fit"),
+        (
+            ["scenes-super-resolution", "--autoencoder.network.bottleneck", "none"],
+            "the factor of super-resolution must be at least 2, got 1",
+        ),
+    ],
+)
+def test_a_second_stage_that_cannot_be_is_refused_before_the_first(words, said, train, tmp_path):
+    few = ["--data.count", 8, "--data.validation-count", 4, "--run-dir", tmp_path / "run"]
+    refused = train(*words, *few)
+    last = refused.err.splitlines()[-1]
+    assert refused.code == 2 and last.startswith("error: ") and said in last
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_folder_of_broken_images_is_an_error(train, broken, tmp_path):

@@ -164,6 +164,8 @@ def changed(*fields):
             5,
             "{} needs codes: --autoencoder.network.bottleneck vq",
         ),
+        ("sampling.height", 30, "{} is 30; for this model it is a multiple of 4"),
+        ("sampling.tile", 3, "{} is 3; for this model it is a multiple of 2"),
         ("sampling.steps", 1001, "{}: steps is 1001; this model takes 1 to 1000"),
         (
             "diffusion.schedule.beta-end",

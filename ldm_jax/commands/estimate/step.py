@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-
-from ldm_jax.autoencoder.perceptual import abstract_params
-from ldm_jax.commands.train.latents import LatentView, one_row
+from ldm_jax.commands.train.abstract import AbstractStep
+from ldm_jax.commands.train.abstract import abstract_step as step_of_model
 from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.placeholder import placeholder_data
-from ldm_jax.training.config import TrainingConfig
-from ldm_jax.training.step import Objective
-
-
-@dataclass(frozen=True)
-class AbstractStep:
-    """What `training.step.lower_step` takes, as training has it; all arrays are shapes."""
-
-    objective: Objective
-    config: TrainingConfig
-    batch: dict[str, jax.ShapeDtypeStruct]
-    """Of all devices together."""
-    constants: dict[str, Any]
 
 
 def abstract_step(experiment: Experiment, stage: str) -> AbstractStep:
@@ -37,27 +18,7 @@ def abstract_step(experiment: Experiment, stage: str) -> AbstractStep:
     """
     info, example = placeholder_data(experiment)
     model = LatentDiffusion(experiment, info)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    if stage == "autoencoder":
-        config, objective = experiment.autoencoder, model.first.objective
-        square = [config.crop_size or side for side in example["image"].shape[1:3]]
-        shape = (1, *square, example["image"].shape[-1])
-        row, constants = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}, {}
-        if config.loss.perceptual_weight > 0:
-            constants = {"perceptual": abstract_params(config.loss.perceptual)}
-    else:
-        config, objective = experiment.diffusion, model.objective
-        pixels = model.first.bottleneck == "none"
-        frozen = {} if pixels else jax.eval_shape(model.first.objective.init, key)["autoencoder"]
-        view = LatentView(model.first, frozen, model.condition, experiment.data.flip)
-        row = one_row(view, example, cached=not pixels and not crops(experiment))
-        scale = jax.ShapeDtypeStruct((), jnp.float32)
-        constants = {"autoencoder": frozen, "scale_factor": scale}
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *array.shape[1:]), array.dtype)
-        for name, array in row.items()
-    }
-    return AbstractStep(objective, config, batch, constants)
+    return step_of_model(model, stage, example, cached=not crops(experiment))
 
 
 def crops(experiment: Experiment) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class HeldOut:
     def sample(
         self, model: LatentDiffusion, settings: SamplingSettings, progress: str | None = None
     ) -> np.ndarray:
-        """A sample for each condition: uint8 `[n, H, W, C]`."""
+        """A sample for each condition, as large as the truth: uint8 `[n, H, W, C]`."""
+        settings = replace(settings, height=None, width=None)
         inputs = model.inputs(self.conditions, 1 if self.conditions else self.n)
         images = np.concatenate(list(model.batches(inputs, settings, progress=progress)))
         return model.composite(self.conditions, images)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ldm_jax import plots
 from ldm_jax.commands import cli
 from ldm_jax.commands.hosts import Hosts
+from ldm_jax.commands.train.abstract import check_diffusion
 from ldm_jax.commands.train.autoencoder import (
     autoencoder_task,
     check_unchanged,
@@ -156,6 +157,8 @@ def _train(
 
     # Build
     model = LatentDiffusion(experiment, data.info, name=str(run.path))
+    if "diffusion" in _stages(stage) and run.checkpoints("diffusion").latest_step() is None:
+        check_diffusion(model, data)
     run.begin(name, experiment, data.info)
     log.info(
         "%s: %d training images, %d held out, condition: %s",
