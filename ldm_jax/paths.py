@@ -141,11 +141,3 @@ def check_writable(folder: epath.PathLike) -> None:
         raise UserError(
             f"{folder} cannot be written to: {(error.strerror or str(error)).lower()} in {existing}"
         ) from error
-
-
-def read_text(option: str, path: epath.PathLike) -> str:
-    """The text of a file in UTF-8 that an option names. UserError where it cannot be read."""
-    try:
-        return user_path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option} {path} cannot be read: {error}") from error

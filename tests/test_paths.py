@@ -3,7 +3,7 @@
 import pytest
 
 from ldm_jax.errors import UserError
-from ldm_jax.paths import check_output, check_writable, read_text, user_path
+from ldm_jax.paths import check_output, check_writable, user_path
 
 
 @pytest.mark.parametrize("path", ["hdfs://a/b", "file:///a", "https://a.b/c", "zebra://x"])
@@ -39,11 +39,3 @@ def test_what_is_written_is_tried_before_the_work(tmp_path):
         check_output(tmp_path / "images")
     check_output(tmp_path / "new" / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "images"}
-
-
-def test_a_mark_of_byte_order_is_not_text(tmp_path):
-    (tmp_path / "prompts.txt").write_bytes("\ufeffa häuschen".encode())
-    assert read_text("--from-file", tmp_path / "prompts.txt") == "a häuschen"
-    (tmp_path / "prompts.txt").write_bytes("a häuschen".encode("latin-1"))
-    with pytest.raises(UserError, match="--from-file .* cannot be read"):
-        read_text("--from-file", tmp_path / "prompts.txt")

@@ -1,9 +1,7 @@
-"""Files of annotations: their text, which image each entry belongs to, and entries left out."""
+"""Files of annotations: which image each entry belongs to, and entries that are left out."""
 
-import codecs
 import json
 import posixpath
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection
@@ -11,41 +9,7 @@ from collections.abc import Collection
 from etils import epath
 
 from ldm_jax.errors import UserError
-
-# The longer mark of UTF-32 begins with that of UTF-16.
-_BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-
-
-def read_text(path: epath.Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
-
-    UserError where it cannot be read or is in another encoding.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    marks = (encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if content.startswith(mark))
-    try:
-        text = content.decode(next(marks, "utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    if "\0" in text:  # UTF-16 without a mark, most often
-        raise UserError(f"{path} is not text in UTF-8 (it has NUL characters); save it as UTF-8")
-    return text
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines of a text; unlike `str.splitlines`, they end at line feeds or carriage returns."""
-    return re.split(r"\r\n|\n|\r", text)
+from ldm_jax.text_files import read_text
 
 
 def read_json(path: epath.Path):

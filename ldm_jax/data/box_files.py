@@ -11,24 +11,24 @@ from etils import epath
 
 from ldm_jax.data.annotations import (
     LeftOut,
-    lines_of,
     match_names,
     plain_id,
     plain_name,
     read_json,
-    read_text,
     stem,
 )
 from ldm_jax.data.boxes import MAX_BOXES, Boxes, clipped_boxes
 from ldm_jax.data.images import in_threads
 from ldm_jax.data.listing import visible_files
 from ldm_jax.errors import UserError
+from ldm_jax.text_files import lines_of, read_text
 
 CLASS_LISTS = (
     *("classes.txt", "classes.yaml", "classes.yml", "data.yaml", "data.yml"),
     *("dataset.yaml", "dataset.yml", "names.txt", "obj.names"),
 )
 """Files with YOLO's class names, in the folder of the boxes or up to two folders above it."""
+_MOST_CLASSES = 10_000  # each has a name, if only its number
 
 
 class BoxFile(NamedTuple):
@@ -167,8 +167,9 @@ def _yolo_rows(image: str, path: epath.Path) -> list[_Row]:
             rows.append(_Row(where, fault="not 'class centre_x centre_y width height'"))
             continue
         label, x, y, w, h = numbers
-        if not label.is_integer() or label < 0:
-            rows.append(_Row(where, fault="a class that is not a whole number"))
+        if not label.is_integer() or not 0 <= label < _MOST_CLASSES:
+            fault = f"a class that is not a whole number from 0 to {_MOST_CLASSES - 1}"
+            rows.append(_Row(where, fault=fault))
         elif any(value > 1.01 or value < -0.01 for value in (x, y, w, h)):  # but for rounding
             rows.append(_Row(where, fault="pixels instead of fractions of the image"))
         else:
@@ -221,7 +222,7 @@ def _numbers(values: object) -> list[float] | None:
     """A list of numbers; None for anything else."""
     try:
         return [float(value) for value in values] if isinstance(values, list) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -251,7 +252,8 @@ def _yaml_names(text: str, path: epath.Path) -> list[str]:
     if isinstance(names, list):
         names = {str(i): name for i, name in enumerate(names)}
     if not isinstance(names, dict) or not all(
-        index.isdecimal() and isinstance(name, str) for index, name in names.items()
+        index.isdecimal() and int(index) < _MOST_CLASSES and isinstance(name, str)
+        for index, name in names.items()
     ):
         raise UserError(f"{path}: 'names' must be a list, or a dictionary {{index: name}}")
     by_index = {int(index): name for index, name in names.items()}

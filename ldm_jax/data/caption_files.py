@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ldm_jax.data.annotations import LeftOut, plain_id, plain_name, read_json, read_text
+from ldm_jax.data.annotations import LeftOut, plain_id, plain_name, read_json
 from ldm_jax.errors import UserError
+from ldm_jax.text_files import read_text
 
 NAME_KEYS = ("file", "file_name", "filename", "image")
 """What the name of an image is called in a row."""

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from etils import epath
 
-from ldm_jax.data.annotations import lines_of, match_names, plain_name, read_text, stem
+from ldm_jax.data.annotations import match_names, plain_name, stem
 from ldm_jax.data.caption_files import TEXT_KEYS, Captions, read_captions, texts_of
 from ldm_jax.data.images import in_threads
 from ldm_jax.data.listing import visible_files
 from ldm_jax.errors import UserError
+from ldm_jax.text_files import lines_of, read_text
 
 CAPTIONS = "captions.jsonl"
 LISTS = (CAPTIONS, "metadata.jsonl", "metadata.csv")

@@ -9,11 +9,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from ldm_jax.data.annotations import match_names, read_text, stem
+from ldm_jax.data.annotations import match_names, stem
 from ldm_jax.data.decode import upright
 from ldm_jax.data.images import in_threads
 from ldm_jax.data.listing import visible_files
 from ldm_jax.errors import UserError
+from ldm_jax.text_files import lines_of, read_text
 
 NAMES = "names.txt"
 
@@ -127,4 +128,4 @@ def _names(folder: epath.Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
     # A blank line within the list is a class without a name, and still counts.
-    return tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+    return tuple(line.strip() for line in lines_of(read_text(path).rstrip()))

@@ -23,11 +23,12 @@ from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.placeholder import placeholder_info
 from ldm_jax.model.weights import Weights
 from ldm_jax.parameters import abstract_params
-from ldm_jax.paths import read_text, user_path
+from ldm_jax.paths import user_path
 from ldm_jax.pretrained import names
 from ldm_jax.pretrained.convert import read_compvis, read_diffusers
 from ldm_jax.pretrained.files import read_component, read_state_dict
 from ldm_jax.pretrained.match import Part, Report
+from ldm_jax.text_files import lines_of, read_text
 from ldm_jax.training.step import TrainState
 
 TrainedStage = Literal["autoencoder", "diffusion"]
@@ -126,7 +127,7 @@ def with_names(info: DataInfo, file: str) -> DataInfo:
     field = {"class": "class_names", "layout": "box_names"}.get(info.condition)
     if field is None:
         raise UserError("--names is for a model of classes or layouts, which this is not")
-    names = tuple(line.strip() for line in read_text("--names", file).strip().splitlines())
+    names = tuple(line.strip() for line in lines_of(read_text(file, "--names").strip()))
     if len(names) != (known := len(getattr(info, field))):
         raise UserError(f"--names {file} has {len(names)} lines; the model knows {known} names")
     if twice := [name for name, n in Counter(names).items() if n > 1 or not name]:

@@ -1,11 +1,11 @@
-"""The text of files of annotations, whose words they are, and rows that are left out."""
+"""Which image an entry of a file of annotations belongs to, and entries that are left out."""
 
 import unicodedata
 
 import pytest
 from etils import epath
 
-from ldm_jax.data.annotations import LeftOut, match_names, plain_id, read_json, read_text
+from ldm_jax.data.annotations import LeftOut, match_names, plain_id, read_json
 from ldm_jax.errors import UserError
 
 
@@ -43,19 +43,6 @@ def test_names_match_across_systems(key):
         for other in ("NFC", "NFD"):
             key, name = unicodedata.normalize(form, key), unicodedata.normalize(other, "b/é.jpg")
             assert match_names([name, "c.jpg"], [key], "list") == {name: key}
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_text_is_utf_8_or_says_what_it_is(tmp_path, encoding):
-    (tmp_path / "a.txt").write_bytes("café 红".encode(encoding))
-    assert read_text(epath.Path(tmp_path / "a.txt")) == "café 红"
-
-
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "utf-16-be"])
-def test_text_in_another_encoding_is_refused_by_the_name_of_its_file(tmp_path, encoding):
-    (tmp_path / "a.txt").write_bytes("café crème".encode(encoding))
-    with pytest.raises(UserError, match="a.txt is not text in UTF-8 .*; save it as UTF-8"):
-        read_text(epath.Path(tmp_path / "a.txt"))
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, ""])

@@ -198,7 +198,7 @@ def test_captions_in_another_encoding_are_refused_by_the_name_of_their_file(tmp_
     (tmp_path / "00.txt").write_text("a red ball", "utf-16")
     assert "a red ball" in train(tmp_path).read([0, 1])["caption"]
     (tmp_path / "01.txt").write_text("café crème", "cp1252")
-    with pytest.raises(UserError, match="01.txt is not text in UTF-8"):
+    with pytest.raises(UserError, match="01.txt cannot be read: not text in UTF-8"):
         train(tmp_path)
 
 

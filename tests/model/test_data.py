@@ -198,7 +198,11 @@ def test_the_words_of_all_captions_of_an_image_are_known(tmp_path):
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({"images/0.txt": "caf\xe9".encode("cp1252")}, "", "0.txt is not text in UTF-8"),
+        (
+            {"images/0.txt": "caf\xe9".encode("cp1252")},
+            "",
+            "0.txt cannot be read: not text in UTF-8",
+        ),
         ({f"images/{i}.txt": "🔴" for i in range(6)}, "", "the captions have no words"),
         ({f"images/{i}.txt": "" for i in range(6)}, "", "are all empty"),
         (

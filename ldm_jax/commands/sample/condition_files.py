@@ -10,8 +10,8 @@ from ldm_jax.commands.sample.images import open_image, open_map, open_mask, size
 from ldm_jax.commands.sample.prompts import Prompts
 from ldm_jax.errors import UserError
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.paths import read_text
 from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.text_files import read_text
 
 # The files that each kind of model takes; for all others --image and --mask are an edit.
 FILES = {
@@ -50,7 +50,7 @@ def open_condition(
     ):
         raise UserError(f"this model was trained for {kind}: give {FILES[kind]}")
     if kind == "layout":
-        conditions = model.parse(read_text("--layout", options.layout))
+        conditions = model.parse(read_text(options.layout, "--layout"))
         labels = model.condition.encoder.describe(conditions["condition"])
         return Prompts(conditions, labels, [])
     f, unet_factor = model.first.f, model.config.diffusion.unet.factor

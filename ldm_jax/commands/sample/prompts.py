@@ -11,7 +11,7 @@ from ldm_jax.data.loader import Batch
 from ldm_jax.errors import UserError
 from ldm_jax.model.conditions import ClassCondition
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.paths import read_text
+from ldm_jax.text_files import lines_of, read_text
 
 
 class Prompts(NamedTuple):
@@ -41,7 +41,7 @@ def parse_prompts(
         [word for words in option for word in words]
         for option in (options.prompt, options.class_label)
     )
-    lines = lines_of(options.from_file) if options.from_file else []
+    lines = prompt_lines(options.from_file) if options.from_file else []
     encoder, guided_by_class = getattr(model.condition, "encoder", None), guides.classifier_scale
     if encoder is None and model.info.condition != "none":
         raise UserError(
@@ -104,9 +104,9 @@ def _one_each(prompts: list[str], classes: list[str]) -> list[str]:
     return classes * (len(prompts) // len(classes))
 
 
-def lines_of(file: str) -> list[str]:
+def prompt_lines(file: str) -> list[str]:
     """The lines of --from-file that are not blank. UserError where there are none."""
-    lines = [line.strip() for line in read_text("--from-file", file).splitlines()]
+    lines = [line.strip() for line in lines_of(read_text(file, "--from-file"))]
     if not any(lines):
         raise UserError(f"--from-file {file} has no line with a prompt or class")
     return [line for line in lines if line]
