@@ -8,13 +8,17 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+LARGEST_INT = 2**31 - 1  # of int32, in which steps and indices are counted
+LARGEST_FLOAT = 3.4028234e38  # of float32
+
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
     """low <= value <= high, or value < high where that is `open`; every number is finite.
 
-    Of a tuple each number keeps to it; `empty` says whether there may be none. low < value where
-    `above`; `why` gives a reason for the message.
+    Without limits of its own a number fits into an int32 or a float32. Of a tuple each number keeps
+    to it; `empty` says whether there may be none. low < value where `above`; `why` gives a reason
+    for the message.
     """
 
     low: float = -math.inf
@@ -33,22 +37,35 @@ class Bounds:
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers and not self.empty:
             return "takes one or more numbers"
-        if not all(math.isfinite(n) for n in numbers):
+        if not all(isinstance(n, int) or math.isfinite(n) for n in numbers):
             return f"is {value}; it must be a finite number"
-        if not all(n >= self.low for n in numbers):
-            return f"is {value}; it must be at least {self.low:g}"
-        if self.above and not all(n > self.low for n in numbers):
-            return f"is {value}; it must be more than {self.low:g}"
-        if self.open and not all(n < self.high for n in numbers):
-            return f"is {value}; it must be less than {self.high:.15g}"
-        if not all(n <= self.high for n in numbers):
-            return f"is {value}; it must be at most {self.high:.15g}"
+        largest = LARGEST_INT if all(isinstance(n, int) for n in numbers) else LARGEST_FLOAT
+        low, high = max(self.low, -largest), self.high if self.high < math.inf else largest
+        if not all(n >= low for n in numbers):
+            return f"is {value}; it must be at least {_text(low)}"
+        if self.above and not all(n > low for n in numbers):
+            return f"is {value}; it must be more than {_text(low)}"
+        if self.open and not all(n < high for n in numbers):
+            return f"is {value}; it must be less than {_text(high)}"
+        if not all(n <= high for n in numbers):
+            return f"is {value}; it must be at most {_text(high)}"
         return None
+
+
+def _text(limit: float) -> str:
+    return f"{limit:.8g}" if abs(limit) > 2**53 else f"{limit:.15g}"
 
 
 PositiveInt = Annotated[int, Bounds(1)]
 Count = Annotated[int, Bounds(0)]
 """A whole number, 0 or more."""
+Side = Annotated[int, Bounds(1, 2**14)]
+"""Of an image, in pixels."""
+Width = Annotated[int, Bounds(1, 2**16)]
+"""Channels, or other things that layers have side by side."""
+Depth = Annotated[int, Bounds(1, 1000)]
+"""Layers one after another."""
+BatchSize = Annotated[int, Bounds(1, 2**20)]
 Seed = Annotated[int, Bounds(0, 2**32, open=True)]
 Fraction = Annotated[float, Bounds(0, 1, open=True)]
 """0 <= value < 1."""
@@ -59,9 +76,9 @@ PositiveFraction = Annotated[float, Bounds(0, 1, above=True)]
 PositiveFloat = Annotated[float, Bounds(0, above=True)]
 NonNegative = Annotated[float, Bounds(0)]
 Finite = Annotated[float, Bounds()]
-Factors = Annotated[tuple[int, ...], Bounds(1)]
+Factors = Annotated[tuple[int, ...], Bounds(1, 1024)]
 """Whole numbers, 1 or more each; there may be none."""
-Multipliers = Annotated[tuple[int, ...], Bounds(1, empty=False)]
+Multipliers = Annotated[tuple[int, ...], Bounds(1, 1024, empty=False)]
 """One or more whole numbers, 1 or more each."""
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.bounds import PositiveInt
+from ldm_jax.bounds import Depth, Width
 from ldm_jax.layers import Array, Conv
 
 _normal = nnx.initializers.normal(0.02)
@@ -18,9 +18,9 @@ _normal = nnx.initializers.normal(0.02)
 class DiscriminatorConfig:
     """Sizes of the PatchGAN; each logit depends on a patch (70 pixels wide with three layers)."""
 
-    channels: PositiveInt = 64
+    channels: Width = 64
     """Channels of the first layer."""
-    layers: PositiveInt = 3
+    layers: Depth = 3
     """Number of stride-2 layers; each one after the first doubles the channels, up to 8x."""
 
     @property

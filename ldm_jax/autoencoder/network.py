@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
 from ldm_jax.autoencoder.vq import codebook_init, quantise, straight_through
-from ldm_jax.bounds import Factors, Fraction, Multipliers, PositiveInt
+from ldm_jax.bounds import Bounds, Depth, Factors, Fraction, Multipliers, Width
 from ldm_jax.layers import (
     Array,
     BlockConfig,
@@ -28,24 +28,24 @@ EPSILON = 1e-6  # of every GroupNorm here; in the UNet's ResBlocks it is 1e-5
 class AutoencoderConfig:
     """Sizes of the first stage (Table 8); f = 2 ** (len(channel_mult) - 1)."""
 
-    channels: PositiveInt = 128
+    channels: Width = 128
     """Channels at full resolution."""
     channel_mult: Multipliers = (1, 2, 4)
     """Channel multiplier of each level; every further level halves the resolution."""
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Depth = 2
     """ResBlocks in each level of the encoder; the decoder has one more in each."""
     attention_factors: Factors = ()
     """Downsampling factors at which each ResBlock is followed by self-attention."""
     mid_attention: bool = True
     """Self-attention between the two ResBlocks at the lowest resolution."""
-    z_channels: PositiveInt = 3
+    z_channels: Width = 3
     """Channels c of the latent."""
     bottleneck: Literal["kl", "vq", "none"] = "kl"
     """How the latents are regularised. kl: a small KL penalty towards N(0, 1); vq: a codebook;
     none: there is no first stage, and the diffusion model works on pixels (LDM-1)."""
-    codebook_size: PositiveInt = 8192
+    codebook_size: Annotated[int, Bounds(1, 2**20)] = 8192
     """Number of codes |Z| of a VQ bottleneck."""
-    groups: PositiveInt = 32
+    groups: Width = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: Fraction = 0.0
     """Dropout inside the ResBlocks."""

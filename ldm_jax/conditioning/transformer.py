@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ldm_jax.bounds import PositiveInt
+from ldm_jax.bounds import Depth, Width
 from ldm_jax.layers import Array, Attention, embed, layer_norm, linear, run_block
 
 HEAD_DIM = 64
@@ -18,11 +18,11 @@ HEAD_DIM = 64
 class TransformerConfig:
     """Sizes of tau_theta (Table 17: text 32 x 1280, layout 16 x 512)."""
 
-    dim: PositiveInt = 1280
+    dim: Width = 1280
     """Width d_tau of the tokens."""
-    depth: PositiveInt = 32
+    depth: Depth = 32
     """Number of layers N."""
-    heads: PositiveInt = 8
+    heads: Width = 8
     """Attention heads, each of width 64."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_jax.bounds import Finite, PositiveFraction, PositiveInt
+from ldm_jax.bounds import Finite, PositiveFraction, Side
 from ldm_jax.data.decode import WHOLE_RANGE, Range, decode, to_array
 from ldm_jax.errors import UserError
 
@@ -115,7 +115,7 @@ class ImageConfig:
     says, and the samples would be cut and mirrored like the training images.
     """
 
-    size: PositiveInt = 64
+    size: Side = 64
     """Side of the images in pixels."""
     fit: Fit = "crop"
     """How an image becomes a square: central crop, border, or distortion."""

@@ -8,13 +8,13 @@ alpha = 1 and sigma = 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.bounds import NonNegative, PositiveInt
+from ldm_jax.bounds import Bounds, NonNegative
 from ldm_jax.errors import UserError
 
 Array = jax.Array
@@ -26,7 +26,7 @@ class ScheduleConfig:
 
     kind: Literal["sqrt-linear", "linear", "cosine"] = "sqrt-linear"
     """sqrt-linear is what the paper calls "linear": sqrt(beta) rises linearly."""
-    timesteps: PositiveInt = 1000
+    timesteps: Annotated[int, Bounds(1, 1_000_000)] = 1000
     """Number of diffusion steps T."""
     beta_start: NonNegative = 0.0015
     """beta of the first step (not used by cosine)."""

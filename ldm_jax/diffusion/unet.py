@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldm_jax.bounds import Count, Factors, Fraction, Multipliers, PositiveInt
+from ldm_jax.bounds import Bounds, Depth, Factors, Fraction, Multipliers, Width
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.layers import (
     Array,
@@ -32,25 +33,25 @@ EPSILON = 1e-5  # of the GroupNorms here; in the autoencoder and the transformer
 class UNetConfig:
     """Sizes of the UNet (Tables 12-15)."""
 
-    channels: PositiveInt = 192
+    channels: Width = 192
     """Channels at the latent's resolution."""
     channel_mult: Multipliers = (1, 2, 3, 5)
     """Channel multiplier of each level; every further level halves the resolution."""
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Depth = 2
     """ResBlocks in each level of the down path ("depth" in the tables); one more in the up path."""
     attention_factors: Factors = (2, 4, 8)
     """Downsampling factors of the levels with attention; the middle always has it."""
-    head_channels: PositiveInt = 32
+    head_channels: Width = 32
     """Channels of one attention head, where `heads` is 0."""
-    heads: Count = 0
+    heads: Annotated[int, Bounds(0, 2**16)] = 0
     """Attention heads of every level; 0: channels / `head_channels`."""
-    transformer_depth: PositiveInt = 1
+    transformer_depth: Depth = 1
     """Transformer blocks in each spatial transformer (T of Table 16)."""
     scale_shift: bool = False
     """The time step scales and shifts the ResBlocks' second norm; otherwise it is added."""
     resample_in_res_blocks: bool = False
     """ResBlocks change the resolution (as in BigGAN); otherwise convolutions do."""
-    groups: PositiveInt = 32
+    groups: Width = 32
     """Groups of every GroupNorm; must divide the channels of every level."""
     dropout: Fraction = 0.0
     """Dropout inside the ResBlocks."""

@@ -10,7 +10,7 @@ import tyro
 from ldm_jax.autoencoder.discriminator import DiscriminatorConfig
 from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.autoencoder.network import AutoencoderConfig
-from ldm_jax.bounds import Bounds, Count, Fraction, NonNegative, PositiveInt, Seed
+from ldm_jax.bounds import BatchSize, Bounds, Count, Fraction, NonNegative, PositiveInt, Seed, Width
 from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.data.boxes import MAX_BOXES
 from ldm_jax.data.degradations import Degradation
@@ -50,9 +50,9 @@ class AutoencoderStage(TrainingConfig):
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(4.5e-5, b1=0.5, b2=0.9, weight_decay=0.0)
     )
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Images a step, over all devices."""
-    crop_size: Count = 0
+    crop_size: Annotated[int, Bounds(0, 2**14)] = 0
     """Side of the random squares that it is trained on; 0: whole images. It can encode images of
     any size."""
     ema_decay: Fraction = 0.0
@@ -86,13 +86,13 @@ class DiffusionStage(TrainingConfig):
     """File tokenizer.json of a published tokenizer; '': downloaded once."""
     vocabulary: PositiveInt = 10_000
     """Words of the captions that are kept, the most frequent ones."""
-    class_dim: PositiveInt = 512
+    class_dim: Width = 512
     """Width of the class embedding (App. E.2.1)."""
     class_entry: Literal["cross-attention", "time"] = "cross-attention"
     """Where a class enters: as a token, or added to the embedding of the time step."""
     objects: Annotated[int, Bounds(1, MAX_BOXES, why="an example carries no more boxes")] = 30
     """Most boxes of a layout; of an image that has more, the largest."""
-    sections: PositiveInt = 90
+    sections: Annotated[int, Bounds(1, 1024)] = 90
     """Places along a side that the corner of a box can have."""
     degradation: Degradation = "bicubic"
     """How low-resolution images are made, for super-resolution: f times smaller."""
@@ -121,9 +121,9 @@ class ClassifierStage(TrainingConfig):
 class EvaluationConfig:
     """What is sampled and measured when training ends."""
 
-    num_images: PositiveInt = 16
+    num_images: Annotated[int, Bounds(1, 10_000)] = 16
     """Images in the grid at the end of training."""
-    judged_images: Count = 256
+    judged_images: Annotated[int, Bounds(0, 1_000_000)] = 256
     """Images that are measured: read on scenes, or compared with the truth; 0: none."""
     perceptual_file: str = ""
     """Weights of LPIPS on SqueezeNet, to measure restored images with; '': without."""

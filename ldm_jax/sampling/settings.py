@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ldm_jax.bounds import Finite, NonNegative, PositiveInt, Seed, UnitFloat
+from ldm_jax.bounds import BatchSize, Finite, NonNegative, PositiveInt, Seed, Side, UnitFloat
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.solvers import SolverName
 from ldm_jax.sampling.tiling import Tiles
@@ -43,16 +43,16 @@ class SamplingSettings:
     """Factor on the noise that a stochastic solver adds."""
     seed: Seed = 0
     """Image i depends on the seed, i and its condition alone."""
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     """Images sampled at a time; changes speed and memory, not the images."""
-    height: int | None = None
+    height: Side | None = None
     """Height of the images in pixels (Sec. 4.3.2); None: as in training."""
-    width: int | None = None
+    width: Side | None = None
     """Width likewise."""
-    window: int | None = None
+    window: Side | None = None
     """Tiles for the UNet, squares of so many pixels, which overlap by half and are blended: for
     images so large that the UNet makes no sense of the whole, or has no memory for it."""
-    tile: int | None = None
+    tile: Side | None = None
     """Tiles for the decoder, likewise: saves memory. Larger tiles differ less from the whole."""
 
     def geometry(self, size: int, f: int, unet_factor: int, channels: int) -> Geometry:

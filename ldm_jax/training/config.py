@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from ldm_jax.bounds import Count, Fraction, PositiveInt
+from ldm_jax.bounds import BatchSize, Bounds, Fraction, PositiveInt
 from ldm_jax.resuming import OnResume
 from ldm_jax.training.optimiser import OptimiserConfig
 
@@ -28,7 +28,7 @@ class TrainingConfig:
 
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     progress: Annotated[Progress, OnResume.FREE] = field(default_factory=Progress)
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     """Examples a step, over all devices."""
     accumulate: PositiveInt = 1
     """Parts in which a batch is processed, one after another, to save memory."""
@@ -44,9 +44,9 @@ class TrainingConfig:
 class LoaderConfig:
     """How batches are made while a network trains; it changes none of them."""
 
-    threads: Count = 0
+    threads: Annotated[int, Bounds(0, 1024)] = 0
     """Batches made at a time, a thread each; 0: one per core, at most eight."""
-    ahead: Count = 0
+    ahead: Annotated[int, Bounds(0, 2**16)] = 0
     """Batches made ahead, in memory; 0: twice the threads."""
 
 
@@ -54,7 +54,7 @@ class LoaderConfig:
 class MeshConfig:
     """How the devices are arranged."""
 
-    data: int = -1
+    data: Annotated[int, Bounds(-1)] = -1
     """Ways to split the batch; -1: as many as devices are left."""
     fsdp: PositiveInt = 1
     """Ways to split the batch, and parameters and optimiser state where they are stored."""

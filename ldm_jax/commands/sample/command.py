@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ldm_jax.bounds import Count, Finite, PositiveInt, Seed, violations
+from ldm_jax.bounds import Bounds, Count, Finite, Seed, Side, violations
 from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.sample.outputs import OutputKind, output_kind
 from ldm_jax.errors import UserError
@@ -53,10 +53,10 @@ class EditOptions:
     mask: File = ""
     """An image as large as --image, white where it is to be filled; other pixels are unchanged, and
     so are those where the mask is transparent. alpha: fills where --image is transparent."""
-    outpaint: tuple[int, ...] = ()
+    outpaint: Annotated[tuple[int, ...], Bounds(0, 2**14)] = ()
     """Pixels to add to --image: on each side; above and below, left and right; or top, right,
     bottom, left."""
-    interpolate: int | None = None
+    interpolate: Annotated[int, Bounds(2, 10_000, why="it counts both ends")] | None = None
     """Number of images from one of two prompts or classes to the other, from the same noise; or
     from --seed to --to-seed. --num-images is the number of rows."""
     to_seed: Seed | None = None
@@ -80,7 +80,7 @@ class GuideOptions:
     """An image to resemble, cropped to the proportions of --height and --width and resized."""
     guide_scale: Finite = 1.0
     """Scale s of --guide-image. With noise in every step, --eta 1, it works best."""
-    guide_factor: int = 1
+    guide_factor: Side = 1
     """Downsampling factor n at which both are compared. There are n^2 times fewer pixels then, so
     each should count more: --guide-scale n^2."""
 
@@ -94,7 +94,7 @@ class SampleCommand:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The run directory, such as runs/scenes."""
-    num_images: PositiveInt = 4
+    num_images: Annotated[int, Bounds(1, 10_000_000)] = 4
     """Images for each prompt, class or other condition; in all for an unconditional model."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")] = "samples.png"
     """Where they go: FILE.png a grid, FILE.gif an animation of the denoising, FILE.npz one array
@@ -199,8 +199,6 @@ def check_options(command: SampleCommand) -> OutputKind:
         raise UserError(f"--out is {command.out!r}; with {option(name)} it is {_files(outputs)}")
     if command.trajectory and kind != "grid":
         raise UserError("--trajectory is a number of columns of a grid: --out FILE.png")
-    if command.edit.interpolate is not None and command.edit.interpolate < 2:
-        raise UserError(f"--interpolate is {command.edit.interpolate}; it is 2 at least, both ends")
     return kind
 
 

@@ -30,7 +30,7 @@ EXTRAS = ("semantic", "boxes")
 class ScenesConfig:
     """The embedded scenes: rendered by NumPy, with a caption and, at level single, a class."""
 
-    size: Annotated[int, Bounds(8)] = 32
+    size: Annotated[int, Bounds(8, 2**14)] = 32
     """Side of the images in pixels."""
     level: Level = "single"
     """One object (32 classes: shape and colour), one or two, or one to four."""

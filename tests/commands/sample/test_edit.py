@@ -275,7 +275,10 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
             ["--image", "image.png", "--outpaint", 8, "--strength", 0.5],
             ["--strength and --outpaint do not go together"],
         ),
-        (["--interpolate", 1, "--to-seed", 8], ["--interpolate is 1; it is 2 at least"]),
+        (
+            ["--interpolate", 1, "--to-seed", 8],
+            ["--interpolate is 1; it must be at least 2: it counts both ends"],
+        ),
         (["--interpolate", 4], ["--interpolate has two ends", "this names 1"]),
         (["--interpolate", 4, "--prompt", CUBE, CUBE], ["two ends", "this names 3"]),
         (["--interpolate", 4, "--prompt", CUBE, "--to-seed", 8], ["names 2 with --to-seed"]),

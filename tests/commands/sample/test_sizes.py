@@ -85,8 +85,8 @@ def test_sizes_are_multiples_of_what_the_networks_reduce_by(option, value, said)
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--height", 0], "--height is 0; for this model it is a multiple of 1, such as 1"),
-        (["--tile", -4], "--tile is -4; for this model it is a multiple of 1"),
+        (["--height", 0], "--height is 0; it must be at least 1"),
+        (["--tile", -4], "--tile is -4; it must be at least 1"),
         (["--reconstruct", "x.png", "--height", 8], "--reconstruct takes no --height"),
     ],
 )
