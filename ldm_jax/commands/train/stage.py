@@ -18,6 +18,7 @@ from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.loop import Hook, NonFinite, fit
+from ldm_jax.training.memory import check_memory
 from ldm_jax.training.processes import on_first
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.step import Objective, TrainState, compile_step
@@ -65,6 +66,7 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
         step.compile_s,
         step.peak_bytes / 1e6,
     )
+    check_memory(f"the training step of the {name}", step.peak_bytes, mesh.devices.ravel())
     state = checkpoints.restore(abstract)
     if state is None:
         state = init()
