@@ -33,7 +33,7 @@ from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.diffusion.unet import UNet
 from ldm_jax.parameters import init_params, make_graphdef
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.sample import ReverseProcess, denoiser, sample
 from ldm_jax.sampling.single_step import ddim_step
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
@@ -72,7 +72,8 @@ class Drawing:
         @jax.jit
         def program(params, context, z_T, keys, eta):
             denoise = denoiser(partial(predict, params, context), SCHEDULE, prediction)
-            return sample(denoise, SCHEDULE, SOLVERS["ddim"], grid, z_T, keys, eta=eta)
+            process = ReverseProcess(SCHEDULE, SOLVERS["ddim"], grid, eta)
+            return sample(denoise, process, z_T, keys)
 
         @jax.jit
         def step(params, context, z_t, t, s):

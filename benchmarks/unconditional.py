@@ -29,9 +29,8 @@ from ldm_jax.evaluation.scene_reports import validity
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.sampling.editing import add_noise, composite, first_step, known_cells
 from ldm_jax.sampling.guides import Guide, downsample, image_log_p
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import image_keys
-from ldm_jax.sampling.sample import SamplingInputs
-from ldm_jax.sampling.timesteps import timestep_grid
 
 FACTOR = 4
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
@@ -58,7 +57,7 @@ def filled(model: LatentDiffusion, images: np.ndarray) -> tuple[np.ndarray, np.n
 def changed(model: LatentDiffusion, images: np.ndarray, strength: float) -> np.ndarray:
     """Images sampled again from their noised latents."""
     n, settings = len(images), model.settings
-    grid = timestep_grid(settings.spacing, settings.steps, model.schedule)
+    grid = settings.grid(model.schedule)
     first, keys = first_step(strength, settings.steps), image_keys(0, np.arange(n))
     z_t = np.asarray(add_noise(model.schedule, model.encode(images), grid[first], keys))
     inputs = SamplingInputs(n, first_step=first, init_latents=z_t)

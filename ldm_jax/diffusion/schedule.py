@@ -32,6 +32,9 @@ class ScheduleConfig:
     """beta of the first step (not used by cosine)."""
     beta_end: NonNegative = 0.0195
     """beta of the last step (not used by cosine)."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that z_T is noise alone, as in sampling: images may then be darker
+    or brighter than average. It needs --diffusion.prediction v or z_0."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Schedule:
     def timesteps(self) -> int:
         """The number of steps T."""
         return len(self.beta)
+
+    @property
+    def has_zero_snr(self) -> bool:
+        """Whether z_T is noise alone: alpha is 0 at T-1, and log(alpha/sigma) is infinite."""
+        return self.alpha_bar[-1] == 0
 
     def alpha(self, t: Array) -> Array:
         """alpha_t of App. B, Eq. (4): float32, the shape of `t`; 1 at t = -1.
@@ -107,7 +115,23 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
         u = (np.arange(T + 1, dtype=np.float64) / T + 0.008) / 1.008
         alpha_bar = np.cos(u * np.pi / 2) ** 2
         beta = np.clip(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.0, 0.999)
+    if config.zero_terminal_snr:
+        return rescaled_to_zero_snr(beta)
     return Schedule(beta=beta, alpha_bar=np.cumprod(1.0 - beta))
+
+
+def rescaled_to_zero_snr(beta: np.ndarray) -> Schedule:
+    """The schedule whose alpha falls to 0 at T-1 (Lin et al., arXiv:2305.08891, Algorithm 1).
+
+    alpha is shifted and scaled: 0 at the last step, as before at the first.
+    """
+    alpha = np.sqrt(np.cumprod(1.0 - beta))
+    if len(alpha) > 1:
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    else:
+        alpha = np.zeros(1)
+    alpha_bar = alpha**2
+    return Schedule(beta=1.0 - alpha_bar / np.append(1.0, alpha_bar[:-1]), alpha_bar=alpha_bar)
 
 
 def _is_integer(t: Array) -> bool:

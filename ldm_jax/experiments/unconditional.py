@@ -28,7 +28,7 @@ LDM = DiffusionStage(
     progress=Progress(preview_every=5000),
     ema_decay=0.9999,
 )
-UNGUIDED = SamplingSettings(sampler="ddim", steps=200, guidance=1.0, eta=0.0)
+UNGUIDED = SamplingSettings(sampler="ddim", steps=200, spacing="uniform", guidance=1.0, eta=0.0)
 UNET = UNetConfig(
     channels=224, channel_mult=(1, 2, 3, 4), attention_factors=(2, 4, 8), head_channels=32
 )

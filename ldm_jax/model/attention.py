@@ -10,10 +10,10 @@ from flax import nnx
 from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.step import DiffusionObjective
 from ldm_jax.layers import Attention
+from ldm_jax.sampling.guidance import guided
 from ldm_jax.sampling.noise import image_keys, noise_like
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.sampling.solvers import SOLVERS
-from ldm_jax.sampling.timesteps import timestep_grid
 
 
 def attention_maps(
@@ -35,7 +35,7 @@ def attention_maps(
       and w, halved as often as the layer's level is.
     """
     schedule, is_guided = objective.schedule, null is not None and settings.guidance != 1.0
-    grid = jnp.asarray(timestep_grid(settings.spacing, settings.steps, schedule))
+    grid = jnp.asarray(settings.grid(schedule))
     both = jnp.concatenate([y, null[None]]) if is_guided else jnp.asarray(y)
     z_T = noise_like(image_keys(settings.seed, jnp.arange(1)), shape)
 
@@ -51,7 +51,8 @@ def attention_maps(
             out = network(jnp.repeat(z_t, len(both), axis=0), times, both)
             recorded = nnx.to_pure_dict(nnx.pop(network, nnx.Intermediate))
             if is_guided:
-                out = out[1:] + settings.guidance * (out[:1] - out[1:])
+                scale, rescale = settings.guidance, settings.guidance_rescale
+                out = guided(out[:1], out[1:], scale, rescale)
             estimate = eps_and_z0(schedule, objective.prediction, out, z_t, times[:1])
             z_s, _ = SOLVERS["ddim"].step(schedule, lambda *_: estimate, z_t, t, s, 0.0, 0.0)
             return z_s, _by_layer(recorded["unet"])

@@ -13,8 +13,6 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import AutoencoderStage, Experiment
-from ldm_jax.sampling.solvers import check_eta
-from ldm_jax.sampling.timesteps import check_steps
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.optimiser import OptimiserConfig
 from ldm_jax.training.sharding import check_batch_size
@@ -53,15 +51,15 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
         yield from _broken("diffusion.batch-size", lambda: _check_batch(second, mesh))
     for name in ("autoencoder", "diffusion", "classifier"):
         yield from _optimiser(name, getattr(experiment, name).optimiser)
-    for option, rule in (
-        ("diffusion.schedule", lambda: make_schedule(second.schedule)),
-        (
-            "sampling.steps",
-            lambda: check_steps(sampling.spacing, sampling.steps, second.schedule.timesteps),
-        ),
-        ("sampling.eta", lambda: check_eta(sampling.sampler, sampling.eta)),
-    ):
-        yield from _broken(option, rule)
+    no_schedule = list(_broken("diffusion.schedule", lambda: make_schedule(second.schedule)))
+    yield from no_schedule or _broken(
+        "sampling", lambda: sampling.check(make_schedule(second.schedule))
+    )
+    if second.schedule.zero_terminal_snr and second.prediction == "eps":
+        yield (
+            "--diffusion.schedule.zero-terminal-snr goes with --diffusion.prediction v or z_0: z_T "
+            "is all noise then, and its eps says nothing of z_0"
+        )
     try:
         sampling.geometry(size, network.f, second.unet.factor, network.z_channels)
     except UserError as error:

@@ -25,8 +25,9 @@ from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.networks import Networks
 from ldm_jax.model.weights import Placement, Weights
-from ldm_jax.sampling.sample import SamplingInputs
-from ldm_jax.sampling.settings import Geometry, SamplingSettings
+from ldm_jax.sampling.inputs import SamplingInputs
+from ldm_jax.sampling.sample import guidance_of
+from ldm_jax.sampling.settings import Geometry, SamplingSettings, unguided
 from ldm_jax.training.sharding import fetch, map_batches
 from ldm_jax.training.step import count_parameters
 
@@ -54,7 +55,7 @@ class LatentDiffusion(Networks):
             "decode": jax.jit(self.decode_image),
             "reconstruct": jax.jit(self.first.reconstruct),
             "condition": self.condition and jax.jit(self.condition.encode),
-            "predict": jax.jit(self._predict, static_argnames="is_guided"),
+            "predict": jax.jit(self._predict),
         }
 
     # What the model is
@@ -91,7 +92,7 @@ class LatentDiffusion(Networks):
     def settings(self) -> SamplingSettings:
         """How it is sampled unless told otherwise."""
         settings = self.config.sampling
-        return settings if self.guidable else replace(settings, guidance=1.0)
+        return settings if self.guidable else unguided(settings)
 
     def geometry(self, settings: SamplingSettings | None = None) -> Geometry:
         """The size of the images that these settings give. UserError for one that cannot be."""
@@ -133,6 +134,7 @@ class LatentDiffusion(Networks):
         self,
         condition: Any = None,
         *,
+        negative: Any = None,
         num_images: int = 1,
         settings: SamplingSettings | None = None,
         trajectory: bool = False,
@@ -149,6 +151,8 @@ class LatentDiffusion(Networks):
             semantic map `[H, W]`; a low-resolution image uint8 `[h, w, C]`; for in-painting
             {"image": uint8 `[H, W, C]`, "mask": bool `[H, W]`}; or several of any. None: nothing,
             where the model is unconditional or was trained without its condition, too.
+          negative: what guidance leads away from, one for all or one for each condition, such as a
+            negative prompt; None: the null condition.
           settings: how to sample; None: `self.settings`. changes: fields of it to change.
           trajectory: the estimates of z_0 at every step instead: uint8 `[n, S, H, W, C]`.
           progress: title of a progress bar.
@@ -159,10 +163,12 @@ class LatentDiffusion(Networks):
         settings = replace(settings or self.settings, **changes)
         conditions = self.parse(condition)
         if condition is None and self.guidable:
-            settings = replace(settings, guidance=1.0)  # there is nothing to guide towards
+            settings = unguided(settings)  # there is nothing to guide towards
         settings = with_size_of(conditions, settings, self.first.f)
         self.geometry(settings)  # before anything is encoded
-        inputs = self.inputs(conditions, num_images)
+        inputs = self.inputs(
+            conditions, num_images, None if negative is None else self.parse(negative)
+        )
         images = np.concatenate(
             list(self.batches(inputs, settings, trajectory=trajectory, progress=progress))
         )
@@ -184,12 +190,27 @@ class LatentDiffusion(Networks):
                 raise UserError(f"images are [n, H, W, {c}], not {list(images.shape)}")
         return conditions
 
-    def inputs(self, conditions: Batch | None, num_images: int = 1) -> SamplingInputs:
-        """What the sampler takes: each condition `num_images` times, in all for none."""
+    def inputs(
+        self, conditions: Batch | None, num_images: int = 1, negative: Batch | None = None
+    ) -> SamplingInputs:
+        """What the sampler takes: each condition `num_images` times, in all for none.
+
+        negative: what guidance leads away from, with one row or a row for each condition.
+        """
         if conditions is None:
             return SamplingInputs(num_images)
-        y = np.repeat(self.encode_conditions(conditions), num_images, axis=0)
-        return SamplingInputs(len(y), y)
+        y = self.encode_conditions(conditions)
+        away_from = None if negative is None else self.encode_conditions(negative)
+        if away_from is not None:
+            if len(away_from) not in (1, len(y)):
+                raise UserError(
+                    f"there are {len(y)} conditions and {len(away_from)} negative ones; give one "
+                    "for all, or one for each"
+                )
+            away_from = np.broadcast_to(away_from, (len(y), *away_from.shape[1:]))
+            away_from = np.repeat(away_from, num_images, axis=0)
+        y = np.repeat(y, num_images, axis=0)
+        return SamplingInputs(len(y), y, away_from)
 
     def composite(
         self, conditions: Batch | None, images: np.ndarray, num_images: int = 1, first: int = 0
@@ -262,17 +283,20 @@ class LatentDiffusion(Networks):
         conditions = self.parse(condition)
         y = None if conditions is None else self.encode_conditions(conditions)
         z_t = jnp.asarray(z_t)
-        self.sampler.check(replace(self.settings, guidance=guidance), conditional=y is not None)
+        settings = replace(self.settings, guidance=guidance)
+        if guidance == 1.0:
+            settings = replace(settings, guidance_rescale=0.0)
+        self.sampler.check(settings, conditional=y is not None)
         if y is not None and len(y) not in (1, len(z_t)):
             raise UserError(f"there are {len(z_t)} latents and {len(y)} conditions")
         if y is not None:
             y = np.broadcast_to(y, (len(z_t), *y.shape[1:]))
-        t, s = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1]), jnp.float32(guidance)
+        t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
         params = self._diffusion_params()
-        return np.asarray(self._jit["predict"](params, y, z_t, t, s, is_guided=guidance != 1.0))
+        return np.asarray(self._jit["predict"](params, y, z_t, t, guidance_of(settings)))
 
-    def _predict(self, params, y, z_t, t, guidance, is_guided):
-        return self.sampler.predictor(params, y, guidance, is_guided=is_guided)(z_t, t)
+    def _predict(self, params, y, z_t, t, guidance):
+        return self.sampler.predictor(params, y, guidance)(z_t, t)
 
     def embed(self, conditions: Batch) -> np.ndarray:
         """tau_theta of conditions, between which there are others: float `[n, ...]`."""

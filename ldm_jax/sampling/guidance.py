@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +15,47 @@ Array = jax.Array
 LogP = Callable[[Array, Array, Array], Array]
 
 
-def classifier_free_guided(
-    model: Callable[[Array, Array, Array], Array], y: Array, null: Array, scale: Array
-) -> Callable[[Array, Array], Array]:
-    """model(z_t, t, y) -> (z_t, t) -> e_null + s (e_y - e_null), in one call on twice the batch.
+class Guidance(NamedTuple):
+    """How strongly images are guided, see `guided`; scalars, which may be traced."""
+
+    scale: Array | float
+    rescale: Array | float = 0.0
+
+
+def guided(e_y: Array, e_null: Array, scale: Array, rescale: Array | float = 0.0) -> Array:
+    """e_null + s (e_y - e_null), `[B, h, w, c]`, with the contrast of e_y as far as is asked for.
 
     s = 1 is the plain conditional model, as in the published code and so, it seems, in Table 3;
     Ho and Salimans (arXiv:2207.12598, Eq. 6) count w = s - 1, and the paper has no formula. It is
-    linear, so it may be applied to eps, z_0 or v alike.
+    linear, so it may be applied to eps, z_0 or v alike. Large s makes its standard deviation larger
+    than that of e_y, and images too bright: `rescale` scales it back, for each image by itself (Lin
+    et al., arXiv:2305.08891, Eqs. 14 to 16).
+    """
+    out = e_null + scale * (e_y - e_null)
+    axes = tuple(range(1, out.ndim))
+    std_y, std = jnp.std(e_y, axes, keepdims=True), jnp.std(out, axes, keepdims=True)
+    ratio = jnp.where(std > 0, std_y / std, 1.0)
+    return out * (1 + rescale * (ratio - 1))
+
+
+def classifier_free_guided(
+    model: Callable[[Array, Array, Array], Array],
+    y: Array,
+    null: Array,
+    scale: Array,
+    rescale: Array | float = 0.0,
+) -> Callable[[Array, Array], Array]:
+    """model(z_t, t, y) -> (z_t, t) -> what is `guided`, in one call on twice the batch.
 
     Args:
-      y: conditions `[B, ...]`. null: the null condition `[...]`. scale: s, a scalar, may be traced.
+      y: conditions `[B, ...]`. null: the null condition `[...]`, or for each image what to guide
+        away from, `[B, ...]`: a negative prompt. scale, rescale: scalars, which may be traced.
     """
-    both = jnp.concatenate([y, jnp.broadcast_to(null[None], y.shape)])
+    both = jnp.concatenate([y, jnp.broadcast_to(null, y.shape)])
 
     def predict(z_t: Array, t: Array) -> Array:
         out = model(jnp.concatenate([z_t, z_t]), jnp.concatenate([t, t]), both)
-        e_y, e_null = jnp.split(out, 2)
-        return e_null + scale * (e_y - e_null)
+        return guided(*jnp.split(out, 2), scale, rescale)
 
     return predict
 
@@ -57,6 +81,8 @@ def classifier_guided(denoise: Denoise, schedule: Schedule, log_p: LogP) -> Deno
 
         gradient, (eps, z_0) = jax.grad(of, has_aux=True)(z_t)
         alpha, sigma = bcast(schedule.alpha(t), z_t), bcast(schedule.sigma(t), z_t)
-        return eps - sigma * gradient, z_0 + sigma**2 / alpha * gradient
+        # Where alpha is 0, z_t says nothing of y: there is no gradient.
+        shift = jnp.where(alpha > 0, sigma**2 / alpha, 0.0) * gradient
+        return eps - sigma * gradient, z_0 + shift
 
     return guided_denoise

@@ -14,7 +14,12 @@ import numpy as np
 
 from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import Schedule, bcast
-from ldm_jax.sampling.single_step import Denoise, evaluate_twice, exponential_step
+from ldm_jax.sampling.single_step import (
+    Denoise,
+    evaluate_twice,
+    exponential_step,
+    posterior_step,
+)
 
 Array = jax.Array
 
@@ -109,10 +114,35 @@ def dpmpp_2m_step(
     """
     del noise, eta
     _, z_0 = denoise(z_t, t)
+    middle = _in_the_middle(schedule, z_0, t, s, past)
+    return *exponential_step(schedule, "z_0", middle, z_t, t, s), past._replace(z_0=z_0, t=t)
+
+
+def dpmpp_2m_sde_step(
+    schedule: Schedule,
+    denoise: Denoise,
+    z_t: Array,
+    t: Array,
+    s: Array,
+    noise: Array,
+    eta: Array,
+    past: PastZ0,
+) -> tuple[Array, Array, PastZ0]:
+    """SDE-DPM-Solver++(2M) (Lu et al., arXiv:2211.01095; k-diffusion's "DPM++ 2M SDE", midpoint).
+
+    `ddpm_step` with the z_0 of `dpmpp_2m_step`: the one in the middle, extrapolated. eta does
+    nothing.
+    """
+    del eta
+    _, z_0 = denoise(z_t, t)
+    middle = _in_the_middle(schedule, z_0, t, s, past)
+    z_s = posterior_step(schedule, middle, z_t, t, s, noise)
+    return z_s, middle, past._replace(z_0=z_0, t=t)
+
+
+def _in_the_middle(schedule: Schedule, z_0: Array, t: Array, s: Array, past: PastZ0) -> Array:
+    """z_0 in the middle between t and s, on the line through it at t and at the step before."""
     now = schedule.half_log_snr(t)
     ratio = (schedule.half_log_snr(s) - now) / (now - schedule.half_log_snr(past.t))
     second_order = (past.t > t) & (s >= 0) & (t != past.first_order_at)
-    middle = z_0 + jnp.where(second_order, ratio / 2, 0.0) * (z_0 - past.z_0)
-    return *exponential_step(schedule, "z_0", middle, z_t, t, s), PastZ0(
-        z_0, t, past.first_order_at
-    )
+    return z_0 + jnp.where(second_order, ratio / 2, 0.0) * (z_0 - past.z_0)

@@ -7,9 +7,9 @@ noise and decoder around it, compiles that once, and runs it batch by batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,28 +23,40 @@ from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.decoding import decode, decode_all
 from ldm_jax.sampling.editing import invert, replace_known
-from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
-from ldm_jax.sampling.guides import Guide, GuideLogP, sum_of_guides
+from ldm_jax.sampling.guidance import Guidance, classifier_free_guided, classifier_guided
+from ldm_jax.sampling.guides import GuideLogP, sum_of_guides
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import fold_in_each, image_keys, noise_like
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
 from ldm_jax.sampling.single_step import Denoise
-from ldm_jax.sampling.solvers import SOLVERS, Solver, check_eta
+from ldm_jax.sampling.solvers import SOLVERS, Solver
 from ldm_jax.sampling.tiling import Tiles, apply_in_tiles
-from ldm_jax.sampling.timesteps import check_steps, timestep_grid
 
 Array = jax.Array
 
 
+class ReverseProcess(NamedTuple):
+    """How z_T becomes z_0: the steps of a solver down a grid of timesteps.
+
+    All but schedule and solver may be traced.
+    """
+
+    schedule: Schedule
+    solver: Solver
+    grid: Array
+    """Decreasing `[S+1]`, as from `timestep_grid`."""
+    eta: Array | float = 0.0
+    """DDIM's stochasticity."""
+    temperature: Array | float = 1.0
+    """Factor on the noise of every step."""
+
+
 def sample(
     denoise: Denoise,
-    schedule: Schedule,
-    solver: Solver,
-    grid: Array,
+    process: ReverseProcess,
     z_T: Array,
     keys: Array,
     *,
-    eta: Array | float = 0.0,
-    temperature: Array | float = 1.0,
     blend: Callable[[Array, Array, Array], Array] | None = None,
     trajectory: bool = False,
 ):
@@ -52,12 +64,10 @@ def sample(
 
     Args:
       denoise: (z_t, t) -> (eps, z_0), condition and guidance included, as from `denoiser`.
-      solver: one of `sampling.solvers`.
-      grid: decreasing `[S+1]`, as from `timestep_grid`; the values may be traced.
+      process: the schedule, the solver, and its grid.
       z_T: `[B, h, w, c]`, a latent at the timestep grid[0]: noise, or for a grid that begins
         further down a noisy image.
       keys: one key an image, `[B]`, for the noise of the steps.
-      eta: DDIM's stochasticity. temperature: factor on the noise of every step. May be traced.
       blend: (z_t, t, one key an image `[B]`) -> z_t, applied before each step, for example to
         replace the known part of the image; nothing is applied after the last.
       trajectory: also return the z_0 estimate of every step.
@@ -65,14 +75,16 @@ def sample(
     Returns:
       z_0 `[B, h, w, c]`; with `trajectory`, (z_0, estimates `[S, B, h, w, c]`).
     """
-    grid = jnp.asarray(grid)
+    schedule, solver, grid, eta, temperature = process
+    grid, shape = jnp.asarray(grid), z_T.shape[1:]
+    noise_shape = shape if solver.noises == 1 else (solver.noises, *shape)
 
     def body(carry, now):
         (z_t, memory), (i, t, s) = carry, now
         # Keys 2i+1 and 2i+2 of each image are step i's; none is that of z_T.
         if blend is not None:
             z_t = blend(z_t, t, fold_in_each(keys, 2 * i + 2))
-        noise = temperature * noise_like(fold_in_each(keys, 2 * i + 1), z_t.shape[1:])
+        noise = temperature * noise_like(fold_in_each(keys, 2 * i + 1), noise_shape)
         if solver.memory is None:
             z_s, z_0 = solver.step(schedule, denoise, z_t, t, s, noise, eta)
         else:
@@ -98,57 +110,10 @@ def denoiser(
 
 
 @dataclass(frozen=True)
-class SamplingInputs:
-    """What differs from image to image: a row `[n, ...]` for each of the n images.
-
-    condition: as the model takes it (y), or tau_theta(y) if `embedded`; None if unconditional.
-    image_ids: int `[n]`, the i that the noise of an image depends on; None: 0 to n - 1. Images of
-      one id have the same noise.
-    first_step: how many steps are left out at the noisy end; a program for each number.
-    init_latents: `[n, h, w, c]` at the timestep of the first step, in place of noise.
-    known: the part of the images that is given, see `editing.replace_known`: (where, bool
-      `[n, h, w, 1]`; z_0 `[n, h, w, c]`). Its h and w, or those of `init_latents`, decide the size.
-    guides: what else the images are guided by (App. C); one of scale 0 costs nothing.
-    """
-
-    n: int
-    condition: np.ndarray | None = None
-    embedded: bool = False
-    image_ids: np.ndarray | None = None
-    first_step: int = 0
-    init_latents: np.ndarray | None = None
-    known: tuple[np.ndarray, np.ndarray] | None = None
-    guides: tuple[Guide, ...] = ()
-
-    def arrays(self) -> tuple[Any, ...]:
-        """All rows: (condition, image_ids, init_latents, known, y of each guide)."""
-        ids = np.arange(self.n) if self.image_ids is None else self.image_ids
-        guides = [g.y for g in self.guides if g.scale != 0.0]
-        return self.condition, ids, self.init_latents, self.known, guides
-
-    def subset(self, rows: np.ndarray) -> SamplingInputs:
-        """The rows of these numbers; each image stays what it is."""
-
-        def take(array: np.ndarray | None) -> np.ndarray | None:
-            return None if array is None else array[rows]
-
-        return replace(
-            self,
-            n=len(rows),
-            condition=take(self.condition),
-            image_ids=np.arange(self.n)[rows] if self.image_ids is None else take(self.image_ids),
-            init_latents=take(self.init_latents),
-            known=self.known and (take(self.known[0]), take(self.known[1])),
-            guides=tuple(replace(guide, y=guide.y[rows]) for guide in self.guides),
-        )
-
-
-@dataclass(frozen=True)
 class _Static:
     """What a sampling program is compiled for."""
 
     solver: str
-    is_guided: bool
     embedded: bool
     log_ps: tuple[GuideLogP, ...]
     geometry: Geometry
@@ -160,9 +125,10 @@ class Sampler:
     """From conditions to images.
 
     A program is compiled once for each (solver, number of steps, batch size, geometry, guided or
-    not, which guides), and once more where timesteps are fractional. Guidance scale, eta,
-    temperature and seed are inputs of it: changing them compiles nothing. So are initial latents,
-    known parts, and the scales and targets of guides.
+    not, by a negative condition or not, which guides), and once more where timesteps are
+    fractional. Guidance scale and rescale, eta, temperature and seed are inputs of it: changing
+    them compiles nothing. So are initial latents, known parts, and the scales and targets of
+    guides.
 
     Args:
       model: params -> callable (z_t, t, y) -> prediction, y None when unconditional. For conditions
@@ -190,18 +156,25 @@ class Sampler:
         """How many programs have been compiled so far."""
         return self._program._cache_size()
 
-    def check(self, settings: SamplingSettings, conditional: bool) -> None:
-        """Raises UserError for settings that this model cannot be sampled with; takes no time."""
-        check_eta(settings.sampler, settings.eta)
+    def check(self, settings: SamplingSettings, conditional: bool, negative: bool = False) -> None:
+        """Raises UserError for settings that this model cannot be sampled with; takes no time.
+
+        Args:
+          conditional, negative: whether there is a condition, and a negative one.
+        """
+        settings.check(self.schedule)
         if not conditional and settings.guidance != 1.0:
             raise UserError("this model has no condition to guide by: guidance is 1")
         if self.null is None and settings.guidance != 1.0:
             raise UserError("this model was never trained without its condition: guidance is 1")
+        if negative and settings.guidance == 1.0:
+            raise UserError(
+                "a negative prompt does nothing without guidance: give a guidance other than 1"
+            )
         if not 0 <= settings.seed < 2**32:
             raise UserError(f"seed is {settings.seed}; it lies between 0 and 4294967295")
         if settings.batch_size < 1:
             raise UserError(f"batch size is {settings.batch_size}; it must be at least 1")
-        check_steps(settings.spacing, settings.steps, self.schedule.timesteps)
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """All images of `batches`, which has the arguments: uint8 `[n, H, W, C]`."""
@@ -235,24 +208,23 @@ class Sampler:
         """
         if inputs.n < 1:
             raise UserError(f"the number of images is {inputs.n}; it must be at least 1")
-        self.check(settings, inputs.condition is not None)
+        self.check(settings, inputs.condition is not None, inputs.negative is not None)
         n, guides = inputs.n, [guide for guide in inputs.guides if guide.scale != 0.0]
         num_shards = 1
         if sharding is not None:
             num_shards = sharding.num_devices // sharding.shard_shape((sharding.num_devices,))[0]
         static = _Static(
             settings.sampler,
-            settings.guidance != 1.0,
             inputs.embedded,
             tuple(guide.log_p for guide in guides),
             geometry,
             num_shards,
             trajectory,
         )
-        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)[inputs.first_step :]
+        grid = settings.grid(self.schedule)[inputs.first_step :]
         seed = jnp.uint32(settings.seed)
-        scalars = settings.guidance, settings.eta, settings.temperature
-        scalars = [jnp.float32(value) for value in scalars]
+        scalars = jnp.float32(settings.eta), jnp.float32(settings.temperature)
+        scalars = (guidance_of(settings), *scalars)
         scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
         batch_size = -(-min(settings.batch_size, n) // num_shards) * num_shards
         silent = progress is None or jax.process_index() != 0
@@ -281,29 +253,30 @@ class Sampler:
         geometry: Geometry,
     ) -> Array:
         """The noise z_T from which DDIM (eta 0) leads to z_0 `[n, h, w, c]`, see `editing`."""
-        grid = timestep_grid(settings.spacing, settings.steps, self.schedule)
-        is_guided = settings.guidance != 1.0
+        grid = settings.grid(self.schedule)
 
         @jax.jit
         def up(params, y, z_0, guidance):
-            predict = self.predictor(
-                params, y, guidance, is_guided=is_guided, unet_tiles=geometry.unet_tiles
-            )
+            predict = self.predictor(params, y, guidance, unet_tiles=geometry.unet_tiles)
             return invert(predict, self.schedule, self.prediction, grid, z_0)
 
-        return up(params, y, z_0, jnp.float32(settings.guidance))
+        return up(params, y, z_0, guidance_of(settings))
 
     def predictor(
         self,
         params: Any,
         y: Array | None,
-        guidance: Array,
+        guidance: Guidance | None,
         *,
-        is_guided: bool,
+        negative: Array | None = None,
         embedded: bool = False,
         unet_tiles: Tiles | None = None,
     ) -> Callable[[Array, Array], Array]:
-        """(z_t, t) -> prediction, condition and guidance included; see `SamplingInputs`."""
+        """(z_t, t) -> prediction, condition and guidance included; see `SamplingInputs`.
+
+        Args:
+          guidance: None for none.
+        """
         model, null = self.model(params), self.null
         if unet_tiles is not None and self.concatenates and not embedded:
             y, embedded = model.embed(y), True  # of the whole map, whose part each tile sees
@@ -313,11 +286,13 @@ class Sampler:
             def network(z_t, t, c):
                 return model(z_t, t, c=c)
 
-            null = None if null is None else model.embed(null[None])[0]
+            if null is not None and negative is None:
+                null = model.embed(null[None])[0]
         if unet_tiles is not None:
             network = self._tiled(network, unet_tiles)
-        if is_guided:
-            return classifier_free_guided(network, y, null, guidance)
+        if guidance is not None:
+            away_from = null if negative is None else negative
+            return classifier_free_guided(network, y, away_from, *guidance)
         return lambda z_t, t: network(z_t, t, y)
 
     def _tiled(self, network: Callable, tiles: Tiles) -> Callable:
@@ -330,12 +305,13 @@ class Sampler:
         return tiled
 
     def _sample(self, params, constants, grid, seed, scalars, scaled, rows, *, static: _Static):
-        (guidance, eta, temperature), (y, ids, init_latents, known, targets) = scalars, rows
+        guidance, eta, temperature = scalars
+        y, negative, ids, init_latents, known, targets = rows
         predict = self.predictor(
             params,
             y,
             guidance,
-            is_guided=static.is_guided,
+            negative=negative,
             embedded=static.embedded,
             unet_tiles=static.geometry.unet_tiles,
         )
@@ -354,13 +330,9 @@ class Sampler:
         keys = image_keys(seed, ids)
         result = sample(
             denoise,
-            self.schedule,
-            SOLVERS[static.solver],
-            grid,
+            ReverseProcess(self.schedule, SOLVERS[static.solver], grid, eta, temperature),
             noise_like(keys, shape) if init_latents is None else init_latents,
             keys,
-            eta=eta,
-            temperature=temperature,
             blend=blend,
             trajectory=static.trajectory,
         )
@@ -369,6 +341,13 @@ class Sampler:
             _, estimates = result
             return decode_all(decoder, estimates, static.num_shards, static.geometry.decoder_tiles)
         return decode(decoder, result, static.num_shards, static.geometry.decoder_tiles)
+
+
+def guidance_of(settings: SamplingSettings) -> Guidance | None:
+    """What a program takes; None where scale 1 makes it the plain conditional model."""
+    if settings.guidance == 1.0:
+        return None
+    return Guidance(jnp.float32(settings.guidance), jnp.float32(settings.guidance_rescale))
 
 
 def _split(rows: np.ndarray, sharding: NamedSharding) -> Array:

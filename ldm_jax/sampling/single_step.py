@@ -3,11 +3,13 @@
 A step is a pure function (schedule, denoise, z_t, t, s, noise, eta) -> (z_s, z_0), where
 denoise(z_t, t) -> (eps, z_0) hides what the network predicts, its condition and the guidance, and
 the z_0 of the result is the estimate that the step moved towards. t and s are scalars, whole or
-fractional, everything else is `[B, h, w, c]` in float32; all of them may be traced.
+fractional, everything else is `[B, h, w, c]` in float32; all of them may be traced. A solver that
+needs new noise twice in a step gets it as `[B, 2, h, w, c]`.
 
 Without new noise, time runs backwards along the solution of an ordinary differential equation,
 d(z/alpha) / d(sigma/alpha) = eps(z, t) (DDIM, arXiv:2010.02502, Eq. 14). Its solvers differ only in
-the eps, or z_0, that they keep constant over a step; all share `exponential_step`.
+the eps, or z_0, that they keep constant over a step; all share `exponential_step`. With the noise
+of ancestral sampling they share `posterior_step`: the same for a stochastic differential equation.
 """
 
 from __future__ import annotations
@@ -61,6 +63,30 @@ def evaluate_twice(
     return jax.lax.fori_loop(0, rounds, evaluate, (z_t, t, nothing, nothing))[2:]
 
 
+def posterior_step(
+    schedule: Schedule,
+    z_0: Array,
+    z_t: Array,
+    t: Array,
+    s: Array,
+    noise: Array,
+    v: Array | float = 0.0,
+) -> Array:
+    """z_s, a sample of the posterior q(z_s | z_t, z_0): App. B, Eqs. (10)-(12).
+
+    v moves the variance from that of Eq. (11), exact where all data are one point, to that of
+    Eq. (7), exact where they are standard normal: DDPM's two choices (arXiv:2006.11239, Sec. 3.2).
+    """
+    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
+    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
+    alpha_ts = alpha_t / alpha_s  # Eq. (6)
+    var_ts = jnp.maximum(sigma_t**2 - alpha_ts**2 * sigma_s**2, 0.0)  # Eq. (7)
+    mean = (alpha_ts * sigma_s**2 * z_t + alpha_s * var_ts * z_0) / sigma_t**2  # Eq. (12)
+    var = var_ts * ((1 - v) * (sigma_s / sigma_t) ** 2 + v)  # Eq. (11) at v = 0
+    # Clean data have no noise, for any v.
+    return mean + jnp.where(s >= 0, jnp.sqrt(var), 0.0) * noise
+
+
 def ddpm_step(
     schedule: Schedule,
     denoise: Denoise,
@@ -73,20 +99,13 @@ def ddpm_step(
 ) -> tuple[Array, Array]:
     """Ancestral sampling, App. B, Eqs. (10)-(12): the posterior q(z_s | z_t, z_0), z_0 estimated.
 
-    s = t - 1 is the paper's; any s < t is the same posterior on a sub-sequence. eta does nothing.
-    v moves the variance from that of Eq. (11), exact where all data are one point, to that of
-    Eq. (7), exact where they are standard normal: DDPM's two choices (arXiv:2006.11239, Sec. 3.2).
+    s = t - 1 is the paper's; any s < t is the same posterior on a sub-sequence. It is also Euler's
+    method with ancestral noise in the time sigma/alpha (k-diffusion's "Euler a"), and first-order
+    SDE-DPM-Solver++. eta does nothing. v: see `posterior_step`.
     """
     del eta
-    alpha_t, sigma_t = schedule.alpha(t), schedule.sigma(t)
-    alpha_s, sigma_s = schedule.alpha(s), schedule.sigma(s)
-    alpha_ts = alpha_t / alpha_s  # Eq. (6)
-    var_ts = jnp.maximum(sigma_t**2 - alpha_ts**2 * sigma_s**2, 0.0)  # Eq. (7)
     _, z_0 = denoise(z_t, t)
-    mean = (alpha_ts * sigma_s**2 * z_t + alpha_s * var_ts * z_0) / sigma_t**2  # Eq. (12)
-    var = var_ts * ((1 - v) * (sigma_s / sigma_t) ** 2 + v)  # Eq. (11) at v = 0
-    # Clean data have no noise, for any v.
-    return mean + jnp.where(s >= 0, jnp.sqrt(var), 0.0) * noise, z_0
+    return posterior_step(schedule, z_0, z_t, t, s, noise, v), z_0
 
 
 def ddim_step(
@@ -114,8 +133,8 @@ def euler_step(
     holds the z_0 of t. noise and eta do nothing.
     """
     del noise, eta
-    eps, _ = denoise(z_t, t)
-    return exponential_step(schedule, "eps", eps, z_t, t, s)
+    eps, z_0 = denoise(z_t, t)
+    return q_sample(schedule, z_0, s, eps), z_0
 
 
 def heun_step(
@@ -143,7 +162,7 @@ def dpmpp_2s_step(
     infinite there, has no middle, and the z_0 of t is held. noise and eta do nothing.
     """
     del noise, eta
-    middle = schedule.timestep((schedule.half_log_snr(t) + schedule.half_log_snr(s)) / 2)
+    middle = _middle(schedule, t, s)
     _, (_, z_0) = evaluate_twice(
         denoise,
         z_t,
@@ -152,3 +171,35 @@ def dpmpp_2s_step(
         needed=s >= 0,
     )
     return exponential_step(schedule, "z_0", z_0, z_t, t, s)
+
+
+def dpmpp_sde_step(
+    schedule: Schedule, denoise: Denoise, z_t: Array, t: Array, s: Array, noise: Array, eta: Array
+) -> tuple[Array, Array]:
+    """DPM-Solver++ for the SDE, single-step (k-diffusion's "DPM++ SDE", r = 1/2).
+
+    `dpmpp_2s_step` with the noise of ancestral sampling, both to the middle and to s: the z_0 of
+    the middle is held. The noise to the middle u is part of that to s, as of one Brownian motion:
+    between them lies q(z_s | z_u, z_0). `noise` is `[B, 2, h, w, c]`; eta does nothing.
+    """
+    del eta
+    middle = _middle(schedule, t, s)
+    _, (_, z_0) = evaluate_twice(
+        denoise,
+        z_t,
+        jnp.asarray(t, middle.dtype),
+        lambda eps, z_0: (
+            posterior_step(schedule, z_0, z_t, t, middle, noise[:, 0]),
+            middle,
+        ),
+        needed=s >= 0,
+    )
+    z_u = posterior_step(schedule, z_0, z_t, t, middle, noise[:, 0])
+    z_s = posterior_step(schedule, z_0, z_u, middle, s, noise[:, 1])
+    # Clean data have no middle: lambda is infinite there.
+    return jnp.where(s >= 0, z_s, z_0), z_0
+
+
+def _middle(schedule: Schedule, t: Array, s: Array) -> Array:
+    """The timestep in the middle between t and s, in lambda = log(alpha/sigma)."""
+    return schedule.timestep((schedule.half_log_snr(t) + schedule.half_log_snr(s)) / 2)

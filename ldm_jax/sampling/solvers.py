@@ -9,11 +9,18 @@ from typing import Any, Literal
 import jax
 
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.multistep import dpmpp_2m_memory, dpmpp_2m_step, plms_memory, plms_step
+from ldm_jax.sampling.multistep import (
+    dpmpp_2m_memory,
+    dpmpp_2m_sde_step,
+    dpmpp_2m_step,
+    plms_memory,
+    plms_step,
+)
 from ldm_jax.sampling.single_step import (
     ddim_step,
     ddpm_step,
     dpmpp_2s_step,
+    dpmpp_sde_step,
     euler_step,
     heun_step,
 )
@@ -28,22 +35,31 @@ class Solver:
     step: (schedule, denoise, z_t, t, s, noise, eta) -> (z_s, z_0), pure; see `single_step`. With a
       memory that is one more argument and one more result.
     memory: (z_T, grid) -> what is remembered before the first step; None: nothing ever is.
-    has_eta: whether eta does anything.
+    has_eta: whether eta does anything. stochastic: whether it adds noise, whatever eta is.
+    noises: how many arrays of new noise a step takes.
+    zero_snr: whether it can start where alpha is 0. The others divide by alpha there, or ask for
+      the middle of a step that is infinite in log(alpha/sigma).
     """
 
     step: Callable[..., tuple[Array, ...]]
     memory: Callable[[Array, Array], Any] | None = None
     has_eta: bool = False
+    stochastic: bool = False
+    noises: int = 1
+    zero_snr: bool = False
 
 
 SOLVERS = {
-    "ddim": Solver(ddim_step, has_eta=True),
-    "ddpm": Solver(ddpm_step),
+    "ddim": Solver(ddim_step, has_eta=True, zero_snr=True),
+    "ddpm": Solver(ddpm_step, stochastic=True, zero_snr=True),
     "plms": Solver(plms_step, plms_memory),
-    "dpmpp-2m": Solver(dpmpp_2m_step, dpmpp_2m_memory),
+    "dpmpp-2m": Solver(dpmpp_2m_step, dpmpp_2m_memory, zero_snr=True),
+    "dpmpp-2m-sde": Solver(dpmpp_2m_sde_step, dpmpp_2m_memory, stochastic=True, zero_snr=True),
     "dpmpp-2s": Solver(dpmpp_2s_step),
-    "dpmpp-1": Solver(euler_step),  # the same, derived in another way
-    "euler": Solver(euler_step),
+    "dpmpp-sde": Solver(dpmpp_sde_step, stochastic=True, noises=2),
+    "dpmpp-1": Solver(euler_step, zero_snr=True),  # the same, derived in another way
+    "euler": Solver(euler_step, zero_snr=True),
+    "euler-a": Solver(ddpm_step, stochastic=True, zero_snr=True),  # likewise the same as ddpm
     "heun": Solver(heun_step),
 }
 SolverName = Literal[tuple(SOLVERS)]

@@ -128,3 +128,20 @@ def test_bcast_lines_up_examples():
 def test_an_impossible_schedule_is_refused_with_its_values(config, said):
     with pytest.raises(UserError, match=said):
         make_schedule(config)
+
+
+@pytest.mark.parametrize("kind", ["sqrt-linear", "linear", "cosine"])
+def test_zero_terminal_snr_shifts_and_scales_alpha_to_0(kind):
+    """Lin et al., arXiv:2305.08891, Algorithm 1; alpha between the ends keeps its proportions."""
+    before = np.sqrt(make_schedule(ScheduleConfig(kind)).alpha_bar)
+    schedule = make_schedule(ScheduleConfig(kind, zero_terminal_snr=True))
+    alpha = np.sqrt(schedule.alpha_bar)
+    assert schedule.has_zero_snr and alpha[-1] == 0 and schedule.beta[-1] == 1
+    np.testing.assert_allclose(alpha[0], before[0], rtol=1e-12)
+    share = (before - before[-1]) / (before[0] - before[-1])
+    np.testing.assert_allclose(alpha / alpha[0], share, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.cumprod(1 - schedule.beta), schedule.alpha_bar, rtol=1e-9)
+    t = jnp.array([0, 998, 999])
+    assert np.isfinite(schedule.alpha(t)).all() and schedule.sigma(t)[-1] == 1
+    assert not make_schedule(ScheduleConfig(kind)).has_zero_snr
+    assert make_schedule(ScheduleConfig(kind, 1, zero_terminal_snr=True)).alpha_bar == [0]

@@ -15,7 +15,7 @@ from ldm_jax import plots
 from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.sampling.sample import SamplingInputs
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.step import count_parameters
 

@@ -22,7 +22,7 @@ from ldm_jax.sampling.editing import (
     with_border,
 )
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.sample import ReverseProcess, denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -65,7 +65,8 @@ def from_image(z_0, strength, S=50, sampler="ddim"):
     first = first_step(strength, S)
     z_t = add_noise(SCHEDULE, z_0, jnp.asarray(grid[first]), keys)
     denoise = denoiser(gaussian, SCHEDULE, "eps")
-    return sample(denoise, SCHEDULE, SOLVERS[sampler], grid[first:], z_t, keys)
+    process = ReverseProcess(SCHEDULE, SOLVERS[sampler], grid[first:])
+    return sample(denoise, process, z_t, keys)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp-2m"])
@@ -123,8 +124,8 @@ def test_in_painting_continues_what_is_known():
         return replace_known(SCHEDULE, known, z_0, z_t, t, noise_like(keys, SHAPE))
 
     denoise, z_T = denoiser(predict, SCHEDULE, "eps"), noise_like(keys, SHAPE)
-    run = partial(sample, denoise, SCHEDULE, SOLVERS["ddpm"])
-    drawn, free = (np.asarray(jit(partial(run, blend=b))(grid, z_T, keys)) for b in (blend, None))
+    run = partial(sample, denoise, ReverseProcess(SCHEDULE, SOLVERS["ddpm"], grid))
+    drawn, free = (np.asarray(jit(partial(run, blend=b))(z_T, keys)) for b in (blend, None))
     assert np.abs(drawn[:, 2:] - z_0[:, 2:]).max() < 0.5 < np.abs(free - z_0).mean()
 
 
@@ -233,7 +234,8 @@ def test_an_image_comes_back_the_better_the_more_steps_there_are(prediction, spa
     def up_and_down(grid):
         z_T = invert(predict, SCHEDULE, prediction, grid, z_0)
         denoise, keys = denoiser(predict, SCHEDULE, prediction), image_keys(0, jnp.arange(3))
-        again = sample(denoise, SCHEDULE, SOLVERS["ddim"], grid, z_T, keys)
+        process = ReverseProcess(SCHEDULE, SOLVERS["ddim"], grid)
+        again = sample(denoise, process, z_T, keys)
         return jnp.abs(again - z_0).max()
 
     errors = [float(up_and_down(timestep_grid(spacing, S, SCHEDULE))) for S in (20, 200)]

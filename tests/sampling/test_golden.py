@@ -14,7 +14,7 @@ import pytest
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.sampling.editing import replace_known
 from ldm_jax.sampling.noise import image_keys
-from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.sample import ReverseProcess, denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -34,11 +34,17 @@ def toy_cfg3(z_t, t):
 
 def error(golden, name, sampler, spacing, S, predict=toy, blend=None):
     """How far the sampler is from the reference, relative to its norm."""
-    run = partial(sample, denoiser(predict, SCHEDULE, "eps"), SCHEDULE, SOLVERS[sampler])
+    denoise = denoiser(predict, SCHEDULE, "eps")
     grid = jnp.asarray(timestep_grid(spacing, S, SCHEDULE))
     z_T = golden["sampler/x_T"].transpose(0, 2, 3, 1)
     keys = image_keys(0, jnp.arange(2))
-    z_0 = jit(lambda grid, z_T: run(grid, z_T, keys, blend=blend))(grid, z_T)
+
+    @jit
+    def run(grid, z_T):
+        process = ReverseProcess(SCHEDULE, SOLVERS[sampler], grid)
+        return sample(denoise, process, z_T, keys, blend=blend)
+
+    z_0 = run(grid, z_T)
     expected = golden[f"sampler/{name}"].transpose(0, 2, 3, 1)
     return np.linalg.norm(z_0 - expected) / np.linalg.norm(expected)
 

@@ -9,9 +9,9 @@ import pytest
 
 from ldm_jax.diffusion.process import eps_and_z0
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
-from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided
+from ldm_jax.sampling.guidance import classifier_free_guided, classifier_guided, guided
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.sample import ReverseProcess, denoiser, sample
 from ldm_jax.sampling.solvers import SOLVERS
 from ldm_jax.sampling.timesteps import timestep_grid
 
@@ -58,6 +58,29 @@ def test_the_model_is_called_once_on_twice_the_batch():
     assert calls == [((6, 2, 2, 1), (6,), (6, 2))]
 
 
+def test_each_image_may_be_led_away_from_a_condition_of_its_own():
+    away_from = jnp.array([[9, 1], [8, 2], [7, 3]])
+    e_y, e_away = model(Z_T, T, Y), model(Z_T, T, away_from)
+    out = classifier_free_guided(model, Y, away_from, 3.0)(Z_T, T)
+    np.testing.assert_allclose(out, e_away + 3 * (e_y - e_away), atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+def test_rescaling_gives_each_image_the_contrast_of_the_conditional_prediction(rescale):
+    """Lin et al., arXiv:2305.08891, Eqs. 14 to 16, in NumPy."""
+    e_y, e_null = np.random.default_rng(1).normal(size=(2, 3, 4, 4, 2))
+    cfg = e_null + 5.0 * (e_y - e_null)
+    axes = (1, 2, 3)
+    scaled = cfg * e_y.std(axes, keepdims=True) / cfg.std(axes, keepdims=True)
+    expected = rescale * scaled + (1 - rescale) * cfg
+    out = np.asarray(guided(jnp.asarray(e_y), jnp.asarray(e_null), 5.0, rescale))
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    if rescale == 1:
+        np.testing.assert_allclose(out.std(axes), e_y.std(axes), rtol=1e-4)
+    flat = jnp.ones((1, 2, 2, 1))  # no contrast to scale
+    assert np.isfinite(guided(flat, flat, 5.0, rescale)).all()
+
+
 def test_the_null_class_is_a_scalar():
     def label_model(z_t, t, y):
         return z_t + y[:, None, None, None]
@@ -101,8 +124,8 @@ denoise = denoiser(eps_of_a_standard_normal, SCHEDULE, "eps")
 
 @partial(jit, static_argnames=("log_p", "sampler"))
 def walk(z_T, grid, keys, log_p, sampler):
-    guided = classifier_guided(denoise, SCHEDULE, log_p)
-    return sample(guided, SCHEDULE, SOLVERS[sampler], grid, z_T, keys)[:, 0, 0]
+    by_log_p = classifier_guided(denoise, SCHEDULE, log_p)
+    return sample(by_log_p, ReverseProcess(SCHEDULE, SOLVERS[sampler], grid), z_T, keys)[:, 0, 0]
 
 
 def led_to(z_T):

@@ -13,7 +13,8 @@ from ldm_jax.diffusion.classifier import log_likelihood
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.guides import Guide, class_log_p, downsample, half_squared_error, image_log_p
-from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.inputs import SamplingInputs
+from ldm_jax.sampling.sample import Sampler
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
 
 SCHEDULE = make_schedule(ScheduleConfig(timesteps=100, beta_end=0.2))

@@ -10,7 +10,7 @@ import pytest
 from ldm_jax.diffusion.process import target
 from ldm_jax.diffusion.schedule import ScheduleConfig, bcast, make_schedule
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import denoiser, sample
+from ldm_jax.sampling.sample import ReverseProcess, denoiser, sample
 from ldm_jax.sampling.single_step import ddpm_step
 from ldm_jax.sampling.solvers import SOLVERS, Solver
 from ldm_jax.sampling.timesteps import timestep_grid
@@ -21,11 +21,11 @@ SCHEDULE = make_schedule(ScheduleConfig())
 SHAPE = (8, 8, 4)
 
 
-def walk(predict, solver, grid, keys, z_T=None, prediction="eps", **kwargs):
-    """From z_T, or from the noise of the images, down a grid."""
+def walk(predict, solver, grid, keys, z_T=None, prediction="eps", noise=(0.0, 1.0), **kwargs):
+    """From z_T, or from the noise of the images, down a grid; noise: (eta, temperature)."""
     z_T = noise_like(keys, SHAPE) if z_T is None else z_T
     denoise = denoiser(predict, SCHEDULE, prediction)
-    return sample(denoise, SCHEDULE, solver, grid, z_T, keys, **kwargs)
+    return sample(denoise, ReverseProcess(SCHEDULE, solver, grid, *noise), z_T, keys, **kwargs)
 
 
 def draw(predict, solver, S, n=3, seed=0, spacing="uniform", **kwargs):
@@ -67,7 +67,9 @@ def test_a_model_that_knows_z_0_is_led_there_by_any_number_of_steps(
 ):
     z_0 = jnp.asarray(np.random.default_rng(0).normal(size=(3, *SHAPE)), jnp.float32)
     predict = oracle(z_0, prediction)
-    out = draw(predict, SOLVERS[sampler], S, prediction=prediction, eta=eta, spacing=spacing)
+    out = draw(
+        predict, SOLVERS[sampler], S, prediction=prediction, noise=(eta, 1.0), spacing=spacing
+    )
     np.testing.assert_allclose(out, z_0, atol=1e-3)
 
 
@@ -87,6 +89,8 @@ def gaussian(z_t, t):
         ("ddim", "uniform", 1000, 0.5),
         ("ddim", "uniform", 1000, 1.0),
         ("ddpm", "uniform", 1000, 0.0),
+        ("dpmpp-2m-sde", "karras", 40, 0.0),
+        ("dpmpp-sde", "log-snr", 30, 0.0),
         ("plms", "quadratic", 30, 0.0),
         ("heun", "log-snr", 30, 0.0),
         ("dpmpp-2m", "log-snr", 30, 0.0),
@@ -95,12 +99,38 @@ def gaussian(z_t, t):
 )
 def test_gaussian_data_are_drawn_with_their_mean_and_variance(sampler, spacing, S, eta):
     solver = SOLVERS[sampler]
-    z_0 = np.asarray(draw(gaussian, solver, S, n=64, eta=eta, spacing=spacing))  # 16384 numbers
+    z_0 = np.asarray(
+        draw(gaussian, solver, S, n=64, noise=(eta, 1.0), spacing=spacing)
+    )  # 16384 numbers
     assert z_0.mean() == pytest.approx(MEAN, abs=0.02)
     assert z_0.std() == pytest.approx(STD, rel=0.03)
-    if eta == 0.0 and sampler != "ddpm":  # the z_T that a z_0 comes from is no surprise either
+    if eta == 0.0 and not solver.stochastic:  # the z_T that a z_0 comes from is no surprise either
         z_T = np.asarray(noise_like(image_keys(0, jnp.arange(64)), SHAPE))
         assert np.corrcoef(z_T.ravel(), z_0.ravel())[0, 1] > 0.999
+
+
+ZERO_SNR = make_schedule(ScheduleConfig(zero_terminal_snr=True))
+
+
+@pytest.mark.parametrize("sampler", [name for name in SOLVERS if SOLVERS[name].zero_snr])
+def test_from_noise_alone_the_mean_of_all_data_is_found(sampler):
+    """At T-1 the best v is minus the mean; a schedule that leaks never asks for that."""
+
+    def v(z_t, t):
+        alpha, sigma = bcast(ZERO_SNR.alpha(t), z_t), bcast(ZERO_SNR.sigma(t), z_t)
+        posterior = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (z_t - alpha * MEAN)
+        eps = sigma * (z_t - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
+        return alpha * eps - sigma * (MEAN + posterior)
+
+    keys, grid = image_keys(0, jnp.arange(16)), timestep_grid("quadratic", 200, ZERO_SNR)
+    process = ReverseProcess(ZERO_SNR, SOLVERS[sampler], jnp.asarray(grid))
+    denoise = denoiser(v, ZERO_SNR, "v")
+    z_0, estimates = jit(partial(sample, denoise, process, trajectory=True))(
+        noise_like(keys, SHAPE), keys
+    )
+    np.testing.assert_allclose(estimates[0], MEAN, atol=1e-5)
+    assert z_0.mean() == pytest.approx(MEAN, abs=0.03)
+    assert z_0.std() == pytest.approx(STD, rel=0.05)
 
 
 def test_both_variances_of_ddpm_have_the_data_between_them():
@@ -146,7 +176,7 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
     keys = image_keys(0, jnp.arange(2))
     grid = jnp.array([0, -1])
     # Not quickly: to the last bit, noise is that of `noise_like` under the same options alone.
-    run = jax.jit(lambda temperature: walk(None, Solver(add), grid, keys, temperature=temperature))
+    run = jax.jit(lambda temperature: walk(None, Solver(add), grid, keys, noise=(0.0, temperature)))
     z_T = np.asarray(noise_like(keys, SHAPE))
     np.testing.assert_array_equal(run(0.0), z_T)
     np.testing.assert_allclose(run(0.5) - z_T, 0.5 * (run(1.0) - z_T), atol=1e-6)
@@ -189,7 +219,7 @@ def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sa
 
     @jit
     def run(grid, keys, eta, temperature):
-        return walk(predict, SOLVERS[sampler], grid, keys, eta=eta, temperature=temperature)
+        return walk(predict, SOLVERS[sampler], grid, keys, noise=(eta, temperature))
 
     keys = image_keys(0, jnp.arange(2))
     for values in ([999, 500, 100, -1], 0.0, 1.0), ([800, 600, 400, 0], 0.5, 0.7):
@@ -200,7 +230,15 @@ def test_the_network_is_traced_once_and_scalars_and_timesteps_compile_nothing(sa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler, to_clean_data, to_0",
-    [("ddim", 4, 4), ("dpmpp-2m", 4, 4), ("plms", 5, 5), ("heun", 7, 8), ("dpmpp-2s", 7, 8)],
+    [
+        ("ddim", 4, 4),
+        ("dpmpp-2m", 4, 4),
+        ("dpmpp-2m-sde", 4, 4),
+        ("plms", 5, 5),
+        ("heun", 7, 8),
+        ("dpmpp-2s", 7, 8),
+        ("dpmpp-sde", 7, 8),
+    ],
 )
 def test_the_network_is_asked_no_more_often_than_needed(sampler, to_clean_data, to_0):
     times = []

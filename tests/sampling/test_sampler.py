@@ -10,8 +10,9 @@ import pytest
 from ldm_jax.autoencoder.step import to_bytes
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import Sampler, SamplingInputs
+from ldm_jax.sampling.sample import Sampler
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
 from ldm_jax.sampling.tiling import Tiles
 
@@ -95,16 +96,25 @@ def test_numbers_change_the_images_and_compile_nothing(draw):
     for change in ({"guidance": 3.0}, {"eta": 1.0}, {"temperature": 0.5}, {"seed": 2**32 - 1}):
         assert not np.array_equal(draw(**base | change), images), change
         assert draw.sampler.compiled_programs() == programs, change
+    draw(**base, guidance_rescale=0.7)  # this model's contrast is the same for all conditions
+    assert draw.sampler.compiled_programs() == programs
 
 
 def test_spacings_with_as_many_steps_share_a_program(draw):
     images, programs = [], []
-    for spacing in ("uniform", "quadratic", "compvis", "compvis-quadratic"):
-        images.append(draw(sampler="heun", spacing=spacing))
+    for how in (
+        {"spacing": "uniform"},
+        {"spacing": "quadratic"},
+        {"spacing": "compvis"},
+        {"spacing": "compvis-quadratic"},
+        {"timesteps": (99, 60, 30, 10)},
+    ):
+        images.append(draw(sampler="heun", **how))
         programs.append(draw.sampler.compiled_programs())
-    assert len({image.tobytes() for image in images}) == 4 and len(set(programs)) == 1
+    assert len({image.tobytes() for image in images}) == 5 and len(set(programs)) == 1
     draw(sampler="heun", spacing="log-snr")
-    draw(sampler="heun", spacing="compvis-dpm")  # fractional like that
+    draw(sampler="heun", spacing="karras")  # fractional like that
+    draw(sampler="heun", spacing="compvis-dpm")
     assert draw.sampler.compiled_programs() == programs[0] + 1
 
 
@@ -129,6 +139,35 @@ def test_guidance_pushes_away_from_the_null_condition(draw):
 def test_guidance_1_is_the_conditional_model(draw):
     plain, guided = (draw(sampler="ddim", guidance=s) for s in (1.0, 1.0 + 1e-6))
     np.testing.assert_allclose(plain.astype(int), guided.astype(int), atol=1)
+
+
+def test_a_negative_condition_takes_the_place_of_the_null_one(draw):
+    """One program more, whatever it is; and each image has its own."""
+    same = draw(guidance=2.0, negative=np.full(5, NULL))
+    np.testing.assert_array_equal(same, draw(guidance=2.0))
+    programs = draw.sampler.compiled_programs()
+    mixed = draw(guidance=2.0, negative=np.array([NULL, 1, NULL, NULL, 7], np.int32))
+    assert draw.sampler.compiled_programs() == programs
+    differ = [not np.array_equal(a, b) for a, b in zip(mixed, same, strict=True)]
+    assert differ == [False, True, False, False, True]
+    with pytest.raises(UserError, match="negative prompt does nothing without guidance"):
+        draw(guidance=1.0, negative=np.full(5, NULL))
+
+
+def test_a_schedule_that_ends_in_noise_alone_takes_the_solvers_that_can_start_there():
+    schedule = make_schedule(ScheduleConfig(timesteps=100, zero_terminal_snr=True))
+    sampler = Sampler(model, image, schedule, "z_0", NULL)
+    y = np.arange(3, dtype=np.int32)
+    for solver in ("ddim", "dpmpp-2m-sde"):
+        assert sampler(*arguments(y, sampler=solver)).std() > 5
+    sampler(*arguments(y, spacing="karras", timesteps=(99, 50)))
+    for wrong, said in (
+        ({"sampler": "heun"}, "sampler heun cannot start from noise alone.*ddim, ddpm"),
+        ({"sampler": "dpmpp-sde"}, "sampler dpmpp-sde cannot start from noise alone"),
+        ({"spacing": "karras"}, "spacing karras cannot start .* uniform and quadratic can"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sampler(*arguments(y, **wrong))
 
 
 def test_an_unconditional_model_draws_a_number_of_images():
@@ -214,7 +253,8 @@ def test_steps_may_be_left_out_at_the_noisy_end():
 
     sampler = Sampler(watched, image, make().schedule, "eps", None)
     init_latents = given(1)["init_latents"]
-    sampler(*arguments(n=1, steps=5, first_step=3, init_latents=init_latents))
+    how = {"steps": 5, "spacing": "uniform", "first_step": 3}
+    sampler(*arguments(n=1, init_latents=init_latents, **how))
     jax.effects_barrier()
     assert seen == [39, 19]
 
@@ -308,6 +348,9 @@ def test_a_trajectory_has_the_estimate_of_every_step_and_ends_in_the_image(draw)
         ({"eta": float("nan")}, "eta is nan"),
         ({"eta": 0.5}, "eta is 0.5, but sampler ddpm has none: eta 0, or sampler ddim"),
         ({"eta": 0.5, "sampler": "plms"}, "eta is 0.5, but sampler plms has none"),
+        ({"guidance": 2.0, "guidance_rescale": 1.5}, "guidance rescale is 1.5; it lies between 0"),
+        ({"guidance_rescale": 0.5}, "guidance rescale does nothing without guidance"),
+        ({"timesteps": (5, 5)}, "timesteps are 5 5; they decrease, from 99 at most"),
         ({"seed": -1}, "seed is -1; it lies between 0 and 4294967295"),
         ({"condition": ()}, "number of images is 0"),
     ],

@@ -40,6 +40,8 @@ def changing(z_t, t):
 def over(pairs, solver, *, z_t=Z_T, noise=NOISE, eta=0.0, denoise=denoise):
     """z_s of one first step for every pair (t, s), `[pairs, B, h, w, c]`."""
     z_t, noise = jnp.asarray(z_t), jnp.asarray(noise)
+    if solver.noises == 2 and noise.ndim == z_t.ndim:
+        noise = jnp.stack([noise, 0.5 - noise], axis=1)
 
     def one(grid):
         memory = () if solver.memory is None else (solver.memory(z_t, grid),)
@@ -133,6 +135,69 @@ def test_dpmpp_2s_is_algorithm_1_of_its_paper():
     np.testing.assert_allclose(out, expected, rtol=2e-3, atol=2e-3)
 
 
+def ancestral(u_t, u_s):
+    """How k-diffusion splits a step in u = sigma/alpha: (down to, noise)."""
+    up = np.sqrt(u_s**2 * (u_t**2 - u_s**2) / u_t**2)
+    return np.sqrt(u_s**2 - up**2), up
+
+
+def test_euler_a_is_euler_down_to_less_noise_and_noise_again():
+    u_t, u_s = np.sqrt(1 / A_T - 1), np.sqrt(1 / A_S - 1)
+    down, up = ancestral(u_t, u_s)
+    x = Z_T / np.sqrt(A_T)
+    eps = at(Z_T, LAMBDA_T)[0]
+    expected = np.sqrt(A_S) * (x + (down - u_t) * eps + up * NOISE)
+    out = over(PAIRS, SOLVERS["euler-a"], denoise=changing)
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=2e-4)
+    ddim = over(PAIRS, SOLVERS["ddim"], eta=1.0, denoise=changing)
+    np.testing.assert_allclose(ddim, expected, rtol=1e-3, atol=2e-4)
+
+
+def test_dpmpp_sde_is_two_ancestral_steps_from_the_same_place():
+    """In x = z/alpha, as k-diffusion writes it: to the middle, and from t again to s."""
+    h = LAMBDA_S - LAMBDA_T
+    u_t, u_m, u_s = (np.exp(-LAMBDA_T - share * h) for share in (0, 0.5, 1))
+    x = Z_T / np.sqrt(A_T)
+
+    def step(u_s, D, noise):
+        down, up = ancestral(u_t, u_s)
+        return down / u_t * x - np.expm1(np.log(down / u_t)) * D + up * noise
+
+    middle = step(u_m, at(Z_T, LAMBDA_T)[1], NOISE)
+    alpha_m = (1 + u_m**2) ** -0.5
+    D = at(alpha_m * middle, LAMBDA_T + h / 2)[1]
+    # Of one Brownian motion: what the noise to the middle has become at s, and new noise.
+    kept = ancestral(u_t, u_m)[1] * (u_s / u_m) ** 2
+    new = ancestral(u_m, u_s)[1]
+    np.testing.assert_allclose(np.hypot(kept, new), ancestral(u_t, u_s)[1], rtol=1e-9)
+    noise = (kept * NOISE + new * (0.5 - NOISE)) / np.hypot(kept, new)
+    expected = np.sqrt(A_S) * step(u_s, D, noise)
+    out = over(PAIRS, SOLVERS["dpmpp-sde"], denoise=changing)
+    np.testing.assert_allclose(out, expected, rtol=5e-3, atol=5e-3)
+
+
+def test_dpmpp_2m_sde_is_the_formula_of_k_diffusion():
+    """Two steps, in x = z/alpha: the second goes on with the z_0 of the first."""
+    grid = np.array([900, 500, 200] + [100] * 14)  # as many that the last is not of first order
+    lams = 0.5 * np.log(ALPHA_BAR[grid] / (1 - ALPHA_BAR[grid]))
+    z, old, previous = np.float64(Z_T), None, None
+    for now, then in ((lams[0], lams[1]), (lams[1], lams[2])):
+        h, D = then - now, at(z, now)[1]
+        alpha_now, alpha_then = ((1 + np.exp(-2 * lam)) ** -0.5 for lam in (now, then))
+        x = np.exp(-2 * h) * z / alpha_now - np.expm1(-2 * h) * D
+        if old is not None:
+            x -= 0.5 * np.expm1(-2 * h) * h / (now - previous) * (D - old)
+        x += np.exp(-then) * np.sqrt(-np.expm1(-2 * h)) * NOISE
+        z, old, previous = alpha_then * x, D, now
+
+    solver = SOLVERS["dpmpp-2m-sde"]
+    z_t, memory = jnp.asarray(Z_T), solver.memory(jnp.asarray(Z_T), jnp.asarray(grid))
+    for t, s in ((900, 500), (500, 200)):
+        t, s = jnp.int32(t), jnp.int32(s)
+        z_t, _, memory = solver.step(SCHEDULE, changing, z_t, t, s, NOISE, 0.0, memory)
+    np.testing.assert_allclose(z_t, z, rtol=2e-3, atol=2e-3)
+
+
 def test_adams_bashforth_integrates_polynomials_through_the_past():
     """k weights are exact for degree k - 1: the mean over [0, 1] of x^d seen at 0, -1, -2, -3."""
     for k, weights in enumerate(ADAMS_BASHFORTH[1:], start=2):
@@ -143,9 +208,9 @@ def test_adams_bashforth_integrates_polynomials_through_the_past():
 
 
 @pytest.mark.parametrize("sampler", SOLVERS)
-def test_eta_0_ignores_the_noise_unless_the_solver_is_ddpm(sampler):
+def test_eta_0_ignores_the_noise_unless_the_solver_is_stochastic(sampler):
     with_noise, without = (over(PAIRS, SOLVERS[sampler], noise=n) for n in (NOISE, 0 * NOISE))
-    assert np.array_equal(with_noise, without) == (sampler != "ddpm")
+    assert np.array_equal(with_noise, without) == (not SOLVERS[sampler].stochastic)
 
 
 @pytest.mark.parametrize("sampler", SOLVERS)

@@ -8,20 +8,26 @@ import pytest
 
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
-from ldm_jax.sampling.timesteps import Spacing, check_steps, timestep_grid
+from ldm_jax.sampling.timesteps import (
+    FRACTIONAL,
+    Spacing,
+    check_steps,
+    custom_grid,
+    timestep_grid,
+)
 
 SCHEDULE = make_schedule(ScheduleConfig())
 
 
 @pytest.mark.parametrize("T", [1, 7, 1000])
-@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "log-snr"])
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "log-snr", "karras"])
 def test_every_number_of_steps_gives_exactly_as_many_from_pure_noise_to_clean_data(spacing, T):
     for kind in ("sqrt-linear", "cosine"):
         schedule = make_schedule(ScheduleConfig(kind, T))
         for S in range(1, T + 1):
             grid = timestep_grid(spacing, S, schedule)
             assert grid.shape == (S + 1,)
-            assert grid.dtype == (np.float32 if spacing == "log-snr" else np.int32)
+            assert grid.dtype == (np.float32 if spacing in FRACTIONAL else np.int32)
             assert grid[0] == T - 1 and grid[-2] >= 0 and grid[-1] == -1
             assert (np.diff(grid) < 0).all()
 
@@ -51,6 +57,28 @@ def test_log_snr_steps_are_even_in_it(kind):
     gaps = np.diff(schedule.half_log_snr(jnp.asarray(grid[:-1])))
     np.testing.assert_allclose(gaps, gaps.mean(), rtol=2e-3)
     assert grid[-2] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sqrt-linear", "cosine"])
+def test_karras_steps_are_equation_5_of_its_paper(kind):
+    """sigma_i = (max^(1/7) + i/(S-1) (min^(1/7) - max^(1/7)))^7 in sigma/alpha."""
+    schedule, S = make_schedule(ScheduleConfig(kind)), 12
+    u = np.sqrt(1 / schedule.alpha_bar - 1)
+    ramp = np.linspace(0, 1, S)
+    expected = (u[-1] ** (1 / 7) + ramp * (u[0] ** (1 / 7) - u[-1] ** (1 / 7))) ** 7
+    grid = timestep_grid("karras", S, schedule)
+    found = np.exp(-schedule.half_log_snr(jnp.asarray(grid[:-1])))
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+def test_timesteps_may_be_given():
+    np.testing.assert_array_equal(custom_grid([999, 850, 0], 1000), [999, 850, 0, -1])
+    np.testing.assert_array_equal(custom_grid([7], 1000), [7, -1])
+    for wrong in ([1000, 5], [5, 5], [1, 2], [5, -1]):
+        with pytest.raises(
+            UserError, match="they decrease, from 999 at most to 0 .* 999 561 249 61"
+        ):
+            custom_grid(wrong, 1000)
 
 
 @pytest.mark.parametrize("S", [10, 20, 50, 100, 200, 250, 400])

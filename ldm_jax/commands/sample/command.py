@@ -29,6 +29,8 @@ class ConditionOptions:
     class_label: Texts = ()
     """Names or numbers of classes, or all, for a model of classes; with --classifier-scale, for any
     model, the classes to guide towards: one for each prompt, or one for all."""
+    negative_prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = ""
+    """What guidance leads away from, for a model of captions: one for all prompts."""
     from_file: File = ""
     """A text file with one prompt or class a line."""
     layout: File = ""
@@ -131,6 +133,7 @@ def given(options: Any, default: Any | None = None) -> dict[str, Any]:
 # Job: the option that asks for it, the outputs that it has, and the options that it understands
 # beside those of `_ALWAYS`.
 _CONDITIONS = {"prompt", "class_label", "from_file", "layout", "semantic_map", "low_res"}
+_NEGATIVE = {"negative_prompt"}
 _SIZE = {"height", "width", "window", "tile"}
 _GUIDES = {"classifier_scale", "guide_image", "guide_scale", "guide_factor"}
 _ALWAYS = {"num_images", "out"} | {f.name for f in fields(SamplingSettings)} - _SIZE
@@ -138,17 +141,21 @@ JOBS: dict[JobName, tuple[str, set[OutputKind], set[str]]] = {
     "draw": (
         "",
         {"grid", "animation", "archive", "folder"},
-        _CONDITIONS | _SIZE | _GUIDES | {"trajectory"},
+        _CONDITIONS | _NEGATIVE | _SIZE | _GUIDES | {"trajectory"},
     ),
     "edit": (
         "image",
         {"grid", "animation", "archive", "folder"},
-        _CONDITIONS | _SIZE | _GUIDES | {"image", "strength", "mask", "outpaint", "trajectory"},
+        _CONDITIONS
+        | _NEGATIVE
+        | _SIZE
+        | _GUIDES
+        | {"image", "strength", "mask", "outpaint", "trajectory"},
     ),
     "interpolate": (
         "interpolate",
         {"grid", "archive", "folder"},
-        _CONDITIONS | _SIZE | {"interpolate", "to_seed", "along"},
+        _CONDITIONS | _NEGATIVE | _SIZE | {"interpolate", "to_seed", "along"},
     ),
     "invert": ("invert", {"grid"}, _CONDITIONS | _SIZE | {"invert"}),
     "reconstruct": ("reconstruct", {"grid"}, {"reconstruct"}),
@@ -168,18 +175,24 @@ _CONFLICTS = [
     ("strength", "outpaint"),
     ("classifier_scale", "outpaint"),
     ("guide_image", "outpaint"),
+    ("timesteps", "steps"),
+    ("timesteps", "spacing"),
 ]
 
 
-def check_options(command: SampleCommand) -> OutputKind:
-    """Raises UserError for options that do not go together; reads no file. The kind of output."""
+def check_options(command: SampleCommand, own: SamplingSettings | None = None) -> OutputKind:
+    """Raises UserError for options that do not go together; reads no file. The kind of output.
+
+    Args:
+      own: the settings of the model, which are those of the command where it says nothing.
+    """
     groups = (command.condition, command.sampling, command.edit, command.guide)
     alone = SampleCommand(command.model, command.num_images, command.out, command.trajectory)
     if problems := [text for part in (alone, *groups) for text in violations(part)]:
         raise UserError("; ".join(problems))
     options = {}
     for group in groups:
-        options |= given(group)
+        options |= given(group, own if group is command.sampling else None)
     if command.trajectory:
         options["trajectory"] = command.trajectory
     jobs = [name for name, *_ in JOBS.values() if name in options]

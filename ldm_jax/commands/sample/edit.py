@@ -20,9 +20,8 @@ from ldm_jax.sampling.editing import (
     known_cells,
     with_border,
 )
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import image_keys
-from ldm_jax.sampling.sample import SamplingInputs
-from ldm_jax.sampling.timesteps import timestep_grid
 
 UNKNOWN_GREY = 200  # shown where there is no image yet
 
@@ -44,7 +43,7 @@ def plan_edit(command: SampleCommand, request: Request) -> Plan:
         fill = open_mask(options, opened, lambda m: fitted(m, geometry.height, geometry.width))
     if options.outpaint:
         image, fill = _canvas(image, options.outpaint, f * model.config.diffusion.unet.factor)
-    grid = timestep_grid(settings.spacing, settings.steps, model.schedule)
+    grid = settings.grid(model.schedule)
     first = first_step(edit_strength(options), len(grid) - 1)
 
     def inputs() -> SamplingInputs:

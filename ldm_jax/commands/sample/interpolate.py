@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,8 @@ from ldm_jax.commands.sample.command import SampleCommand
 from ldm_jax.commands.sample.plan import Plan, Request, Result
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.editing import lerp, slerp
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import SamplingInputs
 
 
 def plan_interpolation(command: SampleCommand, request: Request) -> Plan:
@@ -41,15 +43,14 @@ def plan_interpolation(command: SampleCommand, request: Request) -> Plan:
         shape = model.geometry(request.settings).shape
         keys = [image_keys(s, np.arange(rows)) for s in (seed, options.to_seed)]
         z_T = np.asarray(path(*(noise_like(k, shape) for k in keys))).reshape(rows * n, *shape)
-        y = None
-        if request.conditions is not None:
-            y = np.repeat(model.encode_conditions(request.conditions), rows * n, axis=0)
-        return SamplingInputs(rows * n, y, image_ids=ids, init_latents=z_T)
+        inputs = model.inputs(request.conditions, rows * n, request.negative)
+        return replace(inputs, image_ids=ids, init_latents=z_T)
 
     def between_conditions() -> SamplingInputs:
         c = model.embed(request.conditions)
         c = np.concatenate([path(c[:1], c[1:])[0]] * rows)
-        return SamplingInputs(rows * n, c, embedded=True, image_ids=ids)
+        negative = request.negative and np.repeat(model.embed(request.negative), len(c), axis=0)
+        return SamplingInputs(len(c), c, negative, embedded=True, image_ids=ids)
 
     def result(images: np.ndarray) -> Result:
         first, last = (f"seed {seed}", f"seed {options.to_seed}") if seeds else request.labels[:2]

@@ -10,14 +10,18 @@ from ldm_jax.commands.sample.images import fitted, open_image
 from ldm_jax.commands.sample.plan import Plan, Request, Result
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
-from ldm_jax.sampling.sample import SamplingInputs
+from ldm_jax.sampling.inputs import SamplingInputs
+from ldm_jax.sampling.solvers import SOLVERS
 
 
 def plan_inversion(command: SampleCommand, request: Request) -> Plan:
     """Finds the noise from which DDIM draws an image, and draws it again."""
     model, settings, file = request.model, request.settings, command.edit.invert
-    if settings.sampler == "ddpm" or settings.eta:
-        raise UserError("--invert needs a deterministic solver: a sampler other than ddpm, eta 0")
+    if SOLVERS[settings.sampler].stochastic or settings.eta:
+        noisy = ", ".join(name for name, solver in SOLVERS.items() if solver.stochastic)
+        raise UserError(
+            f"--invert needs a deterministic solver: a sampler other than {noisy}, eta 0"
+        )
     if len(request.labels) != 1:
         raise UserError(f"--invert takes one prompt or class; there are {len(request.labels)}")
     geometry = model.geometry(settings)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldm_jax.data.loader import Batch
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.sampling.sample import SamplingInputs
+from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.settings import SamplingSettings
 
 
@@ -25,6 +25,8 @@ class Request:
     """The same as text; blank where there is none."""
     images_per_prompt: int
     settings: SamplingSettings
+    negative: Batch | None = None
+    """What guidance leads away from: one row for all."""
 
     @property
     def all_labels(self) -> list[str]:
@@ -34,7 +36,7 @@ class Request:
     def inputs(self) -> SamplingInputs:
         """Each condition `images_per_prompt` times."""
         n = len(self.all_labels) if self.conditions is None else self.images_per_prompt
-        return self.model.inputs(self.conditions, n)
+        return self.model.inputs(self.conditions, n, self.negative)
 
     def composite(self, images: np.ndarray, first: int = 0) -> np.ndarray:
         """Images `first` to first + n - 1, with their known part put back."""

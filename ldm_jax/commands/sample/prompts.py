@@ -77,6 +77,26 @@ def parse_prompts(
     raise UserError(f"this model was trained on {takes} or --from-file FILE")
 
 
+def parse_negative(prompt: str, model: LatentDiffusion) -> Batch | None:
+    """What --negative-prompt says, as arrays with one row; None without it.
+
+    Raises:
+      UserError: this model takes none.
+    """
+    if not prompt:
+        return None
+    if model.info.condition != "text":
+        raise UserError(
+            "--negative-prompt is for a model of captions; the condition of this one: "
+            f"{model.info.condition}"
+        )
+    if not model.guidable:
+        raise UserError(
+            "this model was never trained without its condition: it takes no --negative-prompt"
+        )
+    return model.parse(prompt)
+
+
 def _check_kind(
     model: LatentDiffusion, prompts: list[str], classes: list[str], guided_by_class: bool
 ) -> None:

@@ -20,7 +20,7 @@ from ldm_jax.commands.sample.interpolate import plan_interpolation
 from ldm_jax.commands.sample.invert import plan_inversion
 from ldm_jax.commands.sample.outputs import ManyImages
 from ldm_jax.commands.sample.plan import Plan, Request, Result
-from ldm_jax.commands.sample.prompts import parse_prompts
+from ldm_jax.commands.sample.prompts import parse_negative, parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
 from ldm_jax.data.loader import Batch
 from ldm_jax.model.conditions import with_size_of
@@ -29,7 +29,7 @@ from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.paths import check_output, user_path
 from ldm_jax.sampling.guides import Guide
-from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.sampling.settings import SamplingSettings, unguided
 from ldm_jax.sampling.solvers import SOLVERS
 
 PLANS = {
@@ -64,7 +64,8 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
     Of several processes each reads what the command names, and process 0 writes.
     """
     # Check, and open all files
-    kind, out, run = check_options(command), user_path(command.out), RunDir(command.model)
+    kind = check_options(command, model.settings)
+    out, run = user_path(command.out), RunDir(command.model)
     if command.edit.reconstruct:
         return reconstruct(model, command.edit.reconstruct, out, command.num_images)
     prompts = open_condition(command.condition, command.edit, command.sampling, model)
@@ -73,8 +74,11 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
         prompts = parse_prompts(command.condition, command.guide, model)
     settings = sampling_settings(command, model, prompts.conditions)
     images_per_prompt = 1 if job == "invert" else command.num_images
-    request = Request(model, prompts.conditions, prompts.labels, images_per_prompt, settings)
-    model.sampler.check(settings, conditional=prompts.conditions is not None)
+    negative = parse_negative(command.condition.negative_prompt, model)
+    request = Request(
+        model, prompts.conditions, prompts.labels, images_per_prompt, settings, negative
+    )
+    model.sampler.check(settings, prompts.conditions is not None, negative is not None)
     model.geometry(settings)
     plan = PLANS[job](command, request)
     guides = make_guides(command.guide, request, run, prompts.targets)
@@ -137,10 +141,15 @@ def sampling_settings(
         settings = replace(settings, **kept)
     if not SOLVERS[settings.sampler].has_eta and settings.eta == own.eta:
         settings = replace(settings, eta=0.0)
+    steps = (settings.steps, settings.spacing)
+    if steps != (own.steps, own.spacing) and settings.timesteps == own.timesteps:
+        settings = replace(settings, timesteps=())
     null = model.condition is not None and model.condition.null
     is_null = model.guidable and bool(np.all(conditions["condition"] == null))
     if is_null and settings.guidance == own.guidance:
-        settings = replace(settings, guidance=1.0)
+        settings = unguided(settings)
+    if settings.guidance == 1.0 and settings.guidance_rescale == own.guidance_rescale:
+        settings = unguided(settings)
     return with_size_of(conditions, settings, model.first.f)
 
 
@@ -161,6 +170,8 @@ def _made_by(
     """What made the images, for their metadata."""
     made_by = {"model": command.model} | asdict(settings)
     del made_by["batch_size"]
+    for name in ("steps", "spacing") if settings.timesteps else ("timesteps",):
+        del made_by[name]
     made_by |= given(command.edit)
     if command.edit.image and model.info.condition not in FILES:
         made_by["strength"] = edit_strength(command.edit)
@@ -170,6 +181,6 @@ def _made_by(
     if guide.guide_image:
         names = ("guide_image", "guide_scale", "guide_factor")
         made_by |= {name: getattr(guide, name) for name in names}
-    files = ("layout", "semantic_map", "low_res")
-    made_by |= {n: v for n, v in given(command.condition).items() if n in files}
+    written = ("layout", "semantic_map", "low_res", "negative_prompt")
+    made_by |= {n: v for n, v in given(command.condition).items() if n in written}
     return {name: value for name, value in made_by.items() if value is not None}

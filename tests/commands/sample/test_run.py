@@ -47,8 +47,9 @@ def test_the_real_command_draws_from_a_run(smoke, process, ended, tmp_path):
         "model": str(smoke[1]),
         "sampler": "ddim",
         "steps": "5",
-        "spacing": "uniform",
+        "spacing": "quadratic",
         "guidance": "3.0",
+        "guidance_rescale": "0.0",
         "eta": "0.0",
         "temperature": "1.0",
         "seed": "0",
@@ -74,19 +75,39 @@ def test_the_settings_are_written_down_and_change_the_images(drawn, tmp_path):
         {"sampler": "ddpm", "steps": "3", "guidance": "9.0"},
         {"eta": "1.0"},
         {"sampler": "dpmpp-2m", "spacing": "log-snr"},
+        {"negative-prompt": BLUE},
     ]
     images = []
     for settings in ways:
         drawn(*(word for name, value in settings.items() for word in (f"--{name}", value)))
         image = Image.open(tmp_path / "out.png")
-        assert settings.items() <= image.text.items()
+        written = {name.replace("-", "_"): value for name, value in settings.items()}
+        assert written.items() <= image.text.items()
         images.append(np.asarray(image).tobytes())
     assert len(set(images)) == len(ways)
+
+
+def test_timesteps_may_be_given_in_place_of_steps(drawn, tmp_path):
+    words = ["--timesteps", 999, 499]
+    given = drawn(*words)
+    text = Image.open(tmp_path / "out.png").text
+    assert text["timesteps"] == "(999, 499)" and not {"steps", "spacing"} & text.keys()
+    assert given == drawn(*words) != drawn("--timesteps", 999, 250)
 
 
 @pytest.mark.parametrize(
     "words, said",
     [
+        (["--prompt", RED, "--timesteps", 5, 9], ["timesteps are 5 9; they decrease, from 999"]),
+        (["--prompt", RED, "--negative-prompt", "a puce square"], ["unknown words: puce"]),
+        (
+            ["--prompt", RED, "--negative-prompt", BLUE, "--guidance", 1],
+            ["a negative prompt does nothing without guidance"],
+        ),
+        (
+            ["--prompt", RED, "--guidance-rescale", 0.7, "--guidance", 1],
+            ["guidance rescale does nothing without guidance"],
+        ),
         ([], ['this model was trained on captions: give --prompt "..." or --from-file FILE']),
         (["--prompt"], ["give --prompt"]),
         (["--prompt", "a puce square"], ["unknown words: puce", "a blue red square"]),
