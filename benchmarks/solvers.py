@@ -28,7 +28,9 @@ def main():
     options = arguments.parse_args()
     model = ldm_jax.load(options.run)
     truth = held_out(model, options.images)
-    sample = partial(model.sample, list(truth["caption"]), guidance=3.0, batch_size=32)
+    sample = partial(
+        model.sample, list(truth["caption"]), guidance=3.0, spacing="uniform", batch_size=32
+    )
 
     exact, rows = sample(sampler="ddim", steps=200, progress="ddim 200"), {}
     print("| solver | steps | shape and colour as asked | PSNR to DDIM 200 |\n|---|---|---|---|")
