@@ -73,9 +73,7 @@ def _coco(path: epath.Path, images: Collection[str]) -> BoxFile:
     try:
         categories = {plain_id(one["id"]): str(one["name"]) for one in content["categories"]}
         good = (one for one in content["images"] if {"id", "file_name"} <= one.keys())
-        listed = {plain_id(one["id"]): one for one in good}
-        # An image that is listed twice, under two numbers, has the boxes of both.
-        files = {id: plain_name(str(one["file_name"])) for id, one in listed.items()}
+        listed = {plain_id(one["id"]): _listed_image(one) for one in good}
         annotations = list(content["annotations"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -83,50 +81,64 @@ def _coco(path: epath.Path, images: Collection[str]) -> BoxFile:
             "[x, y, width, height], categories): "
             + (f"{error} is missing" if isinstance(error, KeyError) else str(error))
         ) from error
-    sizes = {id: _numbers([one.get("width"), one.get("height")]) for id, one in listed.items()}
     order = sorted(categories, key=lambda id: (isinstance(id, str), id))
     number = {id: i for i, id in enumerate(order)}
-    image_of = match_names(images, set(files.values()), path)
-    rows = (
-        _coco_row(f"annotation {i}", one, files, sizes, number)
-        for i, one in enumerate(annotations, 1)
-    )
+    image_of = match_names(images, {one.name for one in listed.values()}, path)
+    rows = (_coco_row(i, one, listed, number) for i, one in enumerate(annotations, 1))
     boxes, remarks = _collected(rows, image_of, path)
     return BoxFile(boxes, tuple(categories[id] for id in order), remarks)
 
 
+class _ListedImage(NamedTuple):
+    # An image that is listed twice, under two numbers, has one name, and the boxes of both.
+    name: str
+    width: float
+    height: float  # 0 where the file does not have it
+
+
+def _listed_image(image: dict) -> _ListedImage:
+    size = _numbers([image.get("width"), image.get("height")])
+    size = size if size and min(size) > 0 else (0.0, 0.0)
+    return _ListedImage(plain_name(str(image["file_name"])), *size)
+
+
 def _coco_row(
-    where: str,
+    i: int,
     annotation: dict,
-    files: Mapping[int | str, str],
-    sizes: Mapping[int | str, list[float] | None],
+    listed: Mapping[int | str, _ListedImage],
     number: Mapping[int | str, int],
 ) -> _Row:
-    """files, sizes: name and (width, height) of each image, by id; number: of each category."""
-    if not isinstance(annotation, dict):
-        return _Row(where, fault="no object with a bbox")
-    image, category, bbox, crowd = (
-        annotation.get(key) for key in ("image_id", "category_id", "bbox", "iscrowd")
-    )
-    where = f"{where} (id {annotation['id']})" if "id" in annotation else where
-    image, category, box = plain_id(image), plain_id(category), _numbers(bbox)
-    size = sizes.get(image)
-    faults = {
-        "an image that is not listed": image not in files,
-        "around a crowd": plain_id(crowd or 0) != 0,
-        "no bbox": not bbox,
-        "a bbox that is not four numbers": box is None or len(box) != 4,
-        "an image without width and height": not size or not all(side > 0 for side in size),
-        "a category that is not listed": category not in number,
-    }
-    if fault := next((fault for fault, wrong in faults.items() if wrong), ""):
-        return _Row(where, fault=fault)
-    (x, y, w, h), (width, height) = box, size
+    """i: which of the annotations it is, from 1. listed, number: images and categories by id."""
+    where, row = f"annotation {i}", annotation if isinstance(annotation, dict) else {}
+    if "id" in row:
+        where = f"{where} (id {row['id']})"
+    image = listed.get(plain_id(row.get("image_id")))
+    label = number.get(plain_id(row.get("category_id")))
+    bbox = row.get("bbox")
+    box = _numbers(bbox)
+    if not bbox:
+        return _Row(where, fault="no bbox")
+    if image is None:
+        return _Row(where, fault="an image that is not listed")
+    if label is None:
+        return _Row(where, fault="a category that is not listed")
+    if plain_id(row.get("iscrowd") or 0) != 0:  # a box around a crowd is not that of an object
+        return _Row(where, fault="around a crowd")
+    if box is None or len(box) != 4:
+        return _Row(where, fault="a bbox that is not four numbers")
+    if not image.width:
+        return _Row(where, fault="an image without width and height")
+    x, y, w, h = box
     if min(w, h) > 0 and max(x + w, y + h) <= 1 and not all(map(float.is_integer, box)):
         # Nobody drew a box within the first pixel.
         return _Row(where, fault="fractions instead of pixels")
-    corners = (x / width, y / height, (x + w) / width, (y + h) / height)
-    return _Row(where, files[image], number[category], corners)
+    corners = (
+        x / image.width,
+        y / image.height,
+        (x + w) / image.width,
+        (y + h) / image.height,
+    )
+    return _Row(where, image.name, label, corners)
 
 
 def _yolo(folder: epath.Path, images: Collection[str]) -> BoxFile:

@@ -64,7 +64,7 @@ def index_folder(
     others = files - set(images)
     texts = {name for name in others if _extension(name) in _TEXTS}
     if skipped := others - texts:
-        remarks.append(f"{_by_extension(skipped)} are not read: images are {' '.join(EXTENSIONS)}")
+        remarks.append(f"not read: {_by_extension(skipped)}; images are {' '.join(EXTENSIONS)}")
     texts -= _within(texts, root, captions)
     if boxes:
         texts -= {n for n in _within(texts, root, boxes) if _extension(n) in (".txt", ".json")}
@@ -74,7 +74,7 @@ def index_folder(
     remarks += found.remarks
     if unused := sorted(texts - found.files):
         more = ", ..." if len(unused) > 3 else ""
-        remarks.append(f"{len(unused)} text files are not used: {', '.join(unused[:3])}{more}")
+        remarks.append(f"text files not used: {len(unused)} ({', '.join(unused[:3])}{more})")
     classes = () if found.is_list else _classes(root, layout)
     if split == "train":
         for remark in remarks:
