@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
+import matplotlib
 import matplotlib.colors
 import numpy as np
 from etils import epath
@@ -14,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ldm_jax.paths import write_whole
+
+MOST_LINES = 8  # of the label under an image
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 2, least_side: int = 96) -> np.ndarray:
@@ -79,27 +83,42 @@ def stacked(rows: Sequence[np.ndarray], columns: int = 8) -> np.ndarray:
     """Puts corresponding images below each other, `columns` side by side, on white.
 
     Args:
-      rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions. Smaller images are
-        enlarged by an integer factor, without interpolation.
+      rows: uint8 `[n, h, w, C]` each, such as inputs and reconstructions; see `alike`.
 
     Returns:
       uint8 `[H', W', 3]`.
     """
     n, columns = len(rows[0]), min(columns, len(rows[0]))
-    side = max(row.shape[1] for row in rows)
     blank = -n % columns  # images missing in the last row
-    rows = [
-        np.pad(enlarged(row, side), ((0, blank), *[(0, 0)] * 3), constant_values=255)
-        for row in rows
-    ]
+    rows = [np.pad(row, ((0, blank), *[(0, 0)] * 3), constant_values=255) for row in alike(rows)]
     parts = [row[i : i + columns] for i in range(0, n, columns) for row in rows]
     return grid(np.concatenate(parts), columns)
 
 
+def alike(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Images `[n, h, w, C]` of several sizes, made equally large: uint8 `[n, H, W, 3]` each.
+
+    Small ones are enlarged by an integer factor, and get a white border where that is too little.
+    """
+    high = max(row.shape[1] for row in rows)
+    rows = [enlarged(row, high) for row in rows]
+    h, w = (max(row.shape[axis] for row in rows) for axis in (1, 2))
+
+    def bordered(row: np.ndarray) -> np.ndarray:
+        y, x = h - row.shape[1], w - row.shape[2]
+        sides = ((0, 0), (y // 2, y - y // 2), (x // 2, x - x // 2), (0, 0))
+        return np.pad(row, sides, constant_values=255)
+
+    return [bordered(row) for row in rows]
+
+
 def enlarged(images: np.ndarray, height: int) -> np.ndarray:
-    """Images `[n, H, W, C]`, enlarged by an integer factor, without interpolation, to `height`."""
-    scale = height // images.shape[1]
-    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    """Images `[n, H, W, C]`, enlarged by an integer factor, without interpolation.
+
+    They are as high as that allows, but no higher than `height` unless they were.
+    """
+    scale = max(1, height // images.shape[1])
+    images = np.broadcast_to(images[..., :3], (*images.shape[:3], 3))
     return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
@@ -120,13 +139,13 @@ def coloured(maps: np.ndarray) -> np.ndarray:
 def labelled_grid(
     images: np.ndarray, labels: Sequence[str], columns: int = 8, least_side: int = 144
 ) -> np.ndarray:
-    """`grid` with a label of at most four lines under each image: uint8 `[H', W', 3]`."""
+    """`grid` with a label of at most `MOST_LINES` lines under each: uint8 `[H', W', 3]`."""
     columns, gap = min(columns, len(images)), 6
     cell = grid(images[:1], 1, least_side=least_side)
     h, w = cell.shape[:2]
     size = min(max(w // 12, 11), 24)  # of the font, in pixels
-    font = ImageFont.load_default(size)
-    lines = [_wrapped(label, font, w)[:4] for label in labels]
+    font = _font(size)
+    lines = [_wrapped(label, font, w, MOST_LINES) for label in labels]
     below = round(1.3 * size) * max(map(len, lines), default=0) + gap
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + below)), "white")
@@ -140,20 +159,44 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Wraps a text into lines of at most `width` pixels (a longer word gets its own line)."""
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """Wraps a text into at most `most` lines of `width` pixels; what is left out shows as '…'."""
+
+    def fits(line: str) -> bool:
+        return font.getlength(line) <= width
+
     lines: list[str] = []
     for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
+        if lines and fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+            continue
+        while len(word) > 1 and not fits(word):  # between letters: not all languages have spaces
+            part = next((n for n in range(len(word) - 1, 1, -1) if fits(word[:n])), 1)
+            lines.append(word[:part])
+            word = word[part:]
+        lines.append(word)
+    if len(lines) > most:
+        lines = [*lines[: most - 1], _shortened(f"{lines[most - 1]} …", font, width)]
     return lines
 
 
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text of at most `width` pixels, which ends with '…' where that is not all of it."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's own, which has Greek and Cyrillic letters too; its size in pixels."""
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
 _OUTLINES = ("#d62728", "#ff7f0e", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17797f")
-_NAME_HEIGHT = 13  # pixels
+_NAME_SIZE, _NAME_HEIGHT = 10, 14  # of the letters, and of the field that a name fills: pixels
 
 
 def with_boxes(
@@ -175,7 +218,7 @@ def with_boxes(
     h, w = (scale * side for side in image.shape[:2])
     large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
     canvas = Image.fromarray(np.ascontiguousarray(large))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
+    draw, font = ImageDraw.Draw(canvas), _font(_NAME_SIZE)
     taken: list[tuple[int, int, int, int]] = []
     tags = []  # names, drawn after all outlines
     for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
@@ -186,20 +229,40 @@ def with_boxes(
         left, top = min(left, w - 1), min(top, h - 1)
         right, bottom = max(right - 1, left), max(bottom - 1, top)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        name = _shortened(name, font, w - 4)
         width = math.ceil(font.getlength(name)) + 4
         x = max(0, min(left, w - width))
-        # Above the box if there is room, else inside; if possible without covering another name.
-        places = [y for y in (top - _NAME_HEIGHT, *range(top, bottom, _NAME_HEIGHT)) if y >= 0]
-        places = [(x, y, x + width - 1, y + _NAME_HEIGHT - 1) for y in places or [top]]
-        place = next(
-            (p for p in places if not any(_overlap(p, other) for other in taken)), places[0]
-        )
+        place = _free_place((x, top), (width, _NAME_HEIGHT), bottom, (w, h), taken)
         taken.append(place)
         tags.append((place, colour, name))
     for place, colour, name in tags:
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + 2, place[1] + _NAME_HEIGHT // 2), name, "white", font, anchor="lm")
     return np.asarray(canvas)
+
+
+def _free_place(
+    corner: tuple[int, int],
+    name: tuple[int, int],
+    bottom: int,
+    image: tuple[int, int],
+    taken: Sequence[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Where in the image a name stands without covering another, if that can be.
+
+    Above the box of this left upper corner, or inside of it, which ends at `bottom`; or else as
+    near to the corner as there is room. Sizes are (width, height); all in pixels.
+    """
+    (x, top), (width, height), (w, h) = corner, name, image
+    anywhere = [(x + dx, y) for dx in range(-w, w, 8) for y in range(0, h, height // 2)]
+    anywhere.sort(key=lambda place: abs(place[0] - x) + abs(place[1] - top))
+    best = [(x, y) for y in (top - height, *range(top, bottom, height))]
+    places = [
+        (left, upper, left + width - 1, upper + height - 1)
+        for left, upper in [*best, *anywhere, (0, 0)]
+        if 0 <= left <= max(0, w - width) and 0 <= upper <= max(0, h - height)
+    ]
+    return next((p for p in places if not any(_overlap(p, one) for one in taken)), places[0])
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:

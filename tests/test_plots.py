@@ -81,9 +81,31 @@ def test_labels_are_wrapped_and_make_room():
     images = flat(50, size=(8, 8))
     short, long = (plots.labelled_grid(images, [s]) for s in ("", "a long caption " * 30))
     assert long.shape[0] > short.shape[0]
-    assert long.shape[0] < short.shape[0] + 70  # four lines at most
+    assert long.shape[0] < short.shape[0] + 16 * plots.MOST_LINES + 10
     assert (long[short.shape[0] :] < 128).any()  # something is printed there
     assert long.shape[1] == short.shape[1]
+
+
+@pytest.mark.parametrize(
+    "label", ["word " * 60, "unbroken" * 30, "長い説明文" * 40, "a " + "b" * 90]
+)
+def test_labels_stay_under_their_image_and_show_where_they_are_cut(label):
+    images = flat(50, 60, size=(8, 8))
+    canvas = plots.labelled_grid(images, [label, ""], columns=2)
+    below = canvas[144:]
+    assert (below[:, :144] < 128).any() and (below[:, 146:] == 255).all()
+    assert (below[-6:] == 255).all()  # nothing is cut off at the bottom
+    longer = plots.labelled_grid(images, [f"{label} more {label}", ""], columns=2)
+    assert longer.shape[0] < 144 + 16 * plots.MOST_LINES + 10
+
+
+def test_images_of_several_sizes_are_made_alike():
+    small, wide, large = (np.full((2, *s, 1), 7, np.uint8) for s in ((4, 4), (4, 6), (9, 9)))
+    rows = plots.alike([small, wide, large])
+    assert {row.shape for row in rows} == {(2, 9, 12, 3)}
+    assert [(row == 7).sum() // 6 for row in rows] == [8 * 8, 8 * 12, 9 * 9]
+    assert (rows[2][:, :, :1] == 255).all() and (rows[2][:, :, -2:] == 255).all()
+    assert plots.stacked([small, large]).dtype == np.uint8
 
 
 def test_large_images_are_shown_pixel_by_pixel_with_larger_letters():
@@ -176,6 +198,11 @@ def test_names_of_boxes_stay_in_the_image_and_apart():
     strip = once[38:51]  # above the box, and the same whether or not there is a second one
     np.testing.assert_array_equal(two[38:51], strip)
     assert orange[51:77, :115].any()  # the second name: inside, left of the narrow box
+    # Many at one place: all of them, apart.
+    crowd = np.repeat(np.array([[0.5, 0.9, 0.6, 1.0]]), 8, 0)
+    shown = plots.with_boxes(None, crowd, [f"name {i}" for i in range(8)], scale=3)
+    apart = plots.with_boxes(None, crowd[:1], ["name 0"], scale=3)
+    assert (shown > 250).all(-1).sum() > 6 * (apart > 250).all(-1).sum()
     # No room at all, an empty box, one of no width on the far edge: drawn as well as can be.
     for edge in ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], [1, 1, 1, 1]):
         tiny = plots.with_boxes(None, np.array([edge]), ["a long name"], scale=1, size=(4, 4))

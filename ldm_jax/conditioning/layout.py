@@ -215,6 +215,13 @@ def _overlap(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
     return cut.reshape(boxes.shape)
 
 
+def within(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Boxes `[k, 4]` as parts of a crop `[4]` rather than of the whole image, and clipped to it."""
+    corners = _overlap(boxes, crop).reshape(-1, 2, 2)
+    size = np.maximum(crop[2:] - crop[:2], 1e-6)
+    return np.clip((corners - crop[:2]) / size, 0, 1).reshape(boxes.shape)
+
+
 def _area(boxes: np.ndarray) -> np.ndarray:
     """`[..., 4]` -> `[...]`; 0 for an empty box (right <= left or bottom <= top)."""
     return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1)

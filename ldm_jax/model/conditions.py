@@ -20,7 +20,7 @@ import numpy as np
 from ldm_jax import plots
 from ldm_jax.autoencoder.step import to_model_range
 from ldm_jax.conditioning.class_label import ClassLabels
-from ldm_jax.conditioning.layout import LayoutTokens
+from ldm_jax.conditioning.layout import LayoutTokens, within
 from ldm_jax.conditioning.subwords import SubwordTokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.degradations import Degradation, degrade
@@ -35,7 +35,7 @@ from ldm_jax.sampling.settings import SamplingSettings
 
 Array = jax.Array
 EncodeImage = Callable[[dict, Array], Array]  # (constants, bytes `[B, H, W, C]`) -> z_0
-BOX_SCALE = 3  # images are enlarged by it, so that there is room for the names of boxes
+BOX_SIDE = 192  # pixels that images with boxes are enlarged to at least: names need room
 
 
 class Condition(Protocol):
@@ -67,6 +67,10 @@ class Condition(Protocol):
         """The conditions as images: uint8 `[n, H', W', 3]`; None where the label says it all."""
         ...
 
+    def illustrate(self, images: np.ndarray, conditions: Batch) -> list[np.ndarray]:
+        """Images with their conditions, as images to be shown below each other, `[n, ...]` each."""
+        ...
+
     def composite(self, conditions: Batch, images: np.ndarray) -> np.ndarray:
         """Samples `[n, H, W, C]` with the known part of the images put back."""
         ...
@@ -86,6 +90,9 @@ class _Tokens:
 
     def as_image(self, conditions: Batch) -> None:
         return None
+
+    def illustrate(self, images: np.ndarray, conditions: Batch) -> list[np.ndarray]:
+        return [images]
 
     def composite(self, conditions: Batch, images: np.ndarray) -> np.ndarray:
         return images
@@ -149,15 +156,19 @@ class LayoutCondition(_Tokens):
     def as_image(self, conditions: Batch) -> np.ndarray:
         return self.boxes_on([None] * len(conditions["condition"]), conditions)
 
+    def illustrate(self, images: np.ndarray, conditions: Batch) -> list[np.ndarray]:
+        return [self.boxes_on(images, conditions)]
+
     def boxes_on(self, images: Sequence[np.ndarray | None], conditions: Batch) -> np.ndarray:
-        """The boxes, drawn on images or on grey: uint8 `[n, H', W', 3]`."""
-        rows = zip(images, self.encoder.decode(conditions["condition"]), strict=True)
-        return np.stack(
-            [
-                plots.with_boxes(image, boxes, [self.encoder.names[i] for i in labels], BOX_SCALE)
-                for image, (boxes, labels, _) in rows
-            ]
-        )
+        """The boxes, drawn on images of the crop or on grey: uint8 `[n, H', W', 3]`."""
+        drawn = []
+        for image, layout in zip(images, self.encoder.decode(conditions["condition"]), strict=True):
+            boxes, labels, crop = layout
+            names = [self.encoder.names[i] for i in labels]
+            side = BOX_SIDE if image is None else image.shape[0]
+            scale, size = max(1, -(-BOX_SIDE // side)), (side, side)
+            drawn.append(plots.with_boxes(image, within(boxes, crop), names, scale, size))
+        return np.stack(drawn)
 
 
 class _Images:
@@ -170,6 +181,9 @@ class _Images:
 
     def labels(self, batch: Batch) -> list[str]:
         return [""] * len(batch["image"])
+
+    def illustrate(self, images: np.ndarray, conditions: Batch) -> list[np.ndarray]:
+        return [self.as_image(conditions), images]
 
     def composite(self, conditions: Batch, images: np.ndarray) -> np.ndarray:
         return images

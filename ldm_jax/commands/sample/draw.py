@@ -28,13 +28,12 @@ def plan_draw(command: SampleCommand, request: Request) -> Plan:
         shown = None if conditions is None else request.model.condition.as_image(conditions)
         if shown is None:
             return Result(images, plots.labelled_grid(images, labels, columns), text)
-        rows = images.reshape(-1, n, *images.shape[1:])
-        high = max(images.shape[1], shown.shape[1])
+        shown, cells = plots.alike([shown, images])
+        rows = cells.reshape(-1, n, *cells.shape[1:])
         parts = [
-            np.stack([condition, *plots.enlarged(row, high)])
-            for condition, row in zip(plots.enlarged(shown, high), rows, strict=True)
+            one for condition, row in zip(shown, rows, strict=True) for one in (condition, *row)
         ]
-        return Result(images, plots.grid(np.concatenate(parts), n + 1), text)
+        return Result(images, plots.grid(np.stack(parts), n + 1), text)
 
     trajectory = animated or bool(estimates)
     return Plan(request.inputs, result, trajectory, streams=not trajectory)

@@ -33,6 +33,7 @@ from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.judge import is_judged, judge
 from ldm_jax.commands.train.stage import train_stage
 from ldm_jax.commands.train.summary import summary_line
+from ldm_jax.commands.train.training_images import training_images
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import TRAINED_ALONE
 from ldm_jax.experiments.config import Experiment
@@ -168,6 +169,11 @@ def _train(
         data.info.condition,
     )
     _log_idle_devices(experiment, stage, mesh)
+    if stage != "classifier" and jax.process_index() == 0:
+        shown = run.path / "training_images.png"
+        crop_size = config.crop_size if stage == "autoencoder" else 0
+        plots.save_png(shown, training_images(data, model.condition, experiment.seed, crop_size))
+        log.info("what the model is trained on: %s", shown)
     try:
         key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
         if stage == "classifier":

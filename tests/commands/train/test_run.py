@@ -23,6 +23,7 @@ def test_smoke_leaves_everything(smoke):
         assert fact in line
     names = {path.name for path in run.iterdir()}
     files = {"config.json", "metrics.jsonl", "curves.png", "samples.png", "summary.json"}
+    files |= {"training_images.png"}
     assert names == files | {"samples", "checkpoints"}
     previews = {path.name for path in (run / "samples").iterdir()}
     stages = ("autoencoder", "diffusion")
