@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from ldm_jax.errors import UserError
-from ldm_jax.paths import PART, is_remote
+from ldm_jax.paths import PART, failure, is_remote
 
 LOCK = "writer.lock"
 BEAT_S = 10.0  # seconds from one heartbeat to the next
@@ -138,9 +138,9 @@ class Lock:
         try:
             with file:
                 file.write(json.dumps(self._mine))
-        except OSError as error:  # a full disk
+        except OSError as error:
             self.file.unlink(missing_ok=True)
-            raise UserError(f"{self.file} cannot be written: {error.strerror}") from error
+            raise UserError(f"{self.file} cannot be written: {failure(error)}") from error
         return True
 
     def _take_over(self) -> bool:

@@ -14,6 +14,7 @@ from etils import epath
 from ldm_jax.errors import UserError
 
 PART = ".part"  # ending of the name of a file that is being written
+DAMAGED = ".damaged"  # ending of the name of what was set aside
 
 
 def user_path(path: epath.PathLike) -> epath.Path:
@@ -88,14 +89,31 @@ def naming(path: epath.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        way_out = "; free some space there, then give the same command" if is_full(error) else ""
-        raise UserError(f"{path} cannot be written: {reason}{way_out}") from error
+        raise UserError(f"{path} cannot be written: {failure(error)}") from error
 
 
-def is_full(error: OSError) -> bool:
-    """Whether there is no room: the disk is full, or what this user may put on it."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def failure(error: Exception) -> str:
+    """Why something could not be written, and what to do where the reason is known.
+
+    A library may have wrapped the error of the file system in one of its own.
+    """
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # what does not fit
+        reason = os.strerror(code)
+        if getattr(error, "errno", None) == code or reason in str(error):
+            return f"{reason}; free some space there, then give the same command"
+    return getattr(error, "strerror", None) or text[:200]
+
+
+def set_aside(path: epath.PathLike) -> epath.Path:
+    """Renames what is damaged, so that it never stands in the way of a new one; the new path."""
+    path = epath.Path(path)
+    aside = path.with_name(path.name + DAMAGED)
+    if aside.is_dir():
+        aside.rmtree()
+    else:
+        aside.unlink(missing_ok=True)
+    return path.rename(aside)
 
 
 def sync_to_disk(path: epath.PathLike) -> None:
@@ -141,3 +159,20 @@ def check_writable(folder: epath.PathLike) -> None:
         raise UserError(
             f"{folder} cannot be written to: {(error.strerror or str(error)).lower()} in {existing}"
         ) from error
+
+
+def check_utf8(path: epath.PathLike) -> None:
+    """Raises UserError when the name of a file or folder is not UTF-8 on the disk."""
+    if is_remote(path):
+        return
+    full = str(user_path(path).absolute())
+    try:
+        is_utf8 = os.fsencode(full) == full.encode()
+    except UnicodeEncodeError:
+        is_utf8 = False
+    if not is_utf8:
+        shown = os.fsencode(full).decode(errors="backslashreplace")
+        raise UserError(
+            f"the name {shown} is not UTF-8; give another one, or set PYTHONUTF8=1 where it is "
+            "the locale that is not"
+        )

@@ -29,7 +29,15 @@ from ldm_jax.model.resume import (
     way_out,
     with_words_of,
 )
-from ldm_jax.paths import PART, check_writable, user_path, write_whole
+from ldm_jax.paths import (
+    PART,
+    check_utf8,
+    check_writable,
+    set_aside,
+    user_path,
+    write_whole,
+)
+from ldm_jax.text_files import read_text
 from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.processes import all_processes, on_first
@@ -168,6 +176,7 @@ class RunDir:
     def _check_place(self) -> None:
         """Raises UserError unless it is a run, or can become one."""
         check_writable(self.path)
+        check_utf8(self.path)  # TensorStore, which writes the checkpoints, knows no other names
         if (self.path / "config.json").exists() or not self.path.exists():
             return
         others = {p.name for p in self.path.iterdir() if p.suffix != PART} - {LOCK}
@@ -272,7 +281,9 @@ class RunDir:
                 f"this program reads version {VERSION}"
             )
         if (tokenizer := self.path / "tokenizer.json").exists():
-            saved["tokenizer"] = tokenizer.read_text()  # empty where the condition was changed
+            saved["tokenizer"] = read_text(
+                "the tokenizer", tokenizer
+            )  # empty where the condition was changed
         return saved
 
     def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataInfo]:
@@ -286,11 +297,25 @@ class RunDir:
         return name, experiment, info
 
     def summary(self) -> dict[str, Any]:
-        """summary.json, or {} before the first `record`."""
+        """summary.json, or {} before the first `record`; a damaged one is set aside."""
         return on_first(self._summary)
 
     def _summary(self) -> dict[str, Any]:
-        return self._read("summary.json") or {}
+        file = self.path / "summary.json"
+        try:
+            summary = self._read(file.name) or {}
+            whole = isinstance(summary.get("wall_seconds", 0.0), (int, float)) and all(
+                isinstance(summary.get(stage, {}), dict) for stage in STAGES
+            )
+        except Exception:  # whatever the bytes are
+            whole = False
+        if whole:
+            return summary
+        if self._lock:
+            self.check_held()
+            set_aside(file)
+        log.warning("%s is damaged; it will be made again", file)
+        return {}
 
     def record(self, **entries: Any) -> None:
         """Puts entries into summary.json, and the time that all starts of this run took so far."""
@@ -310,8 +335,8 @@ class RunDir:
         if not file.exists():
             return None
         try:
-            content = json.loads(file.read_text())
-        except ValueError as error:
+            content = json.loads(file.read_bytes())
+        except Exception as error:  # whatever the bytes are
             raise UserError(f"{file} is damaged: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{file} is damaged: it holds no JSON object")

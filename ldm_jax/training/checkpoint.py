@@ -6,9 +6,10 @@ directory. Which checkpoints there are, and whether they are sound, is what proc
 
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from ldm_jax.errors import UserError
-from ldm_jax.paths import is_remote, user_path
+from ldm_jax.paths import DAMAGED, failure, is_remote, set_aside, sync_to_disk, user_path
 from ldm_jax.training import integrity
 from ldm_jax.training.processes import all_processes, on_first
 from ldm_jax.training.step import TrainState
@@ -26,7 +27,6 @@ from ldm_jax.training.step import TrainState
 log = logging.getLogger(__name__)
 
 ITEM = "default"  # the folder inside a checkpoint where Orbax keeps the one tree that we save
-DAMAGED = ".damaged"  # ending of the name of a checkpoint that was set aside
 
 
 class Checkpoints:
@@ -63,10 +63,11 @@ class Checkpoints:
             self._manager = self._open()
         self.wait()  # for the previous save, which _seal may still be reading
         self._saving = step
-        with _reported(f"a checkpoint could not be written to {self.directory}"):
+        with self._reported():
             self._manager.save(step, args=ocp.args.StandardSave(_fields(state)), force=True)
 
     def _open(self) -> ocp.CheckpointManager:
+        _ignore_event_loops()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.LatestN(self._max_to_keep),
             cleanup_tmp_directories=True,  # what a killed process had not finished
@@ -140,7 +141,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             path = self.directory / str(step)
-            _, reason = on_first(partial(_tried, integrity.check, path / ITEM))
+            _, reason = on_first(functools.partial(_tried, integrity.check, path / ITEM))
             if reason is None:
                 content, reason = _tried(read, path / ITEM)
                 reason = next((r for r in all_processes(reason) if r is not None), None)
@@ -161,24 +162,41 @@ class Checkpoints:
     def _set_aside(self, step: int) -> str:
         """Renames a damaged checkpoint, so that it never stands in the way of a new one."""
         path = self.directory / str(step)
-        aside = self.directory / f"{step}{DAMAGED}"
 
         def rename() -> None:
             self._before_write()
-            if aside.exists():
-                aside.rmtree()
-            path.rename(aside)
+            set_aside(path)
 
         on_first(rename)
         if self._manager is not None:
             self._manager.reload()
-        return f"renamed to {aside.name}"
+        return f"renamed to {step}{DAMAGED}"
 
     def wait(self) -> None:
         """Returns when what was saved is on disk; raises UserError when it could not be written."""
+        if self._manager is None:
+            return
+        with self._reported():
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                sync_to_disk(self.directory)  # the checkpoint has its name
+
+    def check_errors(self) -> None:
+        """Raises UserError when what is saved in the background cannot be written; never waits."""
         if self._manager is not None:
-            with _reported(f"a checkpoint could not be written to {self.directory}"):
-                self._manager.wait_until_finished()
+            with self._reported():
+                self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """A failed write (a full disk, a lost bucket) as one clear line."""
+        try:
+            yield
+        except Exception as error:
+            self._before_write()  # where the folder is gone, that is what is to be said
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory}: {failure(error)}"
+            ) from error
 
     def close(self) -> None:
         """Waits, then ends the background threads."""
@@ -203,13 +221,20 @@ def _tried(read: Callable[[epath.Path], Any], path: epath.Path) -> tuple[Any, st
         return None, _first_line(error)
 
 
-@contextlib.contextmanager
-def _reported(what: str):
-    """A failed write (a full disk, a lost bucket) as one clear line."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(f"{what}: {_first_line(error)}") from error
+@functools.cache
+def _ignore_event_loops() -> None:
+    """Where one file of a checkpoint cannot be written, Orbax leaves the others to fail later.
+
+    Each would print a traceback, about an event loop that is closed by then.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(failed: Any) -> None:
+        if str(failed.exc_value) != "Event loop is closed":
+            before(failed)
+
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

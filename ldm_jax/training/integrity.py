@@ -2,6 +2,10 @@
 
 Orbax notices a file that is missing or cut short, but not one whose bytes have changed: training
 would continue, silently, from wrong weights.
+
+The seal covers every file of the folder that holds the arrays. It leaves out two files that Orbax
+puts beside that folder later, `_CHECKPOINT_METADATA` (times) and `commit_success.txt`: nothing
+here reads them, and a checkpoint without them is whole.
 """
 
 import json
@@ -10,18 +14,29 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from ldm_jax.paths import sync_to_disk, write_whole
+
 SEAL = "checksums.json"
 CHUNK_BYTES = 16 * 2**20
 
 
 def seal(directory: epath.Path) -> None:
-    """Writes the checksum of every file below `directory` into a file beside them."""
-    (directory / SEAL).write_text(json.dumps(_checksums(directory), indent=1))
+    """Writes the checksum of every file below `directory` into a file beside them.
+
+    All of it outlives a power cut when this returns.
+    """
+    write_whole(directory / SEAL, json.dumps(_checksums(directory), indent=1), sync=True)
+    for path in (path for _, path in _files(directory, "")):
+        sync_to_disk(path)
+    for path in {path.parent for _, path in _files(directory, "")} | {directory.parent}:
+        sync_to_disk(path)
 
 
 def check(directory: epath.Path) -> None:
     """Raises ValueError, naming the file, unless `directory` holds exactly what was sealed."""
-    sealed = json.loads((directory / SEAL).read_text())
+    sealed = json.loads((directory / SEAL).read_bytes())
+    if not isinstance(sealed, dict) or not sealed:
+        raise ValueError(f"{SEAL} has changed")
     found = _checksums(directory)
     for name in sealed:
         if sealed[name] != found.get(name):

@@ -110,6 +110,8 @@ def fit(
                 meter.finish()  # nothing is shown or saved before it is known to be finite
             if last or step % progress.log_every == 0:
                 line = meter.line(config.batch_size)
+                if checkpoints:
+                    checkpoints.check_errors()  # a full disk is said at once
                 if metrics and is_writer:
                     metrics.append({"stage": name, "step": step, **line})
             bar.set_postfix_str(meter.loss, refresh=False)

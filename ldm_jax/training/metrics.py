@@ -1,17 +1,23 @@
-"""metrics.jsonl: one JSON line every few steps, readable during the run."""
+"""metrics.jsonl: one JSON line every few steps, readable during the run.
+
+Nothing depends on it: whatever is damaged in it is passed over.
+"""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
-from ldm_jax.paths import is_remote, naming, write_whole
+from ldm_jax.paths import is_remote, naming, set_aside, write_whole
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """A file of JSON lines. A line cut short by a kill is passed over by every method.
+    """A file of JSON lines.
 
     `before_write` is called before the file is changed; it raises where it must not be.
     """
@@ -31,26 +37,46 @@ class MetricsLog:
             file.write(line + "\n")
 
     def truncate_after(self, stage: str, step: int) -> None:
-        """Drops the lines of `stage` after `step`: a resumed run will write them again."""
+        """Drops the lines of `stage` after `step`: a resumed run will write them again.
+
+        A file with damaged lines is renamed, with a warning, and its other lines are kept.
+        """
         if not self.path.exists():
             return
         self._before_write()
-        kept = [r for r in read(self.path) if r.get("stage") != stage or r.get("step", 0) <= step]
+        records, damaged = _parsed(self.path)
+        if damaged:
+            aside = set_aside(self.path)
+            log.warning("%s was damaged; it is renamed to %s", self.path, aside.name)
+        kept = [r for r in records if r["stage"] != stage or r["step"] <= step]
         write_whole(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; [] when there is no file yet."""
+    """All whole lines of a metrics file, which have a stage and a step; [] without a file."""
     path = epath.Path(path)
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+    return _parsed(path)[0] if path.exists() else []
+
+
+def _parsed(path: epath.Path) -> tuple[list[dict[str, Any]], bool]:
+    """(whole lines, whether others are damaged; a last line that a kill cut short is not)."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:  # a folder, a bad disk
+        return [], True
+    read = [_record(line) for line in lines]
+    damaged = any(record is None and line for record, line in zip(read[:-1], lines, strict=False))
+    return [record for record in read if record is not None], damaged
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+        whole = isinstance(record["stage"], str) and isinstance(record["step"], int)
+        values = (value for name, value in record.items() if name != "stage")
+        return record if whole and all(math.isfinite(v) for v in values if v is not None) else None
+    except Exception:  # whatever the bytes are
+        return None
 
 
 def _plain(value: Any) -> Any:

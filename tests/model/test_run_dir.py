@@ -180,6 +180,16 @@ def test_what_is_left_of_a_run_is_called_so(train, tmp_path):
     assert f"remove {tmp_path / 'run'} to start anew" in error
 
 
+@pytest.mark.parametrize("folder", [b"", b"\xe4/"])
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_made(folder, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/" + folder + b"\xfc")
+    with pytest.raises(UserError, match=r"\\xfc is not UTF-8"), RunDir(path).held():
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with RunDir(tmp_path / "ü").held():
+        pass
+
+
 def test_a_start_killed_while_it_wrote_its_configuration_can_begin_again(tmp_path):
     (tmp_path / "config.json.part").write_text('{"version"')
     RunDir(tmp_path).resumed("smoke", EXPERIMENTS["smoke"]())
@@ -208,6 +218,23 @@ def test_a_damaged_configuration_is_one_line_for_both_commands(begun, damage, sa
     for refused in (train("smoke", "--run-dir", begun), sample(begun, "--prompt", "a ball")):
         assert said in refused.error
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"[]", b"[" * 100_000, b'{"wall_seconds": "x"}', b'{"diffusion": 3}'],
+    ids=lambda content: repr(content[:12]),
+)
+def test_a_damaged_summary_is_set_aside_by_the_writer_alone(begun, content, caplog):
+    (begun / "summary.json").write_bytes(content)
+    run = RunDir(begun)
+    assert run.summary() == {}
+    assert (begun / "summary.json").read_bytes() == content
+    with run.held():
+        run.record(device="cpu")
+    assert run.summary()["device"] == "cpu"
+    assert (begun / "summary.json.damaged").read_bytes() == content
+    assert f"{begun / 'summary.json'} is damaged; it will be made again" in caplog.text
 
 
 def test_the_time_of_all_starts_adds_up(begun):

@@ -1,6 +1,10 @@
 """Checkpoints: exact, whole, checked, and readable without the program that wrote them."""
 
+import contextlib
 import logging
+import resource
+import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -174,6 +178,69 @@ def test_a_reader_leaves_an_unfinished_save_alone_and_a_writer_removes_it(compil
     checkpoints.save(5, state)
     checkpoints.close()
     assert not unfinished.exists() and checkpoints.latest_step() == 5
+
+
+@pytest.fixture
+def full_disk():
+    """Inside `with full_disk(bytes):` no file can become larger, as on a disk without room."""
+
+    @contextlib.contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [0, 300, 3_000])
+def test_a_full_disk_is_said_and_passes(compiled, saved, full_disk, size, capfd, caplog):
+    caplog.set_level(logging.CRITICAL, "absl")  # as in a command
+    directory, states = saved
+    checkpoints = Checkpoints(directory)
+    state = checkpoints.restore(compiled[1])
+    with full_disk(size), pytest.raises(UserError) as said:
+        checkpoints.save(4, state)
+        checkpoints.wait()
+    assert str(said.value) == (
+        f"a checkpoint could not be written to {directory}: File too large; "
+        "free some space there, then give the same command"
+    )
+    unfinished = directory / "4.orbax-checkpoint-tmp"
+    while unfinished.exists():  # threads of the save that failed may still write here
+        shutil.rmtree(unfinished, ignore_errors=True)
+        time.sleep(0.1)
+    again = Checkpoints(directory)
+    assert again.latest_step() == 3
+    again.save(4, state)
+    again.close()
+    assert again.steps() == [2, 3, 4]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"null", b"\xff", b"[" * 100_000, b""])
+def test_a_damaged_seal_is_a_damaged_checkpoint(tiny, saved, content):
+    directory, states = saved
+    (directory / "3" / "default" / "checksums.json").write_bytes(content)
+    part = Checkpoints(directory).restore_part(["params"])
+    assert tiny.same(part["params"], states[2].params)
+
+
+def test_what_the_seal_leaves_out_is_not_needed(tiny, compiled, saved):
+    directory, states = saved
+    for path in directory.glob("3/*"):
+        if path.is_file():
+            path.write_bytes(b"\xff")
+    (directory / "3" / "default" / ".DS_Store").write_bytes(b"clutter")
+    checkpoints = Checkpoints(directory)
+    state = checkpoints.restore(compiled[1])
+    assert tiny.same(state, states[3])
+    checkpoints.save(4, state)
+    checkpoints.close()
+    assert checkpoints.steps() == [2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_written_is_named(compiled, tmp_path):

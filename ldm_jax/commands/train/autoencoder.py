@@ -74,7 +74,9 @@ def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:
             + "; ".join(f"{field} is {a} there, {b} here" for field, a, b in different)
         )
     weights = autoencoder_weights(run, saved)
-    if not run.summary().get("autoencoder", {}).get("finished"):
+    finished = run.summary().get("autoencoder", {}).get("finished")  # converted, or without steps
+    trained = run.checkpoints("autoencoder").latest_step() or 0
+    if not finished and trained < saved.autoencoder.steps:
         raise UserError(f"the autoencoder of {run.path} is not trained to its end yet")
     return weights, info.channels
 

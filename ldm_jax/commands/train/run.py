@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import zlib
@@ -218,8 +219,10 @@ def _train(
         model = trained_model(model, trained.state, mesh)
         results |= trained.summary | _final_samples(model, data, run, lpips_weights)
         _finish(run, "diffusion", results)
-    finally:
-        run.record()  # also the time of a start that was stopped
+    except BaseException:
+        with contextlib.suppress(UserError):  # such as the full disk that has stopped the run
+            run.record()  # the time of this start
+        raise
     return summary_line(run.summary())
 
 

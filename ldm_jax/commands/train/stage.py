@@ -117,8 +117,14 @@ def _advice(run: RunDir, name: str) -> str:
 
 
 def _pace(run: RunDir, name: str, batch_size: int) -> dict[str, float]:
-    """How long the steps took, without previews and checkpoints, in however many starts."""
+    """How long the steps took, without previews and checkpoints, in however many starts.
+
+    {} where metrics.jsonl was lost.
+    """
     lines = [line for line in metrics_file.read(run.metrics.path) if line["stage"] == name]
+    lines = [line for line in lines if line.get("images_per_s")]
+    if not lines:
+        return {}
     images_per_s = np.array([line["images_per_s"] for line in lines])
     steps = np.diff([0, *(line["step"] for line in lines)])
     return {

@@ -13,27 +13,34 @@ def summary_line(summary: dict[str, Any]) -> str:
     for stage in ("autoencoder", "diffusion", "classifier"):
         if not (s := summary.get(stage)):
             continue
-        facts = [f"from {s['from_run']}"] if "from_run" in s else []
-        facts += ["none, on pixels"] if "pixels" in s else []
-        facts += [f"published weights of {s['converted_from']}"] if "converted_from" in s else []
-        if "steps" in s:
-            facts += [
-                f"{s['parameters'] / 1e6:.2f}M parameters",
-                f"{s['steps']} steps in {s['seconds'] / 60:.1f} min",
-                f"{s['images_per_s']} images/s",
-                f"peak {s['peak_bytes'] / 1e6:.0f} MB",
-            ]
-        if "accuracy" in s:
-            levels = [f"{s[f'accuracy_{level}']:.0%}" for level in NOISE_LEVELS]
-            facts.append(f"{s['accuracy']:.1%} right (least to most noise {', '.join(levels)})")
-        if "psnr" in s:
-            facts.append(f"PSNR {s['psnr']:.1f} dB")
-        facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
-        if "codebook_usage" in s:
-            facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
-        facts += _measured(s)
+        try:
+            facts = _facts(s)
+        except Exception:  # someone has edited it
+            facts = ["its numbers in summary.json are damaged"]
         parts.append(f"{stage}: " + ", ".join(facts))
     return " | ".join(parts)
+
+
+def _facts(s: dict[str, Any]) -> list[str]:
+    """Of one stage."""
+    facts = [f"from {s['from_run']}"] if "from_run" in s else []
+    facts += ["none, on pixels"] if "pixels" in s else []
+    facts += [f"published weights of {s['converted_from']}"] if "converted_from" in s else []
+    if "steps" in s:
+        facts += [f"{s['parameters'] / 1e6:.2f}M parameters", f"{s['steps']} steps"]
+        if "seconds" in s:
+            facts[-1] += f" in {s['seconds'] / 60:.1f} min"
+            facts.append(f"{s['images_per_s']} images/s")
+        facts.append(f"peak {s['peak_bytes'] / 1e6:.0f} MB")
+    if "accuracy" in s:
+        levels = [f"{s[f'accuracy_{level}']:.0%}" for level in NOISE_LEVELS]
+        facts.append(f"{s['accuracy']:.1%} right (least to most noise {', '.join(levels)})")
+    if "psnr" in s:
+        facts.append(f"PSNR {s['psnr']:.1f} dB")
+    facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
+    if "codebook_usage" in s:
+        facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
+    return facts + _measured(s)
 
 
 # What the first number of a report is called.

@@ -9,11 +9,11 @@ interpreter lock: on two cores two threads render 1.0 times as fast, two process
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from tqdm import tqdm
 import ldm_jax
 from ldm_jax.data.scenes.source import ScenesSource
 from ldm_jax.errors import UserError
-from ldm_jax.paths import cache_folder
+from ldm_jax.paths import cache_folder, failure
+
+log = logging.getLogger(__name__)
 
 RENDER_VERSION = 3  # raise it with any change to the images or captions: old caches are ignored
 
@@ -58,7 +60,7 @@ def render_all(
     """
     path = cache_file(source, cache_dir)
     found = load(path, len(source))
-    if found is not None:
+    if found is not None and _kinds(found) == _kinds(source.read([0])):
         return found
     _check_writable(path.parent)  # before the work, not after it
     if workers is None:
@@ -70,8 +72,16 @@ def render_all(
             arrays = _render_in_processes(source, workers, bar)
         else:
             arrays = render_range(source, 0, len(source), bar.update)
-    save(path, arrays)
+    try:
+        save(path, arrays)
+    except OSError as error:
+        log.warning("the rendered scenes are not kept: %s: %s", path.parent, failure(error))
     return arrays
+
+
+def _kinds(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
+    """The shape and type of one example of each array."""
+    return {name: (array.shape[1:], array.dtype) for name, array in arrays.items()}
 
 
 def render_range(
@@ -166,8 +176,8 @@ def load(path: Path, count: int) -> dict[str, np.ndarray] | None:
             arrays = {name: file[name] for name in file.files}
         if "image" not in arrays or any(len(a) != count for a in arrays.values()):
             return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {
+            n: a.astype(str).astype(object) if a.dtype.kind == "S" else a for n, a in arrays.items()
+        }
+    except Exception:  # whatever the bytes are
         return None
-    return {
-        n: a.astype(str).astype(object) if a.dtype.kind == "S" else a for n, a in arrays.items()
-    }
