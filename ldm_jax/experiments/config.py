@@ -133,6 +133,9 @@ class EvaluationConfig:
 class Experiment:
     """Everything that decides a run: data, both stages, a classifier for guidance, sampling."""
 
+    init_from: Place = ""
+    """Run directory whose weights both stages start from (fine-tuning), with a new optimiser at
+    step 0; a published model is one after `convert`. '': random weights."""
     data: tyro.conf.AvoidSubcommands[DataConfig] = field(default_factory=ScenesConfig)
     autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)

@@ -64,9 +64,18 @@ def diffusion_weights(run: RunDir, config: Experiment) -> Weights | None:
 
 def autoencoder_weights(run: RunDir, config: Experiment) -> dict:
     """The parameters of a run's autoencoder, NumPy arrays; a UserError if there are none."""
-    name = "ema" if config.autoencoder.ema_decay else "params"
-    if saved := run.checkpoints("autoencoder").restore_part([name]):
-        return saved[name]["autoencoder"]
+    if parts := first_stage_weights(run, config):
+        return parts["autoencoder"]
     if saved := run.checkpoints("diffusion").restore_part(["constants"]):
         return saved["constants"]["autoencoder"]
     raise UserError(f"{run.path} has no trained autoencoder")
+
+
+def first_stage_weights(run: RunDir, config: Experiment) -> dict:
+    """The parameters of all networks of a run's first stage, its adversary's too; {} without any.
+
+    The moving average where the run keeps one; NumPy arrays.
+    """
+    name = "ema" if config.autoencoder.ema_decay else "params"
+    saved = run.checkpoints("autoencoder").restore_part([name])
+    return saved[name] if saved else {}

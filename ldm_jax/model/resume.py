@@ -43,7 +43,7 @@ class Change:
 
 def way_out(path: object) -> str:
     """What to do instead, in the words that all refusals end with."""
-    return "choose another --run-dir"
+    return f"choose another --run-dir, where --init-from {path} starts from the weights of this run"
 
 
 def changes(saved: Experiment, given: Experiment, begun: Mapping[str, int]) -> list[Change]:

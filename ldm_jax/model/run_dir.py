@@ -226,13 +226,25 @@ class RunDir:
             log.warning("the data has changed since the run began: %s", "; ".join(changed))
         return info
 
-    def begin(self, name: str, experiment: Experiment, info: DataInfo) -> None:
+    def begin(
+        self,
+        name: str,
+        experiment: Experiment,
+        info: DataInfo,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
         """Writes config.json, with what `resumed` and `resumed_info` gave.
 
         A line says of each field that has changed what this means, where it means anything.
+
+        Args:
+          origin: of the weights that stages which have not begun are to start from.
+
+        Raises:
+          UserError: the stages that have begun started from other weights.
         """
         begun = self.begun()
-        on_first(lambda: self._begin(name, experiment, info, begun))
+        on_first(lambda: self._begin(name, experiment, info, origin or {}, begun))
         visible = all_processes((self.path / "config.json").exists())
         if not all(visible):
             raise UserError(
@@ -243,7 +255,12 @@ class RunDir:
         self._started -= self.summary().get("wall_seconds", 0.0)
 
     def _begin(
-        self, name: str, experiment: Experiment, info: DataInfo, begun: dict[str, int]
+        self,
+        name: str,
+        experiment: Experiment,
+        info: DataInfo,
+        origin: dict[str, Any],
+        begun: dict[str, int],
     ) -> None:
         saved = self._saved() if (self.path / "config.json").exists() else {}
         for one in changes(self._parsed(saved)[1], experiment, begun) if saved else ():
@@ -251,6 +268,13 @@ class RunDir:
                 log.info(
                     "--%s is %s now, %s before: %s", one.option, one.now, one.before, one.effect
                 )
+        known = saved.get("origin", {}) if begun else {}
+        if known and origin and known != origin:
+            raise UserError(
+                f"{self.path} began with the weights of run {known['run']} at {known['steps']}, "
+                f"and {experiment.init_from} is run {origin['run']} at {origin['steps']}; "
+                + way_out(self.path)
+            )
         self.check_held()
         self.path.mkdir(parents=True, exist_ok=True)
         data, config = to_json(info), to_json(experiment)
@@ -261,6 +285,7 @@ class RunDir:
             "experiment": name,
             "config": config,
             "data": data,
+            "origin": known or origin,
         }
         if saved.pop("tokenizer", "") != tokenizer:
             self._write("tokenizer.json", tokenizer, sync=True)

@@ -12,6 +12,7 @@ from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, latent_loader
 from ldm_jax.commands.train.stage import StageTask
 from ldm_jax.model.data import OpenData
+from ldm_jax.model.initial import InitialWeights
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.model.weights import Weights
@@ -27,13 +28,15 @@ def diffusion_task(
     data: OpenData,
     run: RunDir,
     mesh: jax.sharding.Mesh,
+    initial: InitialWeights,
 ) -> StageTask:
     """Stage 2 of a run, on the autoencoder of these parameters."""
     config, seed = model.config.diffusion, model.config.seed
     autoencoder = fetch(autoencoder)
     view = LatentView(model.first, autoencoder, model.condition, data.flip)
     loader, measure = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
-    scale_factor = settled_scale_factor(config.scale_factor, run, measure)
+    known = config.scale_factor or initial.scale_factor
+    scale_factor = settled_scale_factor(known, run, measure)
     held_out = HeldOut.read(data.validation, model.condition, PREVIEWS)
 
     def preview(state: TrainState, step: int) -> None:
@@ -43,7 +46,15 @@ def diffusion_task(
             plots.save_png(file, held_out.figure(images))
 
     constants = {"autoencoder": autoencoder, "scale_factor": scale_factor}
-    return StageTask("diffusion", config, model.objective, loader, constants, preview)
+    return StageTask(
+        "diffusion",
+        config,
+        model.objective,
+        loader,
+        constants,
+        preview,
+        initial=initial.diffusion,
+    )
 
 
 def settled_scale_factor(

@@ -42,6 +42,7 @@ from ldm_jax.model.check import check
 from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.config_json import to_json
 from ldm_jax.model.data import OpenData, open_data
+from ldm_jax.model.initial import InitialWeights, read_initial
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
@@ -134,6 +135,13 @@ def _train(
     if _is_finished(run, experiment, stage, summary):
         log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
         return summary_line(summary)
+    converted = any("converted_from" in summary.get(one, {}) for one in _stages("both"))
+    if stage != "classifier" and converted:
+        raise UserError(
+            f"{run.path} holds published weights, without an optimiser: to train on from them, "
+            f"choose another --run-dir with --init-from {run.path}; with --autoencoder.from-run "
+            f"{run.path} its first stage is used as it is"
+        )
     config = experiment.autoencoder
     _check_trained_before(run, config.steps if is_trained_here(config) else 0, stage)
 
@@ -161,7 +169,8 @@ def _train(
     model = LatentDiffusion(experiment, data.info, name=str(run.path))
     if "diffusion" in _stages(stage) and run.checkpoints("diffusion").latest_step() is None:
         check_diffusion(model, data)
-    run.begin(name, experiment, data.info)
+    initial = _initial(run, model, stage)
+    run.begin(name, experiment, data.info, initial.origin)
     log.info(
         "%s: %d training images, %d held out, condition: %s",
         run.path,
@@ -199,6 +208,7 @@ def _train(
                 loader=experiment.loader,
                 constants=perceptual,
             )
+            task = replace(task, initial=initial.autoencoder)
             trained = train_stage(task, run, mesh, key_autoencoder)
             state = trained.state
             weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
@@ -211,7 +221,7 @@ def _train(
             check_unchanged(run, autoencoder)
 
         # Second stage
-        task = diffusion_task(model, autoencoder, data, run, mesh)
+        task = diffusion_task(model, autoencoder, data, run, mesh, initial)
         trained = train_stage(task, run, mesh, key_diffusion)
         results = {"scale_factor": float(trained.state.constants["scale_factor"])}
 
@@ -255,6 +265,16 @@ def _is_finished(
         summary.get(one, {}).get("finished") and begun.get(one, 0) >= getattr(experiment, one).steps
         for one in _stages(stage)
     )
+
+
+def _initial(run: RunDir, model: LatentDiffusion, stage: StageName) -> InitialWeights:
+    """What the stages that are yet to begin start from."""
+    begun, path = run.begun(), model.config.init_from
+    stages = [one for one in _stages(stage) if one in ("autoencoder", "diffusion")]
+    if not is_trained_here(model.config.autoencoder):
+        stages = [one for one in stages if one != "autoencoder"]
+    stages = [one for one in stages if one not in begun]
+    return read_initial(path, model, stages) if path and stages else InitialWeights()
 
 
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from ldm_jax import plots
 from ldm_jax.data.loader import Loader
+from ldm_jax.model.initial import ByPath, start_from
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.config import TrainingConfig
@@ -42,6 +43,8 @@ class StageTask:
     """Writes images of a step."""
     edit: Hook | None = None
     """A change of the state that is no gradient step."""
+    initial: ByPath = field(default_factory=dict)
+    """Weights to start from; those that are missing start at random."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
     check_memory(f"the training step of the {name}", step.peak_bytes, mesh.devices.ravel())
     state = checkpoints.restore(abstract)
     if state is None:
-        state = init()
+        state = start_from(init(), task.initial)
     elif int(state.step) < config.steps:
         log.info("%s: resumes at step %d of %d", name, int(state.step), config.steps)
 
@@ -113,7 +116,7 @@ def _advice(run: RunDir, name: str) -> str:
     options = f"a lower --{name}.optimiser.learning-rate, or --{name}.optimiser.clip-norm 1"
     if name not in run.begun():
         return f"{options}, may help: give the same command with it"
-    return f"{options}, may help, in a run of its own: --run-dir NEW"
+    return f"{options}, may help, in a run of its own: --init-from {run.path} --run-dir NEW"
 
 
 def _pace(run: RunDir, name: str, batch_size: int) -> dict[str, float]:

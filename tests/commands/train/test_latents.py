@@ -14,6 +14,7 @@ from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.data import open_data
 from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.model.initial import InitialWeights
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.config import LoaderConfig
@@ -157,5 +158,5 @@ def test_the_scale_factor_that_is_given_is_not_measured(problem, one_device, tmp
     model, data, autoencoder = problem
     stage = dataclasses.replace(model.config.diffusion, scale_factor=0.18215)
     model = LatentDiffusion(dataclasses.replace(model.config, diffusion=stage), model.info)
-    task = diffusion_task(model, autoencoder, data, RunDir(tmp_path), one_device)
+    task = diffusion_task(model, autoencoder, data, RunDir(tmp_path), one_device, InitialWeights())
     assert task.constants["scale_factor"] == np.float32(0.18215)
