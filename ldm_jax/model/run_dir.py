@@ -306,9 +306,7 @@ class RunDir:
                 f"this program reads version {VERSION}"
             )
         if (tokenizer := self.path / "tokenizer.json").exists():
-            saved["tokenizer"] = read_text(
-                "the tokenizer", tokenizer
-            )  # empty where the condition was changed
+            saved["tokenizer"] = read_text(tokenizer)  # empty where the condition was changed
         return saved
 
     def _parsed(self, saved: dict[str, Any]) -> tuple[str, Experiment, DataInfo]:
