@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ldm_jax.data.loader import Batch, Loader, Transform, flip, mirror
 from ldm_jax.data.source import ArraySource
+from ldm_jax.data.spread import spread
 from ldm_jax.model.conditions import Condition
 from ldm_jax.model.data import OpenData
 from ldm_jax.model.first_stage import FirstStage
@@ -106,9 +107,10 @@ def latent_loader(
         cached, source = False, data.train
 
     def scale_factor() -> np.float32:
+        rows = np.sort(spread(data.train, FOR_SCALE))
         if cached:
-            return view.first.scale_factor(source.arrays["encoded"][:FOR_SCALE, 0])
-        images = data.train.read(np.arange(min(FOR_SCALE, len(data.train))))["image"]
+            return view.first.scale_factor(source.arrays["encoded"][rows, 0])
+        images = data.train.read(rows)["image"]
         encode = jax.jit(view.first.encode)
         return view.first.scale_factor(map_batches(encode, (view.params,), (images,), mesh))
 
