@@ -87,7 +87,7 @@ def drawn():
     import jax
     from flax import nnx
 
-    from ldm_jax.parameters import Keys
+    from ldm_jax.parameters import abstract_module
 
     def draw(module, *args, **kwargs):
         rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def drawn():
                 noise = (path[-1].key == "scale") + 0.1 * noise
             return noise.astype(like.dtype)
 
-        model = nnx.eval_shape(lambda: module(*args, **kwargs, rngs=Keys(jax.random.key(0))))
+        model = abstract_module(lambda rngs: module(*args, **kwargs, rngs=rngs))
         graph, state = nnx.split(model)
         return graph, jax.tree_util.tree_map_with_path(leaf, nnx.to_pure_dict(state))
 

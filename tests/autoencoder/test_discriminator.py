@@ -13,15 +13,16 @@ from ldm_jax.autoencoder.discriminator import (
     hinge_discriminator,
     hinge_generator,
 )
+from ldm_jax.parameters import abstract_module
 
 
-def shapes(config, channels=3):
-    return nnx.eval_shape(lambda: Discriminator(config, channels, rngs=nnx.Rngs(0)))
+def shapes(config, channels=3, dtype=jnp.float32):
+    return abstract_module(lambda rngs: Discriminator(config, channels, dtype=dtype, rngs=rngs))
 
 
 def logits_shape(config, side, channels=3):
     x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
-    return nnx.eval_shape(lambda x: Discriminator(config, channels, rngs=nnx.Rngs(0))(x), x).shape
+    return nnx.eval_shape(lambda model, x: model(x), shapes(config, channels), x).shape
 
 
 @pytest.mark.parametrize("layers, parameters", [(2, 663_361), (3, 2_765_633)])
@@ -50,9 +51,7 @@ def test_batch_norm_normalises_over_the_batch_and_all_positions(drawn):
 def test_bfloat16_gives_float32_logits():
     config = DiscriminatorConfig(channels=4, layers=1)
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    logits = nnx.eval_shape(
-        lambda x: Discriminator(config, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x), x
-    )
+    logits = nnx.eval_shape(lambda model, x: model(x), shapes(config, dtype=jnp.bfloat16), x)
     assert logits.dtype == jnp.float32
 
 

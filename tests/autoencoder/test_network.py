@@ -9,13 +9,14 @@ from flax import nnx
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
 from ldm_jax.layers import Downsample
+from ldm_jax.parameters import abstract_module
 
 TINY = AutoencoderConfig(channels=8, channel_mult=(1, 2), num_res_blocks=1, z_channels=2, groups=4)
 
 
 def shapes(config, channels=3, dtype=jnp.float32):
     """The model with shapes in place of arrays."""
-    return nnx.eval_shape(lambda: Autoencoder(config, channels, dtype=dtype, rngs=nnx.Rngs(0)))
+    return abstract_module(lambda rngs: Autoencoder(config, channels, dtype=dtype, rngs=rngs))
 
 
 def count(model):
@@ -55,12 +56,8 @@ def test_every_f_and_any_channels_give_the_right_shapes(levels, channels):
     )
     f = 2**levels
     assert config.f == f
-
-    def run(x):
-        return forward(Autoencoder(config, channels, rngs=nnx.Rngs(0)), x)
-
     x = jax.ShapeDtypeStruct((2, 64, 96, channels), jnp.float32)  # not square
-    moments, x_hat = nnx.eval_shape(run, x)
+    moments, x_hat = nnx.eval_shape(forward, shapes(config, channels), x)
     assert moments.shape == (2, 64 // f, 96 // f, 10)
     assert x_hat.shape == x.shape
 

@@ -21,6 +21,7 @@ from ldm_jax.autoencoder.vq import (
     usage,
     vq_loss,
 )
+from ldm_jax.parameters import abstract_module
 from ldm_jax.training.cost import largest_array
 
 EPS = np.finfo(np.float32).eps
@@ -246,8 +247,8 @@ def test_gradients_pass_the_quantiser_of_a_decoder_as_if_it_were_not_there(drawn
 @pytest.mark.parametrize("bottleneck, channels", [("vq", 3), ("kl", 6)])
 def test_what_the_encoder_gives_is_z_or_moments(bottleneck, channels):
     """z is not quantised: the diffusion model learns it as it comes from E."""
-    model = nnx.eval_shape(
-        lambda: Autoencoder(with_bottleneck(bottleneck), 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    model = abstract_module(
+        lambda rngs: Autoencoder(with_bottleneck(bottleneck), 3, dtype=jnp.bfloat16, rngs=rngs)
     )
     x = jax.ShapeDtypeStruct((2, 8, 16, 3), jnp.float32)
     encoded = nnx.eval_shape(lambda model, x: model.encode(x), model, x)

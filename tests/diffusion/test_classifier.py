@@ -8,6 +8,7 @@ from flax import nnx
 
 from ldm_jax.diffusion.classifier import AttentionPool, NoisyLatentClassifier
 from ldm_jax.diffusion.unet import UNetConfig
+from ldm_jax.parameters import Keys, abstract_module
 
 CONFIG = UNetConfig(
     channels=8,
@@ -75,8 +76,8 @@ def test_attention_pool_restated(drawn):
 @pytest.mark.parametrize("channel_mult", [(1,), (1, 2, 3)])
 def test_a_latent_has_a_logit_for_each_class(channel_mult, dtype, pool):
     config = UNetConfig(8, channel_mult, 1, attention_factors=(), head_channels=4, groups=4)
-    model = nnx.eval_shape(
-        lambda: NoisyLatentClassifier(config, 3, 11, pool, 16, dtype=dtype, rngs=nnx.Rngs(0))
+    model = abstract_module(
+        lambda rngs: NoisyLatentClassifier(config, 3, 11, pool, 16, dtype=dtype, rngs=rngs)
     )
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
@@ -153,7 +154,7 @@ def test_the_mean_takes_latents_of_any_size(drawn):
 def test_with_the_mean_all_classes_are_equally_likely_at_the_start():
     @jax.jit
     def fresh(key):
-        model = NoisyLatentClassifier(FLAT, 2, 7, "mean", 4, rngs=nnx.Rngs(key))
+        model = NoisyLatentClassifier(FLAT, 2, 7, "mean", 4, rngs=Keys(key))
         return model(Z_T, T)
 
     np.testing.assert_array_equal(fresh(jax.random.key(0)), np.zeros((3, 7)))

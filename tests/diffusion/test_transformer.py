@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from ldm_jax.diffusion.transformer import GatedFeedForward, SpatialTransformer, TransformerBlock
+from ldm_jax.parameters import Keys, abstract_module
 
 F32 = {"dtype": jnp.float32}
 
@@ -69,7 +70,7 @@ def test_block_is_self_attention_cross_attention_feed_forward(drawn):
 
 def test_spatial_transformer_is_a_residual_branch_that_starts_as_nothing(drawn):
     args = {"heads": 2, "depth": 2, "groups": 2, **F32}
-    fresh = nnx.eval_shape(lambda: SpatialTransformer(8, 5, **args, rngs=nnx.Rngs(0)))
+    fresh = abstract_module(lambda rngs: SpatialTransformer(8, 5, **args, rngs=rngs))
     assert len(fresh.blocks) == 2
     assert fresh.norm.epsilon == 1e-6  # the UNet's ResBlocks have 1e-5
     graph, params = drawn(SpatialTransformer, 8, 5, **args)
@@ -78,7 +79,7 @@ def test_spatial_transformer_is_a_residual_branch_that_starts_as_nothing(drawn):
 
     @jax.jit
     def start(key):
-        proj_out = SpatialTransformer(8, 5, **args, rngs=nnx.Rngs(key)).proj_out
+        proj_out = SpatialTransformer(8, 5, **args, rngs=Keys(key)).proj_out
         return nnx.to_pure_dict(nnx.state(proj_out))
 
     params["proj_out"] = start(jax.random.key(0))

@@ -9,6 +9,7 @@ from flax import nnx
 from ldm_jax.diffusion.transformer import SpatialTransformer
 from ldm_jax.diffusion.unet import UNet, UNetConfig, timestep_embedding
 from ldm_jax.layers import Downsample, SpatialSelfAttention
+from ldm_jax.parameters import Keys, abstract_module
 
 TINY = UNetConfig(
     channels=8,
@@ -26,7 +27,7 @@ def count(params):
 
 def shapes(*args, **kwargs):
     """The model with shapes in place of arrays."""
-    return nnx.eval_shape(lambda: UNet(*args, **kwargs, rngs=nnx.Rngs(0)))
+    return abstract_module(lambda rngs: UNet(*args, **kwargs, rngs=rngs))
 
 
 def normal(*shape, seed=0):
@@ -71,7 +72,7 @@ def test_timestep_embedding_tells_the_last_steps_apart():
 def test_output_and_every_residual_branch_are_zero_at_the_start(tiny):
     @jax.jit
     def fresh(key):
-        model = UNet(TINY, 3, 3, 5, rngs=nnx.Rngs(key))
+        model = UNet(TINY, 3, 3, 5, rngs=Keys(key))
         branches = [model.down[0].res.conv2, model.mid[1].conv2, model.up[0].attention.proj_out]
         parts = [model.conv_out, *branches]
         return [nnx.to_pure_dict(nnx.state(part)) for part in parts]
@@ -118,7 +119,7 @@ def test_latents_of_any_shape_and_channels_work(channel_mult, channels):
     )
     assert config.factor == 2 ** (len(channel_mult) - 1)
     z_t = jax.ShapeDtypeStruct((2, 8, 24, channels[0]), jnp.float32)  # not square
-    out = nnx.eval_shape(lambda z_t: UNet(config, *channels, rngs=nnx.Rngs(0))(z_t, T), z_t)
+    out = nnx.eval_shape(lambda model, z_t: model(z_t, T), shapes(config, *channels), z_t)
     assert out.shape == (2, 8, 24, channels[1])
 
 

@@ -22,6 +22,7 @@ from ldm_jax.model.conditioning import build_model, conditioning_spec
 from ldm_jax.model.config_json import from_json, to_json
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.first_stage import FirstStage
+from ldm_jax.parameters import abstract_module
 
 PAPER = FIRST_STAGES | PUBLISHED | UNPUBLISHED
 
@@ -160,23 +161,13 @@ TABLES_12_TO_15 = {
 }
 
 
-class OneKey:
-    """In place of nnx.Rngs, which takes ten times as long to trace: the key for everything."""
-
-    def __init__(self):
-        self.key = jax.random.key(0)
-
-    def params(self):
-        return self.key
-
-
 def count(module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
 
 
 @functools.cache
 def first_stage_size(network) -> tuple[int, int, int]:
-    model = nnx.eval_shape(lambda: Autoencoder(network, 3, rngs=OneKey()))
+    model = abstract_module(lambda rngs: Autoencoder(network, 3, rngs=rngs))
     encoder = count(model.encoder) + count(model.quant_conv)
     decoder = count(model.decoder) + count(model.post_quant_conv)
     return encoder, decoder, count(model) - encoder - decoder
@@ -184,7 +175,7 @@ def first_stage_size(network) -> tuple[int, int, int]:
 
 @functools.cache
 def discriminator_size(config) -> int:
-    return count(nnx.eval_shape(lambda: Discriminator(config, 3, rngs=OneKey())))
+    return count(abstract_module(lambda rngs: Discriminator(config, 3, rngs=rngs)))
 
 
 @functools.cache
@@ -197,8 +188,8 @@ def _model_size(autoencoder, diffusion) -> tuple[int, int]:
     )
     first = FirstStage(autoencoder, 3)
     spec = conditioning_spec(diffusion, info, first)
-    model = nnx.eval_shape(
-        lambda: build_model(diffusion, spec, first.latent_channels, "float32", OneKey())
+    model = abstract_module(
+        lambda rngs: build_model(diffusion, spec, first.latent_channels, "float32", rngs)
     )
     return count(model.unet), 0 if model.tau is None else count(model.tau)
 

@@ -20,6 +20,7 @@ from ldm_jax.model.conditioning import build_model, conditioning_spec
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.parameters import abstract_module
 
 C = 2  # channels of the latents of smoke; they are 16x16, of images of 32x32
 Z_T = jax.ShapeDtypeStruct((2, 16, 16, C), jnp.float32)
@@ -47,7 +48,7 @@ def built(experiment, condition, channels=3, **info):
     stage, first = experiment.diffusion, FirstStage(experiment.autoencoder, channels)
     spec = conditioning_spec(stage, DataInfo(channels, condition, **info), first)
     c, dtype = first.latent_channels, experiment.precision
-    return nnx.eval_shape(lambda: build_model(stage, spec, c, dtype, nnx.Rngs(0)))
+    return abstract_module(lambda rngs: build_model(stage, spec, c, dtype, rngs))
 
 
 def context_dims(model):

@@ -5,17 +5,11 @@ import json
 import lzma
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-
-class _Keys:
-    """In place of nnx.Rngs, whose counting takes a time quadratic in the number of parameters."""
-
-    def params(self):
-        return jax.random.key(0)
+from ldm_jax.parameters import abstract_module
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +41,7 @@ def abstract():
 
     @functools.cache
     def make(module, *args, **kwargs):
-        graph, state = nnx.split(nnx.eval_shape(lambda: module(*args, **kwargs, rngs=_Keys())))
+        graph, state = nnx.split(abstract_module(lambda rngs: module(*args, **kwargs, rngs=rngs)))
         return graph, nnx.to_pure_dict(state)
 
     return make
