@@ -147,7 +147,7 @@ def open_mask(
         where = " in the middle, which is used" if whole.any() else ""
         raise UserError(
             f"{what} has nothing {white}{where}, so there is nothing to fill"
-            + ("" if edit.mask == ALPHA else "; black and transparent pixels are kept")
+            + ("" if edit.mask == ALPHA else ": paint it white; black and transparency are kept")
         )
     if fill.all():
         where = "" if whole.all() else " in the middle, which is used"

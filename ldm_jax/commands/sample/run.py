@@ -16,6 +16,7 @@ from ldm_jax.commands.sample.condition_files import FILES, open_condition
 from ldm_jax.commands.sample.draw import plan_draw
 from ldm_jax.commands.sample.edit import edit_strength, plan_edit
 from ldm_jax.commands.sample.guide import make_guides
+from ldm_jax.commands.sample.images import ALPHA
 from ldm_jax.commands.sample.interpolate import plan_interpolation
 from ldm_jax.commands.sample.invert import plan_inversion
 from ldm_jax.commands.sample.outputs import ManyImages
@@ -87,6 +88,8 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
     # Sample, and write
     if kind in ("folder", "archive"):
         files = {name: made_by[name] for name in FILE_OPTIONS if name in made_by}
+        if files.get("mask") == ALPHA:  # of the image, which is among the files
+            del files["mask"]
         which = {name: _checksum(file) for name, file in files.items()}
         which |= {"run": run.id, "step": run.checkpoints("diffusion").latest_step()}
         names = files | {"model": made_by.pop("model")}

@@ -68,7 +68,7 @@ def test_white_is_filled_and_what_is_transparent_is_kept(kind, read):
     [
         (
             grey(np.zeros((8, 8))),
-            "nothing white.*, so there is nothing to fill; black and",
+            "nothing white.*, so there is nothing to fill: paint it",
         ),
         (over(0, 255 * STROKE), "nothing white .128 to 255., so"),  # black strokes on transparency
         (over(255, np.zeros((8, 8))), "nothing white .128 to 255., so"),

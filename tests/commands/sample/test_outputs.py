@@ -223,6 +223,16 @@ def test_edited_images_may_be_written_one_by_one(trained, photographs, sample, t
     ended = sample(run, "--image", image, "--num-images", 2, "--steps", 2, "--out", tmp_path / "f")
     assert ended.code == 0, ended.err
     assert pixels(tmp_path / "f" / "000001.png").shape == (8, 8, 3)
+    cutout = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype(np.uint8)
+    cutout[..., 3] = 255
+    cutout[2:6, 2:6, 3] = 0
+    Image.fromarray(cutout).save(tmp_path / "cutout.png")
+    words = [run, "--image", tmp_path / "cutout.png", "--mask", "alpha", "--steps", 2]
+    for _ in range(2):  # the second time all is there
+        ended = sample(*words, "--num-images", 2, "--out", tmp_path / "g")
+        assert ended.code == 0, ended.err
+    kept = cutout[..., 3] == 255
+    np.testing.assert_array_equal(pixels(tmp_path / "g" / "000001.png")[kept], cutout[kept][:, :3])
 
 
 @slow
