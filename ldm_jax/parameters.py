@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import nnx
 
 Build = Callable[["Keys"], nnx.Module]
@@ -52,3 +53,15 @@ def abstract_params(build: Build) -> dict:
 def init_params(build: Build, key: jax.Array) -> dict:
     """New random parameters, as nested dicts of arrays."""
     return nnx.to_pure_dict(nnx.state(build(Keys(key)), nnx.Param))
+
+
+def not_finite(params: dict, path: str = "") -> str | None:
+    """The name of the first array with NaN or infinity in it, such as `unet.conv_in.kernel`."""
+    for name, value in params.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, dict):
+            if found := not_finite(value, here):
+                return found
+        elif not np.isfinite(value).all():
+            return here
+    return None

@@ -12,6 +12,7 @@ from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.published import read_published
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.model.weights import Weights
+from ldm_jax.parameters import not_finite
 from ldm_jax.paths import user_path
 
 
@@ -49,6 +50,8 @@ def load_run(run: RunDir) -> LatentDiffusion:
     if weights is None:
         autoencoder = autoencoder_weights(run, config)
         weights = Weights(None, {"autoencoder": autoencoder, "scale_factor": np.float32(1)})
+    if damaged := not_finite((weights.params or {}) | weights.constants):
+        raise UserError(f"{run.path}: the weights {damaged} hold NaN or infinity; they are damaged")
     return LatentDiffusion(config, info, weights, f"{run.path} ({name})")
 
 

@@ -19,8 +19,8 @@ def decode(
     z_0: Array,
     num_shards: int = 1,
     tiles: Tiles | None = None,
-) -> Array:
-    """D(z_0) as bytes: `[B, h, w, c]` -> uint8 `[B, H, W, C]`.
+) -> tuple[Array, Array]:
+    """D(z_0) as bytes: `[B, h, w, c]` -> (uint8 `[B, H, W, C]`, whether finite: bool `[B]`).
 
     A decoder takes many times the memory of the UNet, for its features are as wide as the image.
     So it sees a few latents at a time, whatever B is; or with `tiles` a part of each, which the
@@ -42,11 +42,11 @@ def decode(
     each = len(z_0) // num_shards
     groups = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= AT_ONCE)
     if groups == 1:
-        return to_bytes(decoder(z_0))
+        return _as_bytes(decoder(z_0))
     # Rows 0, n, 2n, ... are the first group: so each device has its share of every group.
     grouped = z_0.reshape(-1, groups, *z_0.shape[1:]).swapaxes(0, 1)
-    images = jax.lax.map(lambda z: to_bytes(decoder(z)), grouped)
-    return images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
+    decoded = jax.lax.map(lambda z: _as_bytes(decoder(z)), grouped)
+    return jax.tree.map(lambda rows: rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:]), decoded)
 
 
 def decode_all(
@@ -54,7 +54,12 @@ def decode_all(
     estimates: Array,
     num_shards: int = 1,
     tiles: Tiles | None = None,
-) -> Array:
-    """As `decode`, of every step's estimate of z_0: `[S, B, h, w, c]` -> `[B, S, H, W, C]`."""
-    images = jax.lax.map(lambda z_0: decode(decoder, z_0, num_shards, tiles), estimates)
-    return jnp.moveaxis(images, 0, 1)
+) -> tuple[Array, Array]:
+    """As `decode`, of every step's estimate of z_0: `[S, B, h, w, c]` -> `[B, S, ...]`."""
+    decoded = jax.lax.map(lambda z_0: decode(decoder, z_0, num_shards, tiles), estimates)
+    return jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1), decoded)
+
+
+def _as_bytes(images: Array) -> tuple[Array, Array]:
+    """NaN would be black."""
+    return to_bytes(images), jnp.isfinite(images).all(axis=(1, 2, 3))

@@ -51,6 +51,10 @@ class ReverseProcess(NamedTuple):
     """Factor on the noise of every step."""
 
 
+class NotFinite(UserError):
+    """Samples that are no numbers; as bytes they would be black images."""
+
+
 def sample(
     denoise: Denoise,
     process: ReverseProcess,
@@ -205,6 +209,7 @@ class Sampler:
 
         Raises:
           UserError: settings that cannot be, or no images.
+          NotFinite: NaN or infinity came out.
         """
         if inputs.n < 1:
             raise UserError(f"the number of images is {inputs.n}; it must be at least 1")
@@ -235,11 +240,13 @@ class Sampler:
                 batch = jax.tree.map(lambda array, rows=rows: array[rows], inputs.arrays())
                 if sharding is not None:
                     batch = jax.tree.map(lambda array: _split(array, sharding), batch)
-                images = self._program(
+                images, finite = self._program(
                     params, constants, grid, seed, scalars, scaled, batch, static=static
                 )
                 if sharding is not None:  # all of them to all processes
-                    images = jax.device_put(images, NamedSharding(sharding.mesh, P()))
+                    everywhere = NamedSharding(sharding.mesh, P())
+                    images, finite = jax.device_put((images, finite), everywhere)
+                _check_finite(np.asarray(finite)[: n - first], settings)
                 images = np.asarray(images)[: n - first]
                 bar.update(len(images))
                 yield images
@@ -348,6 +355,15 @@ def guidance_of(settings: SamplingSettings) -> Guidance | None:
     if settings.guidance == 1.0:
         return None
     return Guidance(jnp.float32(settings.guidance), jnp.float32(settings.guidance_rescale))
+
+
+def _check_finite(finite: np.ndarray, settings: SamplingSettings) -> None:
+    if not finite.all():
+        raise NotFinite(
+            f"{finite.size - finite.sum()} of {finite.size} images are not finite (NaN or "
+            f"infinity): guidance {settings.guidance:g} or temperature {settings.temperature:g} is "
+            "too large, or the model's weights are damaged"
+        )
 
 
 def _split(rows: np.ndarray, sharding: NamedSharding) -> Array:

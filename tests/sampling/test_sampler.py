@@ -12,7 +12,7 @@ from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.inputs import SamplingInputs
 from ldm_jax.sampling.noise import image_keys, noise_like
-from ldm_jax.sampling.sample import Sampler
+from ldm_jax.sampling.sample import NotFinite, Sampler
 from ldm_jax.sampling.settings import Geometry, SamplingSettings
 from ldm_jax.sampling.tiling import Tiles
 
@@ -360,3 +360,10 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(settings, said, d
     with pytest.raises(UserError, match=said):
         draw(**settings)
     assert draw.sampler.compiled_programs() == programs
+
+
+def test_images_that_are_no_numbers_are_refused(draw):
+    """As bytes they would be black."""
+    given = arguments(np.arange(5, dtype=np.int32), batch_size=2, sampler="ddpm")
+    with pytest.raises(NotFinite, match="2 of 2 images are not finite .* weights are damaged"):
+        draw.sampler({"contrast": jnp.float32("nan")}, *given[1:])

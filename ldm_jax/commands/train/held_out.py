@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from ldm_jax.data.source import Source
 from ldm_jax.data.spread import spread
 from ldm_jax.model.conditions import Condition
 from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.sampling.sample import NotFinite
 from ldm_jax.sampling.settings import SamplingSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ class HeldOut:
         """A sample for each condition, as large as the truth: uint8 `[n, H, W, C]`."""
         settings = replace(settings, height=None, width=None)
         inputs = model.inputs(self.conditions, 1 if self.conditions else self.n)
-        images = np.concatenate(list(model.batches(inputs, settings, progress=progress)))
+        try:
+            images = np.concatenate(list(model.batches(inputs, settings, progress=progress)))
+        except NotFinite as error:  # of a network that has hardly begun to learn
+            log.warning("held-out samples are left black: %s", error)
+            images = np.zeros_like(self.truth["image"][: self.n])
         return model.composite(self.conditions, images)
 
     def figure(self, images: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
 """`python sample.py RUN`: what it draws, and one line for what it cannot draw."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from ldm_jax.model.run_dir import RunDir
+from ldm_jax.training.step import TrainState
 
 pytestmark = pytest.mark.slow
 
@@ -170,3 +173,14 @@ def test_only_damaged_checkpoints_are_an_error(run, sample, damage, tmp_path):
     assert refused.code == 2 and "Traceback" not in refused.err
     last = refused.err.splitlines()[-1]
     assert last.startswith("error: Every checkpoint in") and "Remove the folder" in last
+
+
+def test_weights_that_are_no_numbers_are_refused(run, sample, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    checkpoints = RunDir(copy).checkpoints("diffusion")
+    names = ("step", "params", "ema", "opt_state", "constants")
+    state = TrainState(**checkpoints.restore_part(names))
+    ema = jax.tree.map(lambda array: np.full_like(array, np.nan), state.ema)
+    checkpoints.save(99, dataclasses.replace(state, ema=ema))
+    checkpoints.close()
+    assert "hold NaN or infinity" in sample(copy, "--prompt", RED).error
