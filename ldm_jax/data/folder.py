@@ -20,6 +20,7 @@ from ldm_jax.data.decode import (
     to_image,
     upright_size,
 )
+from ldm_jax.data.embeddings import check_embeddings, read_embedding, read_embeddings
 from ldm_jax.data.folder_index import FolderIndex, index_folder
 from ldm_jax.data.images import (
     ImageConfig,
@@ -73,6 +74,7 @@ class FolderSource:
     or a `.txt` beside each image (see `captions.find_captions`). An image without one gets ''.
     Boxes: the file or folder `boxes` (see `box_files.read_boxes`), relative to the upright image.
     Maps: the folder `maps` (see `maps.open_maps`). An image without one is left out.
+    Embeddings: a `.npy` beside each image, where they are asked for (see `embeddings`).
     Validation: folders like `train` and `val` (or `test`) are the split where they exist (see
     `splits.layout_of`); otherwise the name of an image and the seed decide whether it is held out.
 
@@ -90,11 +92,13 @@ class FolderSource:
         memory_bytes: float = 2e9,
         progress: bool = True,
         unreadable: dict[str, str] | None = None,
+        embeddings: bool = False,
     ) -> None:
         """seed: with its name, decides whether an image is held out.
 
         Images have one channel where every one is grey, otherwise 3. progress: whether to show
         progress bars. unreadable: that of the other split, so that no image is reported twice.
+        embeddings: whether to read them; an image without one is left out.
         UserError for a folder without a readable image, and for captions, boxes or maps that are
         malformed or belong to other images.
         """
@@ -106,8 +110,15 @@ class FolderSource:
         self._root = user_path(config.path)
         self.unreadable = {} if unreadable is None else unreadable
         self._lock, reported = Lock(), len(self.unreadable)
-        contents = index_folder(self._root, split, config.captions, config.boxes, config.maps)
-        names = contents.names
+        of = config.captions, config.boxes, config.maps
+        contents = index_folder(self._root, split, *of, embeddings)
+        names, self._embeddings = contents.names, contents.embeddings
+        if embeddings:
+            check_embeddings(self._root, self._embeddings)
+            names = [name for name in names if name in self._embeddings]
+            if missing := len(contents.names) - len(names):
+                text = "%d of %d images in %s left out: no embedding beside them"
+                log.warning(text, missing, len(contents.names), self._root)
         truth, self.box_names = {}, None
         if config.boxes:
             truth, self.box_names, remarks = read_boxes(user_path(config.boxes), contents.images)
@@ -174,7 +185,10 @@ class FolderSource:
     def _known_of(self, name: str, contents: FolderIndex, truth: dict[str, Boxes]) -> tuple:
         """What the files around an image say of it."""
         boxes = [rows.tolist() for rows in truth.get(name, ())]
-        return contents.captions.get(name), boxes, self._maps and self._maps.checksums[name]
+        known = contents.captions.get(name), boxes, self._maps and self._maps.checksums[name]
+        if not self._embeddings:
+            return known
+        return (*known, digest(read_embedding(self._root / self._embeddings[name]).tolist()))
 
     def _say_what_is_lost(self, headers: dict[str, "_Header"], config: FolderConfig) -> None:
         for text in cut_off([header.size for header in headers.values()], config):
@@ -240,6 +254,9 @@ class FolderSource:
         if self._boxes is not None:
             boxes = [self._boxes[i] for i in indices]
             batch |= to_batch(boxes, [example.crop for example in examples])
+        if self._embeddings:
+            files = [self._root / self._embeddings[self._names[i]] for i in indices]
+            batch["embedding"] = read_embeddings(files)
         if self._labels is not None:
             batch["class_label"] = self._labels[list(indices)]
         if self._captions is not None:

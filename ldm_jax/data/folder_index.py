@@ -10,6 +10,7 @@ from etils import epath
 
 from ldm_jax.data.box_files import CLASS_LISTS
 from ldm_jax.data.captions import CAPTIONS, find_captions
+from ldm_jax.data.embeddings import embedding_files
 from ldm_jax.data.listing import visible_files
 from ldm_jax.data.splits import Layout, layout_of
 from ldm_jax.errors import UserError
@@ -33,15 +34,22 @@ class FolderIndex:
     classes: tuple[str, ...]  # () for none
     class_of: dict[str, str]
     captions: dict[str, list[str]]  # {} for none
+    embeddings: dict[str, str]  # their files, where they are asked for
 
 
 def index_folder(
-    root: epath.Path, split: str, captions: str = "", boxes: str = "", maps: str = ""
+    root: epath.Path,
+    split: str,
+    captions: str = "",
+    boxes: str = "",
+    maps: str = "",
+    embeddings: bool = False,
 ) -> FolderIndex:
     """Lists the images of one split in the folder `root`; for 'train', logs what is not used.
 
-    captions, boxes, maps: those of `FolderConfig`. UserError for a folder that is missing or empty
-    or mixes images and class folders, and for malformed captions.
+    captions, boxes, maps: those of `FolderConfig`. embeddings: whether to look for them.
+    UserError for a folder that is missing or empty or mixes images and class folders, and for
+    malformed captions.
     """
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
@@ -61,9 +69,9 @@ def index_folder(
     remarks = list(layout.remarks)
     names = [name for name in images if name.startswith(layout.tops[split])]
 
-    others = files - set(images)
+    others, beside = files - set(images), embedding_files(images, files) if embeddings else {}
     texts = {name for name in others if _extension(name) in _TEXTS}
-    if skipped := others - texts:
+    if skipped := others - texts - set(beside.values()):
         remarks.append(f"not read: {_by_extension(skipped)}; images are {' '.join(EXTENSIONS)}")
     texts -= _within(texts, root, captions)
     if boxes:
@@ -79,7 +87,9 @@ def index_folder(
     if split == "train":
         for remark in remarks:
             log.warning("%s: %s", root, remark)
-    return FolderIndex(names, images, layout.has_splits, classes, layout.class_of, found.texts)
+    return FolderIndex(
+        names, images, layout.has_splits, classes, layout.class_of, found.texts, beside
+    )
 
 
 def _classes(root: epath.Path, layout: Layout) -> tuple[str, ...]:

@@ -17,16 +17,17 @@ def open_sources(
     """The training and the validation source; the latter takes central crops.
 
     seed: which scenes are rendered, or which images are held out. extras: additional arrays of
-    scenes, 'boxes' or 'semantic'; other data has what its configuration names. progress: whether
-    to show progress bars. UserError as the sources raise it.
+    scenes, 'boxes' or 'semantic', and of folders, 'embedding'; all else is what the configuration
+    names. progress: whether to show progress bars. UserError as the sources raise it.
     """
     if isinstance(config, ScenesConfig):
         train = ScenesSource(config, "train", seed, extras)
         return train, ScenesSource(config, "validation", seed, extras)
     central = replace(config, crop="centre")
     if isinstance(config, FolderConfig):
-        train = FolderSource(config, "train", seed, progress=progress)
-        known = {"progress": progress, "unreadable": train.unreadable}
+        known = {"progress": progress, "embeddings": "embedding" in extras}
+        train = FolderSource(config, "train", seed, **known)
+        known["unreadable"] = train.unreadable
         return train, FolderSource(central, "validation", seed, **known)
     names = split_names(config.name, config.dir)
     train = TfdsSource(config, "train")

@@ -47,6 +47,7 @@ class Source(Protocol):
         'boxes' float32 [n, M, 4]: left, top, right, bottom as fractions of the whole image, with
         'box_labels' int32 [n, M] (-1: no box) and 'crop' float32 [n, 4], the part of the whole
         image that 'image' shows, in the same units;
+        'embedding' float32 [n, M, dim]: M vectors that another model has computed;
         'semantic' uint8 (int32 for more than 256 classes) [n, H, W]: the class of each pixel.
         """
         ...

@@ -185,7 +185,9 @@ def rdm768x768() -> Experiment:
     like it that are looked up in a data base.
     Parameters: first stage 69,610,963, UNet 1,335,480,400.
 
-    A choice: batch, steps and how often training dropped the condition were never published.
+    A choice: batch, steps and how often training dropped the condition were never published. The
+    embeddings are read from a .npy beside each image, floats [768] or [M, 768]; they are not
+    computed here.
 
         python train.py rdm768x768 --data.path FOLDER --autoencoder.from-run runs/kl-f16
     """

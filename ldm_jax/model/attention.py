@@ -36,7 +36,8 @@ def attention_maps(
     """
     schedule, is_guided = objective.schedule, null is not None and settings.guidance != 1.0
     grid = jnp.asarray(settings.grid(schedule))
-    both = jnp.concatenate([y, null[None]]) if is_guided else jnp.asarray(y)
+    null = None if null is None else jnp.broadcast_to(null[None], y.shape)
+    both = jnp.concatenate([y, null]) if is_guided else jnp.asarray(y)
     z_T = noise_like(image_keys(settings.seed, jnp.arange(1)), shape)
 
     @jax.jit

@@ -24,7 +24,6 @@ from ldm_jax.parameters import Keys
 # Tokens of bert-base-uncased and of CLIP
 SUBWORDS = {"bert": 30_522, "clip": ClipTextConfig().vocabulary}
 TEXT_LENGTH = 77  # tokens of a caption (Table 17)
-CLIP_IMAGE_DIM = 768  # of an image embedding by CLIP ViT-L/14
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def conditioning_spec(stage: DiffusionStage, info: DataInfo, first: FirstStage) 
         case "inpainting":  # the masked image's latent, and the mask
             return ConditioningSpec("concatenation", channels=c + 1)
         case "image-embedding":
-            return ConditioningSpec(context_dim=CLIP_IMAGE_DIM)
+            return ConditioningSpec(context_dim=info.embedding_dim)
     raise ValueError(info.condition)
 
 

@@ -29,7 +29,6 @@ from ldm_jax.data.masks import MaskKind, masked_image, random_mask
 from ldm_jax.data.source import Rngs
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
-from ldm_jax.model.conditioning import CLIP_IMAGE_DIM
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.sampling.settings import SamplingSettings
 
@@ -172,7 +171,7 @@ class LayoutCondition(_Tokens):
 
 
 class _Images:
-    """What conditions that are images have in common: there is no null condition."""
+    """What conditions that are images have in common; but for embeddings, without a null one."""
 
     null = None
 
@@ -303,6 +302,11 @@ class EmbeddingCondition(_Images):
 
     dim: int
 
+    @property
+    def null(self) -> np.ndarray:
+        """Zeros `[1, dim]`, as published: they stand for any number M of embeddings."""
+        return np.zeros((1, self.dim), np.float32)
+
     def parse(self, value: np.ndarray) -> Batch:
         """Float `[M, dim]`, or several `[n, M, dim]`."""
         context = np.asarray(value, np.float32)
@@ -312,13 +316,16 @@ class EmbeddingCondition(_Images):
         return {"condition": context}
 
     def to_cache(self, batch: Batch) -> Batch:
-        raise UserError("models of image embeddings are not trained here")
+        return {"condition": batch["embedding"]}
 
     def encode(self, constants: dict, conditions: Batch) -> Array:
         return conditions["condition"]
 
     def as_image(self, conditions: Batch) -> None:
         return None
+
+    def illustrate(self, images: np.ndarray, conditions: Batch) -> list[np.ndarray]:
+        return [images]
 
 
 def _as_list(array: np.ndarray) -> list:
@@ -368,5 +375,5 @@ def make_condition(
         case "inpainting":
             return InpaintingCondition(f, stage.masks, encode_image)
         case "image-embedding":
-            return EmbeddingCondition(CLIP_IMAGE_DIM)
+            return EmbeddingCondition(info.embedding_dim)
     return None

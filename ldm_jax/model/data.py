@@ -17,7 +17,12 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
 
-EXTRAS = {"layout": ("boxes",), "semantic": ("semantic",)}  # additional arrays of scenes
+# Arrays of an example that are drawn or read only where they are needed
+EXTRAS = {
+    "layout": ("boxes",),
+    "semantic": ("semantic",),
+    "image-embedding": ("embedding",),
+}
 # What an example must have for each kind of condition.
 NEEDS = {
     "text": "caption",
@@ -26,6 +31,7 @@ NEEDS = {
     "semantic": "semantic",
     "super-resolution": "image",
     "inpainting": "image",
+    "image-embedding": "embedding",
 }
 
 
@@ -81,10 +87,6 @@ def _condition(stage: DiffusionStage, train: Source) -> str:
     kinds = [kind for kind, key in NEEDS.items() if key in first]
     if stage.condition == "auto":
         return next((kind for kind in ("text", "class") if kind in kinds), "none")
-    if stage.condition == "image-embedding":
-        raise UserError(
-            "models of image embeddings are converted and drawn from, but not trained here"
-        )
     if stage.condition != "none" and stage.condition not in kinds:
         raise UserError(
             f"--diffusion.condition is {stage.condition}, but this data has only what is needed "
@@ -100,6 +102,8 @@ def _info(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
         info["box_names"] = train.box_names
     if condition == "semantic":
         info["semantic_classes"] = len(train.semantic_names)
+    if condition == "image-embedding":
+        info["embedding_dim"] = train.read([0])["embedding"].shape[-1]
     if condition == "text" and stage.tokenizer != "words":
         info["tokenizer"] = published_tokenizer(stage)
     elif condition == "text":

@@ -25,6 +25,8 @@ class DataInfo:
     """Names of the objects in boxes, for layout."""
     semantic_classes: int = 0
     """Channels of a one-hot semantic map, for semantic."""
+    embedding_dim: int = 768
+    """Width of an embedding, for image-embedding; 768: of CLIP ViT-L/14, as published."""
     tokenizer: str = ""
     """Content of tokenizer.json, for text with a published tokenizer."""
     images: int = 0

@@ -61,8 +61,6 @@ def placeholder_data(experiment: Experiment) -> tuple[DataInfo, Batch]:
             "the condition of this experiment depends on its data, which is not opened here; "
             "give --diffusion.condition"
         )
-    if stage.condition == "image-embedding":
-        raise UserError("models of image embeddings are not trained here")
     info = placeholder_info(stage)
     if stage.condition == "text" and stage.tokenizer == "words":
         words = _numbers(stage.vocabulary)
@@ -73,6 +71,7 @@ def placeholder_data(experiment: Experiment) -> tuple[DataInfo, Batch]:
         "class_label": np.zeros(1, np.int32),
         "boxes": np.zeros((1, 1, 4), np.float32),
         "box_labels": np.zeros((1, 1), np.int32),
+        "embedding": np.zeros((1, 1, info.embedding_dim), np.float32),
         "semantic": np.zeros((1, data.size, data.size), np.uint8),
     }
     return info, example

@@ -156,6 +156,7 @@ READS = {
     "layout": {"condition": (4, 92)},
     "semantic": {"semantic": (4, 64, 64)},
     "super-resolution": {"low_res": (4, 16, 16, 3)},
+    "image-embedding": {"condition": (4, 1, 768)},
     "inpainting": {"masked": (4, 64, 64, 3), "mask": (4, 64, 64)},
 }
 

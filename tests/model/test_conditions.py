@@ -2,12 +2,14 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ldm_jax.conditioning.class_label import ClassLabels
 from ldm_jax.conditioning.layout import LayoutTokens
+from ldm_jax.conditioning.model import drop_condition
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.loader import mirror
 from ldm_jax.data.resize import resize, to_uint8
@@ -264,6 +266,12 @@ def test_what_is_no_such_condition_is_said(condition, value, said):
         condition.parse(value)
 
 
-def test_models_of_image_embeddings_are_not_trained(batch):
-    with pytest.raises(UserError, match="not trained here"):
-        EmbeddingCondition(4).to_cache(batch)
+def test_embeddings_are_taken_as_they_are_and_zeros_are_none():
+    condition, embedding = EmbeddingCondition(4), np.ones((3, 2, 4), np.float32)
+    kept = condition.to_cache({"image": np.zeros((3, 8, 8, 3), np.uint8), "embedding": embedding})
+    batch = condition.to_batch(kept, None)
+    np.testing.assert_array_equal(condition.encode({}, batch), embedding)
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(condition.illustrate(images, batch), [images])
+    dropped = drop_condition(jax.random.key(0), embedding, condition.null, 1.0)
+    np.testing.assert_array_equal(dropped, np.zeros((3, 2, 4)))

@@ -40,6 +40,8 @@ class ConditionOptions:
     """A .png whose pixels are class numbers."""
     low_res: File = ""
     """An image to enlarge, f times."""
+    embedding: File = ""
+    """A .npy with an embedding, or several of one image: floats [dim] or [M, dim]."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,15 @@ def given(options: Any, default: Any | None = None) -> dict[str, Any]:
 
 # Job: the option that asks for it, the outputs that it has, and the options that it understands
 # beside those of `_ALWAYS`.
-_CONDITIONS = {"prompt", "class_label", "from_file", "layout", "semantic_map", "low_res"}
+_CONDITIONS = {
+    "prompt",
+    "class_label",
+    "from_file",
+    "layout",
+    "semantic_map",
+    "low_res",
+    "embedding",
+}
 _NEGATIVE = {"negative_prompt"}
 _SIZE = {"height", "width", "window", "tile"}
 _GUIDES = {"classifier_scale", "guide_image", "guide_scale", "guide_factor"}

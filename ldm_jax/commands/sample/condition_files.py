@@ -1,4 +1,4 @@
-"""Conditions in files: layouts, semantic maps, images to enlarge, images with a hole."""
+"""Conditions in files: layouts, maps, images to enlarge, images with a hole, embeddings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from PIL import Image
 from ldm_jax.commands.sample.command import ConditionOptions, EditOptions, given, option
 from ldm_jax.commands.sample.images import open_image, open_map, open_mask, sized
 from ldm_jax.commands.sample.prompts import Prompts
+from ldm_jax.data.embeddings import read_embedding
 from ldm_jax.errors import UserError
 from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.paths import user_path
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.text_files import read_text
 
@@ -19,6 +21,7 @@ FILES = {
     "semantic": "--semantic-map FILE.png",
     "super-resolution": "--low-res FILE.png",
     "inpainting": "--image FILE.png --mask FILE.png",
+    "image-embedding": "--embedding FILE.npy",
 }
 
 
@@ -35,7 +38,9 @@ def open_condition(
     """
     kind = model.info.condition
     files = [
-        option(name) for name in given(options) if name in ("layout", "semantic_map", "low_res")
+        option(name)
+        for name in given(options)
+        if name in ("layout", "semantic_map", "low_res", "embedding")
     ]
     if wrong := [name for name in files if name != FILES.get(kind, "").split(" ")[0]]:
         takes = FILES.get(kind) or {"text": "captions", "class": "classes"}.get(kind, "nothing")
@@ -53,6 +58,9 @@ def open_condition(
         conditions = model.parse(read_text(options.layout, "--layout"))
         labels = model.condition.encoder.describe(conditions["condition"])
         return Prompts(conditions, labels, [])
+    if kind == "image-embedding":
+        path = user_path(options.embedding)
+        return Prompts(model.parse(read_embedding(path)), [path.name], [])
     f, unet_factor = model.first.f, model.config.diffusion.unet.factor
     size = settings.height or settings.width, settings.width or settings.height
     if kind == "super-resolution":

@@ -40,7 +40,7 @@ PLANS = {
     "invert": plan_inversion,
 }
 # Options that name a file: what is in it counts, not where it lies.
-FILE_OPTIONS = ("image", "mask", "layout", "semantic_map", "low_res", "guide_image")
+FILE_OPTIONS = ("image", "mask", "layout", "semantic_map", "low_res", "embedding", "guide_image")
 PROGRAM = "python sample.py"
 
 
@@ -184,6 +184,6 @@ def _made_by(
     if guide.guide_image:
         names = ("guide_image", "guide_scale", "guide_factor")
         made_by |= {name: getattr(guide, name) for name in names}
-    written = ("layout", "semantic_map", "low_res", "negative_prompt")
+    written = ("layout", "semantic_map", "low_res", "embedding", "negative_prompt")
     made_by |= {n: v for n, v in given(command.condition).items() if n in written}
     return {name: value for name, value in made_by.items() if value is not None}
