@@ -48,9 +48,14 @@ def cache_folder(name: str) -> epath.Path:
     """The folder of files that could be made again: $LDM_JAX_CACHE/name, or ~/.cache/ldm_jax/name.
 
     Raises:
-      UserError: neither is there.
+      UserError: neither is there, or it is in a bucket.
     """
     if root := os.environ.get("LDM_JAX_CACHE"):
+        if is_remote(root):
+            raise UserError(
+                f"LDM_JAX_CACHE is {root}; it must be a folder of this machine. To share compiled "
+                "programs between hosts: JAX_COMPILATION_CACHE_DIR=gs://BUCKET/xla"
+            )
         return user_path(root) / name
     try:
         return user_path("~") / ".cache" / "ldm_jax" / name

@@ -190,11 +190,14 @@ def _keep_compiled_programs() -> None:
     """The second start of the same experiment reads its programs instead of compiling them.
 
     Nothing is created before there is a program to keep. JAX's own settings win. Where there is no
-    place for them, every start compiles.
+    place for them, every start compiles; but a place that was named must be one.
     """
     if not jax.config.jax_compilation_cache_dir:
-        with contextlib.suppress(UserError):
+        try:
             jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        except UserError:
+            if os.environ.get("LDM_JAX_CACHE"):
+                raise
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # JAX keeps what took a second; a start compiles many smaller programs too
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

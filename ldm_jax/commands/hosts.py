@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 
 from ldm_jax.errors import UserError
+from ldm_jax.paths import is_remote
 
 # How many processes a launcher has started, where it says so.
 LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 # A process that has ended waits so long for the others to end as well, before all are stopped.
 SHUTDOWN_S = 60
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ class Hosts:
             raise UserError(f"--hosts.coordinator is {self.coordinator!r}; it is HOST:PORT")
 
 
+def is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says that there is one process.
+
+    A launcher does, or a TPU that has one worker: it may be called `localhost` or `local` (Kaggle),
+    which no process could be found by. Several slices of one worker each are several processes.
+    """
+    for name in LAUNCHED:
+        if name in environment:
+            return environment[name] == "1"
+    if environment.get("MEGASCALE_NUM_SLICES", "1") != "1":
+        return False
+    bounds = environment.get("TPU_PROCESS_BOUNDS", environment.get("TPU_HOST_BOUNDS"))
+    workers = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
+    return bounds == "1,1,1" or (workers is not None and "," not in workers)
+
+
 def join(hosts: Hosts) -> None:
     """Makes this process one of several, where there are several; before JAX sees its devices.
 
@@ -55,8 +74,7 @@ def join(hosts: Hosts) -> None:
       UserError: the options do not go together, or the other processes cannot be found.
     """
     hosts.check()
-    launched = next((os.environ[name] for name in LAUNCHED if name in os.environ), None)
-    if hosts.processes == 1 or (launched == "1" and not hosts.coordinator):
+    if hosts.processes == 1 or (not hosts.coordinator and is_alone(os.environ)):
         return
     # It would take SIGTERM from `StopSignals`, and from everything else that is to end by it.
     jax.config.update("jax_enable_preemption_service", False)
@@ -81,3 +99,11 @@ def join(hosts: Hosts) -> None:
         ) from error
     if jax.process_index() > 0:  # process 0 logs what concerns all; others log their own warnings
         logging.getLogger("ldm_jax").setLevel(logging.WARNING)
+    cache = jax.config.jax_compilation_cache_dir
+    if jax.process_count() > 1 and cache and not is_remote(cache):
+        log.info(
+            "process 0 alone keeps its compiled programs, in %s: where the hosts do not share this "
+            "folder, the others compile at every start; JAX_COMPILATION_CACHE_DIR=gs://BUCKET/xla, "
+            "or a shared folder, saves that",
+            cache,
+        )

@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C: finish the step, save, then leave. All processes of a run leave together."""
+"""SIGTERM, SIGHUP, Ctrl-C: finish the step, save, then leave; all processes of a run together."""
 
+import os
 import signal
 import threading
 from collections import deque
@@ -8,12 +9,18 @@ import jax
 
 from ldm_jax.training.processes import largest
 
+# Windows has no SIGHUP.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
+
 
 class StopSignals:
     """Inside `with StopSignals() as stop`, the first signal only sets `stop.received`.
 
     A second Ctrl-C (or SIGTERM) kills at once. The handlers from before are put back at the end.
-    Outside the main thread, where Python allows no handlers, nothing changes.
+    Outside the main thread, where Python allows no handlers, nothing changes. SIGHUP, the end of a
+    terminal or an ssh connection, is obeyed like SIGTERM; not where it is ignored, as by nohup.
 
     Args:
       delay: this many steps later the processes of a run agree on the signals that they received.
@@ -45,16 +52,27 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._before = {}
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame) -> None:
         self.received = signal.Signals(number)
+        if self.received.name == "SIGHUP":
+            _silence(self._terminals)
         for handled in self._before:
             signal.signal(handled, signal.SIG_DFL)
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _silence(terminals: list[int]) -> None:
+    """The terminal is gone: writing to it would fail, and the state be lost. Files stay open."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in terminals:
+        os.dup2(nowhere, stream)

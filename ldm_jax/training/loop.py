@@ -68,8 +68,8 @@ def fit(
     step is there too.
 
     Raises NonFinite when a loss or the gradient norm is no longer finite (such a state is never
-    saved), and Interrupted after SIGTERM or Ctrl-C, once the state is saved. Of several processes
-    all raise it after the same step, STEPS_AHEAD after any of them received the signal.
+    saved), and Interrupted after SIGTERM, SIGHUP or Ctrl-C, once the state is saved. Of several
+    processes all raise it after the same step, STEPS_AHEAD after any of them received the signal.
     """
     steps, progress = config.steps, config.progress
     edits = [hook for hook in hooks if hook.edits]

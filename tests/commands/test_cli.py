@@ -6,6 +6,7 @@ from PIL import Image
 
 from ldm_jax.commands.cli import start_jax
 from ldm_jax.commands.train.run import parse_command
+from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 
 
@@ -50,6 +51,17 @@ def test_compiled_programs_are_kept_unless_jax_has_a_place_of_its_own(monkeypatc
         start_jax()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "xla")
         assert not (tmp_path / "cache").exists()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_a_cache_in_a_bucket_is_refused_with_what_can_be_shared(monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("LDM_JAX_CACHE", "gs://bucket/cache")
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with pytest.raises(UserError, match="folder of this machine.*JAX_COMPILATION_CACHE_DIR="):
+            start_jax()
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ldm_jax.training.checkpoint import Checkpoints
+from ldm_jax.training.interruption import StopSignals
 from ldm_jax.training.metrics import read
 
 STEPS = 400
@@ -71,6 +72,43 @@ def test_sigterm_saves_and_exits_with_143(child, tmp_path):
     saved = Checkpoints(tmp_path / "run" / "checkpoints").latest_step()
     assert f"stopped by SIGTERM after step {saved} of {STEPS}; saved in" in rest
     assert "Traceback" not in errors
+
+
+def test_the_end_of_the_terminal_saves_like_sigterm(tmp_path):
+    """A real terminal goes away, with all that is still to be printed to it."""
+    ours, its = os.openpty()
+    script = Path(__file__).with_name("tiny.py")
+    # The first terminal that the leader of a session opens is the one whose end it is told of.
+    program = (
+        "import os, sys; fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "for stream in (0, 1, 2): os.dup2(fd, stream)\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    words = [os.ttyname(its), str(script), str(tmp_path / "run"), str(STEPS)]
+    process = subprocess.Popen([sys.executable, "-c", program, *words], start_new_session=True)
+    said = b""
+    while b"step 12\r\n" not in said:
+        assert process.poll() is None, said
+        said += os.read(ours, 1000)
+    os.close(its)
+    os.close(ours)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    saved = Checkpoints(tmp_path / "run" / "checkpoints").latest_step()
+    assert saved is not None and saved >= 12
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_kills():

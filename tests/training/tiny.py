@@ -85,6 +85,7 @@ def compile_on(mesh, config=CONFIG, batch=None, constants=CONSTANTS):
 
 def run(directory, steps, compiled, mesh, *, log_every=5, save_every=5, hooks=()):
     """A whole run, resumed if there is something to resume; returns the final state."""
+    Path(directory).mkdir(parents=True, exist_ok=True)  # a run directory is there by now
     init_fn, abstract_state, step_fn = compiled
     checkpoints = Checkpoints(Path(directory) / "checkpoints")
     state = checkpoints.restore(abstract_state) or init_fn()

@@ -17,6 +17,7 @@ import tyro
 from jax.sharding import Mesh
 
 from ldm_jax import plots
+from ldm_jax.bounds import Count
 from ldm_jax.commands import cli
 from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.train.abstract import check_diffusion
@@ -68,6 +69,8 @@ class TrainCommand:
     classifier, which can guide the diffusion model (both: all but the classifier)."""
     changed_data: ChangedData = "refuse"
     """Whether a run goes on when its images or captions are no longer those that it began with."""
+    profile: Count = 0
+    """Steps of each stage of which a trace is written, to RUN/profile, for xprof; 0: none."""
     hosts: Hosts = field(default_factory=Hosts)
 
 
@@ -90,7 +93,8 @@ def main(words: Sequence[str]) -> None:
     name, command = parse_command(words)
     cli.start_jax(command.hosts)
     run = RunDir(command.run_dir)
-    cli.say(train(name, command.experiment, run, command.stage, command.changed_data))
+    how = (command.stage, command.changed_data, command.profile)
+    cli.say(train(name, command.experiment, run, *how))
 
 
 def parse_command(words: Sequence[str]) -> tuple[str, TrainCommand]:
@@ -107,6 +111,7 @@ def train(
     run: RunDir,
     stage: StageName = "both",
     changed_data: ChangedData = "refuse",
+    profile: int = 0,
 ) -> str:
     """Runs an experiment in its directory, from wherever it stands; returns the summary line.
 
@@ -117,7 +122,7 @@ def train(
     mesh = fitting_mesh(experiment.mesh, _trainings(experiment, stage))
     check(experiment, mesh, _stages(stage))
     with run.held():
-        return _train(name, experiment, run, stage, mesh, changed_data)
+        return _train(name, experiment, run, stage, mesh, changed_data, profile)
 
 
 def _train(
@@ -127,6 +132,7 @@ def _train(
     stage: StageName,
     mesh: Mesh,
     changed_data: ChangedData,
+    profile: int,
 ) -> str:
     """`train`, while no other command writes to the directory."""
     # Check
@@ -188,7 +194,7 @@ def _train(
         key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
         if stage == "classifier":
             key = jax.random.fold_in(jax.random.key(experiment.seed), 2)  # neither of those above
-            _train_classifier(model, data, autoencoder, run, mesh, key)
+            _train_classifier(model, data, autoencoder, run, mesh, key, profile)
             return summary_line(run.summary())
 
         # First stage
@@ -209,7 +215,7 @@ def _train(
                 constants=perceptual,
             )
             task = replace(task, initial=initial.autoencoder)
-            trained = train_stage(task, run, mesh, key_autoencoder)
+            trained = train_stage(task, run, mesh, key_autoencoder, profile)
             state = trained.state
             weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
             autoencoder = weights["autoencoder"]
@@ -222,7 +228,7 @@ def _train(
 
         # Second stage
         task = diffusion_task(model, autoencoder, data, run, mesh, initial)
-        trained = train_stage(task, run, mesh, key_diffusion)
+        trained = train_stage(task, run, mesh, key_diffusion, profile)
         results = {"scale_factor": float(trained.state.constants["scale_factor"])}
 
         # Judge
@@ -313,6 +319,7 @@ def _train_classifier(
     run: RunDir,
     mesh: Mesh,
     key: jax.Array,
+    profile: int,
 ) -> None:
     if model.first.bottleneck == "none":
         autoencoder = {}
@@ -321,7 +328,7 @@ def _train_classifier(
         check_unchanged(run, autoencoder)
     classifier = Classifier(model)
     task = classifier_task(model, classifier, autoencoder, data, run, mesh)
-    trained = train_stage(task, run, mesh, key)
+    trained = train_stage(task, run, mesh, key, profile)
     scores = measure_classifier(classifier, trained.state, data.validation, mesh, model.config.seed)
     _finish(run, "classifier", trained.summary | scores)
 

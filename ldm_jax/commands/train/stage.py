@@ -21,6 +21,7 @@ from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.loop import Hook, NonFinite, fit
 from ldm_jax.training.memory import check_memory
 from ldm_jax.training.processes import on_first
+from ldm_jax.training.profile import profiled
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.step import Objective, TrainState, compile_step
 
@@ -55,8 +56,14 @@ class Trained:
     summary: dict[str, Any]
 
 
-def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.Array) -> Trained:
-    """Trains a stage to its last step, from its newest checkpoint if there is one."""
+def train_stage(
+    task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.Array, profile: int = 0
+) -> Trained:
+    """Trains a stage to its last step, from its newest checkpoint if there is one.
+
+    Args:
+      profile: of so many steps a trace is written into the run directory.
+    """
     name, config, checkpoints = task.name, task.config, run.checkpoints(task.name)
     log.info("%s: compiling the training step", name)
     init, abstract, step = compile_step(
@@ -88,7 +95,7 @@ def train_stage(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.
     ]
     try:
         state = fit(
-            step,
+            profiled(step, profile, run.path / "profile" / name) if profile else step,
             state,
             lambda start_step: _on_devices(task.loader, start_step, mesh),
             config,
