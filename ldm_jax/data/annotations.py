@@ -14,8 +14,9 @@ from ldm_jax.text_files import read_text
 
 def read_json(path: epath.Path):
     """The content of a JSON file. UserError for malformed JSON."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
 

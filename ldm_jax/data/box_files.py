@@ -29,6 +29,7 @@ CLASS_LISTS = (
 )
 """Files with YOLO's class names, in the folder of the boxes or up to two folders above it."""
 _MOST_CLASSES = 10_000  # each has a name, if only its number
+_BEYOND = 0.05  # of the image's side; less than that is rounding
 
 
 class BoxFile(NamedTuple):
@@ -71,6 +72,8 @@ def read_boxes(path: epath.Path, images: Collection[str]) -> BoxFile:
 def _coco(path: epath.Path, images: Collection[str]) -> BoxFile:
     content = read_json(path)
     try:
+        if not isinstance(content, dict):
+            raise TypeError(f"got a {type(content).__name__}")
         categories = {plain_id(one["id"]): str(one["name"]) for one in content["categories"]}
         good = (one for one in content["images"] if {"id", "file_name"} <= one.keys())
         listed = {plain_id(one["id"]): _listed_image(one) for one in good}
@@ -82,11 +85,13 @@ def _coco(path: epath.Path, images: Collection[str]) -> BoxFile:
             + (f"{error} is missing" if isinstance(error, KeyError) else str(error))
         ) from error
     order = sorted(categories, key=lambda id: (isinstance(id, str), id))
-    number = {id: i for i, id in enumerate(order)}
+    # Categories of one name, as Roboflow writes them, are one class.
+    names = tuple(dict.fromkeys(categories[id] for id in order))
+    number = {id: names.index(categories[id]) for id in order}
     image_of = match_names(images, {one.name for one in listed.values()}, path)
     rows = (_coco_row(i, one, listed, number) for i, one in enumerate(annotations, 1))
     boxes, remarks = _collected(rows, image_of, path)
-    return BoxFile(boxes, tuple(categories[id] for id in order), remarks)
+    return BoxFile(boxes, names, remarks)
 
 
 class _ListedImage(NamedTuple):
@@ -198,17 +203,24 @@ def _collected(
     image_of: by the name of an image, what its rows call it.
     """
     good: dict[str, list[_Row]] = {image: [] for image in image_of.values()}
-    left_out, total = LeftOut(), 0
+    left_out, total, beyond = LeftOut(), 0, ""
     for row in rows:
         total += 1
         if fault := row.fault or _fault(row.corners):
             left_out.add(row.where, fault)
         elif row.image in good:
             good[row.image].append(row)
+            if max(row.corners) > 1 + _BEYOND or min(row.corners) < -_BEYOND:
+                beyond = beyond or row.where
     remarks = [left_out.summary(total, f"boxes in {path}")] if len(left_out) else []
     if not any(good.values()):
         reason = f" ({left_out.summary(total, 'boxes')})" if len(left_out) else ""
         raise UserError(f"{path} has no usable box for any of the images{reason}")
+    if beyond:
+        remarks.append(
+            f"boxes in {path} reach beyond their image, and are cut at its edge; the first is "
+            f"{beyond}"
+        )
     if crowded := sum(len(rows) > MAX_BOXES for rows in good.values()):
         remarks.append(f"{crowded} images have more than {MAX_BOXES} boxes: the largest are used")
     boxes = {
@@ -258,7 +270,7 @@ def _yaml_names(text: str, path: epath.Path) -> list[str]:
     try:
         # Like safe_load, but every value stays text: a class may be called 'no' or '1'.
         content = yaml.load(text, yaml.BaseLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     names = (content.get("names") or []) if isinstance(content, dict) else []
     if isinstance(names, list):

@@ -1,5 +1,6 @@
 """Captions of a folder of images: from lists, and from a text file beside each image."""
 
+import json
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -48,9 +49,9 @@ def find_captions(
         beside = read_text_files(root, file_of)
         if labels := [file for name, file in file_of.items() if name not in beside]:
             remarks += (
-                f"{len(labels)} text files such as {labels[0]} hold rows of numbers as YOLO "
-                f"writes boxes, and are not read as captions; --data.boxes {root} reads boxes; "
-                f"captions of numbers go into a {CAPTIONS}",
+                f"{len(labels)} text files such as {labels[0]} hold rows of numbers, as files of "
+                f"boxes do, and are not read as captions; --data.boxes {root} reads boxes as YOLO "
+                f"writes them; captions of numbers go into a {CAPTIONS}",
             )
             beside = beside if any(beside.values()) else {}  # the others are of no object
         files = lists | set(file_of.values())
@@ -111,8 +112,18 @@ def _has_captions(path: epath.Path) -> bool:
     """Whether a list is of captions. Hugging Face lists other things in `metadata` files too."""
     if not path.name.startswith("metadata"):
         return True
-    first = read_text(path).strip().partition("\n")[0].lower()
-    return not {*re.findall(r"\w+", first)}.isdisjoint(TEXT_KEYS)
+    lines = read_text(path).strip().split("\n")
+    if path.suffix == ".csv":
+        return not {*re.findall(r"\w+", lines[0].lower())}.isdisjoint(TEXT_KEYS)
+    return any(_is_row_of_captions(line) for line in lines)
+
+
+def _is_row_of_captions(line: str) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # what is wrong with it says whoever reads all of it
+        return bool(line.strip())
+    return isinstance(row, dict) and any(str(key).strip().lower() in TEXT_KEYS for key in row)
 
 
 def _is_text(file: str) -> bool:
@@ -138,7 +149,7 @@ def _rank(file: str) -> tuple[int, str]:
 def read_text_files(root: epath.Path, file_of: Mapping[str, str]) -> dict[str, list[str]]:
     """Captions by image from text files, one in each; line breaks become spaces.
 
-    Rows of numbers, as YOLO writes boxes, are no captions: such images are missing.
+    Rows of numbers, as files of boxes have them, are no captions: such images are missing.
     """
     texts = in_threads(lambda file: read_text(root / file), list(file_of.values()))
     pairs = zip(file_of, texts, strict=True)
@@ -146,6 +157,14 @@ def read_text_files(root: epath.Path, file_of: Mapping[str, str]) -> dict[str, l
 
 
 def is_label_file(text: str) -> bool:
-    """Whether a text is rows of five or more numbers, as YOLO writes boxes, and no caption."""
-    rows = [line.split() for line in lines_of(text) if line.strip()]
-    return bool(rows) and all(len(row) >= 5 and all(map(_NUMBER.fullmatch, row)) for row in rows)
+    """Whether a text is rows of numbers as of boxes, and no caption.
+
+    Each has five words or more, all of them numbers but for the name of a class, and commas or
+    spaces between them: boxes and polygons of YOLO, KITTI and DOTA.
+    """
+    rows = [re.findall(r"[^\s,]+", line) for line in lines_of(text) if line.strip()]
+    return bool(rows) and all(map(_is_row_of_numbers, rows))
+
+
+def _is_row_of_numbers(words: list[str]) -> bool:
+    return len(words) >= 5 and sum(map(bool, map(_NUMBER.fullmatch, words))) >= len(words) - 1

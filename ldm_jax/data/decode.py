@@ -69,8 +69,8 @@ def to_mode(
     bits, and floats, are scaled: `values` become 0 and 255.
 
     Raises:
-      ValueError: floats without `values`, as they carry no scale; or `values` for 16-bit colour,
-        of which Pillow reads 8 bits.
+      ValueError: floats without `values`, as they carry no scale, or that are not finite; or
+        `values` for 16-bit colour, of which Pillow reads 8 bits.
     """
     deep = is_deep(image)
     image = upright(image)
@@ -81,7 +81,10 @@ def to_mode(
         )
     if image.mode[0] in "IF":  # Pillow would clip at 255, not scale
         low, high = values
-        grey = (np.asarray(image).astype(np.float32) - low) * (255 / (high - low))
+        stored = np.asarray(image).astype(np.float32)
+        if not np.isfinite(stored).all():
+            raise ValueError("it has pixels that are no number (NaN or infinite)")
+        grey = (stored - low) * (255 / (high - low))
         image = Image.fromarray(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))
     elif deep and values != WHOLE_RANGE:
         raise ValueError("a range of values is for grey images; save colour with 8 bits")

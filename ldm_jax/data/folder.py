@@ -8,12 +8,13 @@ from threading import Lock
 from typing import IO, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ldm_jax.data.annotations import plain_name
 from ldm_jax.data.box_files import read_boxes
 from ldm_jax.data.boxes import Boxes, clipped_boxes, to_batch
 from ldm_jax.data.decode import (
+    WHOLE_RANGE,
     highest_value,
     is_deep,
     natural_channels,
@@ -129,6 +130,9 @@ class FolderSource:
         if config.maps:
             self._maps = open_maps(user_path(config.maps), contents.images, progress)
             names = self._with_map(self._maps, names, contents.has_splits or split == "train")
+            if split == "train":
+                for remark in self._maps.remarks:
+                    log.warning("%s", remark)
         self.semantic_names = self._maps and self._maps.names
 
         headers = self._read_files(_Header.read, names)
@@ -194,6 +198,9 @@ class FolderSource:
         for text in cut_off([header.size for header in headers.values()], config):
             log.info("%s: %s", self._root, text)
         deep = [name for name, header in headers.items() if header.deep]
+        if not deep and config.value_range != WHOLE_RANGE:
+            text = "--data.value-range is for images of more than 8 bits; there is none of them"
+            log.warning("%s: %s", self._root, text)
         deep = [deep[i] for i in some(len(deep))]
         highest = self._read_files(lambda _, file: highest_value(Image.open(file)), deep)
         if text := unused_bits(list(highest.values()), config):
@@ -219,8 +226,11 @@ class FolderSource:
         position = dict(zip(names, hash_positions(map(plain_name, names), seed), strict=True))
         names = sorted(names, key=position.get)
         # Both sides look at the first image: it may be the only one that is held out
-        while fraction and len(names) > 1 and not self._read_files(self._to_cache, names[:1]):
+        while fraction and names and not self._read_files(self._to_cache, names[:1]):
             names = names[1:]
+        if not names:
+            name, reason = next(iter(self.unreadable.items()))
+            raise UserError(f"no image in {self._root} can be read; {name}: {reason}")
         positions = np.array([position[name] for name in names])
         self.held_out_below = held_out_below(positions, fraction)
         held_out = positions < self.held_out_below
@@ -315,6 +325,9 @@ class FolderSource:
         try:
             with (self._root / name).open("rb") as file:
                 return read(name, file)
+        except UnidentifiedImageError:  # whose text names the file again
+            self._report(name, "it is no image, or damaged from its first bytes on")
+            return None
         except Exception as error:  # a damaged file can make the decoders raise anything
             self._report(name, str(error))
             return None

@@ -60,6 +60,7 @@ def index_folder(
     images = [name for name in sorted(files) if _extension(name) in EXTENSIONS]
     if not images:
         there = f"; there are {_by_extension(files)}" if files else ""
+        there += f"; all in {maps} are maps" if maps else ""
         raise UserError(
             f"no image in {root}; looked for {' '.join(EXTENSIONS)}, also in folders{there}"
         )

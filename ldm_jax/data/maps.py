@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -69,6 +69,7 @@ class Maps:
     checksums: dict[str, int]  # of the class indices
     names: tuple[str, ...]
     unreadable: dict[str, str]  # the reason, for images whose maps are damaged
+    remarks: tuple[str, ...] = ()  # what may be other than the user thinks
 
     def read(self, image: str) -> np.ndarray:
         """The class indices [H, W] of an image."""
@@ -101,18 +102,35 @@ def open_maps(folder: epath.Path, images: Collection[str], progress: bool = True
     if not good:
         name, reason = next(iter(unreadable.items()))
         raise UserError(f"no map in {folder} can be read; {files[name].name}: {reason}")
-    last = max(good, key=lambda name: good[name][1])
-    highest = good[last][1]
-    names = _names(folder) or tuple(str(i) for i in range(highest + 1))
+    last = max(good, key=lambda name: max(good[name].in_use))
+    highest = max(good[last].in_use)
+    names, remarks = _names(folder), ()
+    if not names:
+        names = tuple(str(i) for i in range(highest + 1))
+        in_use = sorted(set().union(*(one.in_use for one in good.values())))
+        if 2 * len(in_use) < len(names):  # such as 0 and 255
+            listed = ", ".join(map(str, in_use[:10])) + (", ..." if len(in_use) > 10 else "")
+            remarks = (
+                f"of the classes 0 to {highest} of the maps in {folder} only {len(in_use)} are in "
+                f"use ({listed}), and each is a channel: number them from 0 on",
+            )
     check_class_names(highest, names, f"the map {files[last]}")
-    sizes = {name: size for name, (size, *_) in good.items()}
-    checksums = {name: checksum for name, (*_, checksum) in good.items()}
+    sizes = {name: one.size for name, one in good.items()}
+    checksums = {name: one.checksum for name, one in good.items()}
     good_files = {name: files[name] for name in good}
-    return Maps(folder, good_files, sizes, checksums, names, unreadable)
+    return Maps(folder, good_files, sizes, checksums, names, unreadable, remarks)
 
 
-def _inspect(path: epath.Path) -> tuple[tuple[int, int], int, int] | str:
-    """((width, height), highest index, checksum) of a map, or why it cannot be read."""
+class _Inspected(NamedTuple):
+    """What is known of a map that was read once."""
+
+    size: tuple[int, int]  # width, height
+    in_use: frozenset[int]  # class indices
+    checksum: int
+
+
+def _inspect(path: epath.Path) -> _Inspected | str:
+    """What is known of a map, or why it cannot be read."""
     try:
         with path.open("rb") as file:
             indices = decode_map(file)
@@ -120,7 +138,8 @@ def _inspect(path: epath.Path) -> tuple[tuple[int, int], int, int] | str:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can make the decoders raise anything
         return f"its map cannot be read: {error}"
-    return indices.shape[::-1], int(indices.max()), zlib.crc32(indices.tobytes())
+    in_use = frozenset(np.unique(indices).tolist())
+    return _Inspected(indices.shape[::-1], in_use, zlib.crc32(indices.tobytes()))
 
 
 def _names(folder: epath.Path) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def held_out_below(positions: np.ndarray, fraction: float) -> float:
     if len(positions) < 2:
         raise UserError(
             f"{len(positions)} example cannot be divided into training and validation; give 2 or "
-            "more, or a validation fraction of 0"
+            "more"
         )
     lowest, highest = positions.min(), positions.max()
     return float(min(max(fraction, np.nextafter(lowest, 1)), highest))

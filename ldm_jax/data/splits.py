@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 from ldm_jax.errors import UserError
 
-# train, Valid, train2017, training_set, test-images, trainA; seg_train, with a prefix
+# train, Valid, train2017, training_set, test-images, trainA; seg_train and DIV2K_valid_HR, which
+# are splits where all other words are the same
 _NAME = re.compile(
     r"(?:(?P<prefix>.+)[-_ ])?"
-    r"(?:(?P<train>train|training)|(?P<validation>val|valid|validation|dev|eval)|(?P<test>test|testing))"
-    r"[-_ ]?(?:\d+|[ab]|set|split|data|images|imgs)?",
+    r"(?:(?P<train>train|training)"
+    r"|(?P<validation>val|valid|validate|validation|dev|eval|evaluation|h[eo]ld[-_ ]?out)"
+    r"|(?P<test>test|testing))"
+    r"(?:[-_ ]?(?:\d+|[ab]|set|split|data|images|imgs)|[-_ ](?P<suffix>.+))?",
     re.IGNORECASE,
 )
 
@@ -33,8 +36,8 @@ def layout_of(images: Collection[str], root: object) -> Layout:
     """Finds splits and classes in the names of all images, relative to the folder `root`.
 
     A folder that holds all images is neither. Of the others, one like `train` and one like `val`
-    (or else like `test`), in any case, are the split; all images in other folders are not used.
-    Without both of them the folders are classes.
+    (or else like `test`), in any case and with the same other words, are the split; all images in
+    other folders are not used. Without both of them the folders are classes.
     UserError for folders that are called like splits, but do not say which images are to train on.
     """
     base, remarks = "", []
@@ -58,7 +61,8 @@ def layout_of(images: Collection[str], root: object) -> Layout:
         tops = {"train": base, "validation": base}
         named = [folder for folder in folders if _kind(folder)[0] == ""]
         is_flat = any(not _first_folder(name, base) for name in images)
-        if named and len(named) == len(folders) and not is_flat:
+        others = {_kind(folder)[0] for folder in folders}  # words; one None: a name of no split
+        if len(folders) > 1 and len(others) == 1 and None not in others and not is_flat:
             raise UserError(
                 f"the folders of {root} are called like splits ({', '.join(folders)}), but not "
                 "one for training and one held out, such as train and val: rename them, or give "
@@ -80,6 +84,9 @@ def layout_of(images: Collection[str], root: object) -> Layout:
         )
         tops = dict.fromkeys(tops, tops["train"])
         class_of = _classes(images, tops.values())
+    seen, judged = ({class_of[n] for n in images if n.startswith(top)} for top in tops.values())
+    if unseen := sorted(judged - seen - {""}):
+        remarks.append(f"classes without an image to train on: {', '.join(unseen)}")
     return Layout(tops, class_of, tuple(remarks))
 
 
@@ -95,25 +102,29 @@ def _classes(images: Collection[str], tops: Collection[str]) -> dict[str, str]:
 
 
 def _kind(folder: str) -> tuple[str, str] | tuple[None, None]:
-    """('', 'train') for train, ('seg', 'test') for seg_test; Nones for another name."""
+    """('', 'train') for train, ('seg', 'test') for seg_test; Nones for another name.
+
+    ('div2k hr', 'validation') for DIV2K_valid_HR: the other words, in lower case.
+    """
     if not (match := _NAME.fullmatch(folder)):
         return None, None
     kind = next(kind for kind in ("train", "validation", "test") if match[kind])
-    return (match["prefix"] or "").lower(), kind
+    return " ".join(filter(None, (match["prefix"], match["suffix"]))).lower(), kind
 
 
 def _pair(folders: Collection[str], root: object) -> tuple[str, str] | None:
     """The folders of training and of held-out images; None if there are not both."""
-    by_prefix: dict[str, dict[str, list[str]]] = {}
+    by_words: dict[str, dict[str, list[str]]] = {}
     for folder in folders:
-        prefix, kind = _kind(folder)
+        words, kind = _kind(folder)
         if kind:
-            by_prefix.setdefault(prefix, {}).setdefault(kind, []).append(folder)
-    both = [
-        (kinds["train"], kinds.get("validation") or kinds["test"])
-        for kinds in by_prefix.values()
+            by_words.setdefault(words, {}).setdefault(kind, []).append(folder)
+    pairs = {
+        words: (kinds["train"], kinds.get("validation") or kinds["test"])
+        for words, kinds in by_words.items()
         if "train" in kinds and len(kinds) > 1
-    ]
+    }
+    both = [pairs[""]] if "" in pairs else list(pairs.values())  # train before train_masks
     train = [folder for folders, _ in both for folder in folders]
     held_out = [folder for _, folders in both for folder in folders]
     for several in (train, held_out):

@@ -49,7 +49,7 @@ def test_coco_boxes_become_shares_and_crowds_and_empty_ones_are_left_out(tmp_pat
     np.testing.assert_allclose(boxes["a.jpg"].corners, [[0.1, 0.1, 0.3, 0.6], [0.95, 0.9, 1, 1]])
     assert boxes["a.jpg"].labels.tolist() == [1, 0] and boxes["b.jpg"].corners.shape == (0, 4)
     assert boxes["a.jpg"].corners.dtype == np.float32 and boxes["a.jpg"].labels.dtype == np.int32
-    assert len(remarks) == 1 and "2 of 5 boxes in" in remarks[0]
+    assert len(remarks) == 2 and "2 of 5 boxes in" in remarks[0]
     assert "1 x around a crowd, 1 x no area; the first is annotation 2: around a" in remarks[0]
 
 
@@ -71,6 +71,13 @@ def test_a_file_that_is_not_cocos_is_refused(tmp_path, changes, word):
 
 
 GOOD = {"image_id": 5, "bbox": [20, 10, 40, 50], "category_id": 18}
+
+
+def test_a_list_as_detectors_write_it_is_no_file_of_coco(tmp_path):
+    path = epath.Path(tmp_path) / "results.json"
+    path.write_text(json.dumps([GOOD]))
+    with pytest.raises(UserError, match="no boxes as COCO writes them.*got a list"):
+        read_boxes(path, ["a.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,19 @@ def test_an_image_that_coco_lists_twice_has_the_boxes_of_both(tmp_path):
     assert len(read_boxes(path, ["a.jpg"]).boxes["a.jpg"].labels) == 2
     path = coco(tmp_path, images=[again, {"id": 4}], annotations=[{**GOOD, "image_id": 50}])
     assert len(read_boxes(path, ["a.jpg"]).boxes["a.jpg"].labels) == 1
+
+
+def test_categories_of_coco_with_one_name_are_one_class(tmp_path):
+    categories = [*COCO["categories"], {"id": 0, "name": "dog"}]
+    boxes, names, _ = read_boxes(coco(tmp_path, categories=categories), ["a.jpg"])
+    assert names == ("dog", "person") and boxes["a.jpg"].labels.tolist() == [0, 1]
+
+
+def test_corners_in_place_of_sizes_are_said(tmp_path):
+    row = GOOD | {"bbox": [150, 50, 190, 90]}  # left, top, right, bottom
+    boxes, _, remarks = read_boxes(coco(tmp_path, annotations=[GOOD, row]), ["a.jpg"])
+    assert boxes["a.jpg"].corners[1].tolist() == [0.75, 0.5, 1, 1]
+    assert "reach beyond their image" in remarks[0] and remarks[0].endswith("is annotation 2")
 
 
 def test_more_boxes_than_an_example_carries_are_said(tmp_path):
@@ -178,6 +198,7 @@ def test_yolo_names_in_every_common_form(tmp_path, file, text):
     ("text", "message"),
     [
         ("names: [cat, 'dog\n", "classes.yaml is not YAML: "),
+        ("names: " + 600 * "[", "classes.yaml is not YAML: "),
         ("names: cat\n", "classes.yaml: 'names' must be a list, or a dictionary"),
         ("names: {cat: 0}\n", "'names' must be a list"),
         ("names: [[cat]]\n", "'names' must be a list"),

@@ -144,5 +144,5 @@ def test_other_content_is_refused_with_what_is_expected(tmp_path, content, word)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.json cannot be read: No such file"):
+    with pytest.raises(UserError, match="^[^ ]*nowhere.json cannot be read: No such file"):
         read_captions(epath.Path(tmp_path / "nowhere.json"))

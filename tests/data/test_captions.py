@@ -26,6 +26,21 @@ def test_lists_in_a_folder_name_the_images_below_it(tmp_path):
     )
 
 
+def test_a_list_of_something_else_is_known_by_its_keys(tmp_path):
+    def lists(name, content):
+        (tmp_path / name).write_text(content)
+        return listed_captions(epath.Path(tmp_path), ["a.png", "b.png"], ["a.png", name])
+
+    labels = '{"file_name": "a.png", "label": "text"}\n'
+    assert lists("metadata.jsonl", labels) == (({}, ()), set())
+    assert lists("metadata.jsonl", '{"file_name": "a.png", "truth": "{\\"text\\": 1}"}')[1] == set()
+    assert lists("metadata.csv", "file_name,label\na.png,text\n")[1] == set()
+    with pytest.raises(UserError, match="metadata.jsonl, line 1: expected"):
+        lists("metadata.jsonl", labels + '{"file_name": "b.png", "Text": "b"}')
+    with pytest.raises(UserError, match="metadata.jsonl, line 2: expected"):
+        lists("metadata.jsonl", labels.replace("label", "text") + '{"file')
+
+
 def test_names_of_no_image_are_counted(tmp_path):
     path = epath.Path(tmp_path / "captions.json")
     path.write_text(json.dumps({"a.jpg": "x", "b.jpg": "y", "c.jpg": "z"}))
@@ -68,4 +83,7 @@ def test_the_text_file_of_an_image():
 def test_rows_of_numbers_are_no_caption():
     assert is_label_file("0 0.5 0.5 0.2 0.2\n\n1 .5 .5 1 1e-3\n")
     assert is_label_file("3 0.1 0.1 0.9 0.1 0.5 0.9")  # a polygon
-    assert not any(map(is_label_file, ["", "two cubes", "1 2 3", "0 0.5 0.5 0.2 0.2\na cube"]))
+    assert is_label_file("Car 0.00 0 -1.58 587.01 173.33 614.12 200.12")  # KITTI
+    assert is_label_file("10,20,30,40,dog")
+    captions = ["", "two cubes", "1 2 3", "0 0.5 0.5 0.2 0.2\na cube", "5, 4, 3, 2, 1 and go"]
+    assert not any(map(is_label_file, captions))

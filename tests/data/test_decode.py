@@ -82,6 +82,8 @@ def test_floating_point_images_need_a_range():
         to_mode(x, 1)
     np.testing.assert_array_equal(to_array(to_mode(x, 1, (0, 1)))[..., 0], GRADIENT)
     assert natural_channels(x) == 1
+    with pytest.raises(ValueError, match="NaN"):
+        to_mode(Image.fromarray(np.full((2, 2), np.nan, np.float32)), 1, (0, 1))
 
 
 def png_of_16_bit_colour(x: np.ndarray) -> Image.Image:

@@ -374,6 +374,12 @@ def test_scans_of_12_bits_are_warned_of_and_have_a_range(tmp_path, caplog):
     assert sorted(brightest) == [125, 187, 249] and not caplog.messages
 
 
+def test_a_range_of_values_that_no_image_has_is_said(tmp_path, caplog):
+    flat(tmp_path)
+    train(tmp_path, value_range=(0, 4095))
+    assert "--data.value-range is for images of more than 8 bits" in caplog.text
+
+
 def test_it_is_said_what_crops_cut_off(tmp_path, caplog):
     for i in range(4):
         paint(tmp_path / f"{i}.png", i, size=(20, 10) if i else (10, 10))
@@ -450,12 +456,15 @@ def test_a_folder_with_damaged_images_only_is_an_error(tmp_path):
     truncate(tmp_path / "b.png")
     with pytest.raises(UserError, match="no image"):
         train(tmp_path)
+    truncate(tmp_path / "c.png")
+    with pytest.raises(UserError, match="no image.*can be read; [bc].png: .*truncated"):
+        both(tmp_path, validation=0.3)
 
 
 def test_a_single_image_trains_but_cannot_be_divided(tmp_path):
     paint(tmp_path / "a.png", 3)
     assert len(train(tmp_path)) == 1
-    with pytest.raises(UserError, match="fraction of 0"):
+    with pytest.raises(UserError, match="1 example cannot be divided.*give 2 or more$"):
         both(tmp_path)
 
 

@@ -74,6 +74,17 @@ def test_classes_have_the_names_in_the_folder_which_must_be_enough(tmp_path):
         open_maps(epath.Path(tmp_path), ["a.jpg"])
 
 
+def test_numbers_that_are_hardly_in_use_are_said(tmp_path):
+    save(tmp_path, "a.png", (INDICES > 5).astype(np.uint8) * 255)
+    (remark,) = open_maps(epath.Path(tmp_path), ["a.jpg"]).remarks
+    assert "of the classes 0 to 255" in remark and "only 2 are in use (0, 255)" in remark
+    (tmp_path / "names.txt").write_text("name\n" * 256)
+    assert not open_maps(epath.Path(tmp_path), ["a.jpg"]).remarks
+    (tmp_path / "names.txt").unlink()
+    save(tmp_path, "a.png")
+    assert not open_maps(epath.Path(tmp_path), ["a.jpg"]).remarks
+
+
 def test_a_damaged_map_is_left_out_and_a_folder_of_them_refused(tmp_path):
     save(tmp_path, "a.png")
     (tmp_path / "b.png").write_bytes(b"junk")

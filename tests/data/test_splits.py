@@ -28,6 +28,11 @@ def tops(*folders):
         ("train-images", "test-images"),
         ("seg_train", "seg_test"),
         ("asl_alphabet_train", "asl_alphabet_test"),
+        ("train", "evaluation"),
+        ("train", "held_out"),
+        ("train_hq", "val_hq"),
+        ("DIV2K_train_HR", "DIV2K_valid_HR"),
+        ("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
     ],
 )
 def test_folders_called_like_splits_are_splits_in_any_case(train, held_out):
@@ -72,7 +77,9 @@ def test_a_held_out_split_alone_is_refused_with_the_way_out(folder):
         layout_of(images(folder), "DATA")
 
 
-@pytest.mark.parametrize("folders", [["val", "test"], ["train", "Training"], ["dev", "valid"]])
+@pytest.mark.parametrize(
+    "folders", [["val", "test"], ["train", "Training"], ["dev", "valid"], ["val_hq", "test_hq"]]
+)
 def test_folders_that_are_all_called_like_splits_are_no_classes(folders):
     with pytest.raises(UserError, match="called like splits"):
         layout_of(images(*folders), "DATA")
@@ -83,6 +90,7 @@ def test_folders_that_are_all_called_like_splits_are_no_classes(folders):
     [
         *(["train", "Train", "val"], ["train", "val", "valid"]),
         *(["trainA", "trainB", "testA", "testB"], ["a_train", "a_test", "b_train", "b_test"]),
+        ["train_HR", "valid_HR", "train_LR", "valid_LR"],
     ],
 )
 def test_two_folders_for_one_split_are_refused(folders):
@@ -100,6 +108,17 @@ def test_a_class_called_like_a_split_is_said(folder):
 def test_classes_that_only_end_like_a_split_are_classes():
     layout = layout_of(images("steam_train", "express train", "crash test site"), "DATA")
     assert len(set(layout.class_of.values())) == 3 and not layout.remarks
+
+
+def test_of_two_pairs_the_plain_one_is_the_split():
+    layout = layout_of(images("train", "train_masks", "test", "test_masks"), "DATA")
+    assert layout.tops == {"train": "train/", "validation": "test/"}
+    assert layout.remarks == ("4 images in neither split are not used, in test_masks, train_masks",)
+
+
+def test_classes_that_only_held_out_images_have_are_said():
+    layout = layout_of(images("train/cat", "train/dog", "val/cat", "val/cow"), "DATA")
+    assert layout.remarks == ("classes without an image to train on: cow",)
 
 
 def test_splits_within_classes_are_said():
