@@ -35,6 +35,7 @@ class DiffusionObjective:
         model.
       loss_norm: of the error, squared or absolute.
       dropout: whether the module has dropout to draw.
+      frozen: parts of the parameters that are not trained, such as `tau`.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class DiffusionObjective:
         *,
         loss_norm: LossNorm = "l2",
         dropout: bool = False,
+        frozen: tuple[str, ...] = (),
     ):
+        self.frozen = frozen
         self.build, self.schedule, self.prediction = build, schedule, prediction
         self.latents, self.condition, self.loss_norm, self.dropout = (
             latents,
@@ -93,11 +96,12 @@ class DiffusionObjective:
         """(gradients, metrics) of the mean loss; see `loss` for the arguments."""
         del step
 
-        def mean_loss(p):
-            loss, t = self.loss(p, constants, batch, key)
+        def mean_loss(trained):
+            loss, t = self.loss({**params, **trained}, constants, batch, key)
             return jnp.mean(loss), (loss, t)
 
-        (mean, (loss, t)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        trained = {name: p for name, p in params.items() if name not in self.frozen}
+        (mean, (loss, t)), grads = jax.value_and_grad(mean_loss, has_aux=True)(trained)
         return grads, {"loss": mean, **self._by_noise_level(loss, t)}
 
     def _by_noise_level(self, loss: Array, t: Array) -> dict[str, Array]:

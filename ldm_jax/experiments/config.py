@@ -86,6 +86,8 @@ class DiffusionStage(TrainingConfig):
     """File tokenizer.json of a published tokenizer; '': downloaded once."""
     vocabulary: PositiveInt = 10_000
     """Words of the captions that are kept, the most frequent ones."""
+    freeze_encoder: bool = False
+    """The encoder of the condition, tau_theta, is not trained; --init-from has its weights."""
     class_dim: Width = 512
     """Width of the class embedding (App. E.2.1)."""
     class_entry: Literal["cross-attention", "time"] = "cross-attention"

@@ -221,11 +221,12 @@ def stable_diffusion_v1() -> Experiment:
     for 194K (v1.1) and 515K (v1.2), then with captions dropped for 225K (v1.4). Here the last three
     are one, with captions dropped throughout.
     Parameters: first stage 83,653,863, UNet 859,520,964, text encoder 123,060,480 (CLIP ViT-L/14,
-    whose weights were not trained further).
+    whose weights are not trained: they are those of a published model, made a run by `convert`).
 
     Images are drawn from averaged weights, and most published files hold no others.
 
-        python train.py stable-diffusion-v1 --data.path FOLDER --autoencoder.from-run runs/kl-f8
+        python train.py stable-diffusion-v1 --data.path FOLDER --init-from runs/sd
+            --autoencoder.from-run runs/kl-f8
     """
     return Experiment(
         data=replace(CAPTIONED, size=512),
@@ -236,6 +237,7 @@ def stable_diffusion_v1() -> Experiment:
             schedule=TEXT_SCHEDULE,
             condition="text",
             tokenizer="clip",
+            freeze_encoder=True,
             drop_probability=0.1,
             scale_factor=0.18215,
             optimiser=OptimiserConfig(1e-4, warmup_steps=10_000),

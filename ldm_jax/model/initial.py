@@ -82,6 +82,20 @@ def read_initial(path: str, model: LatentDiffusion, stages: Sequence[str]) -> In
     return initial
 
 
+def check_frozen(model: LatentDiffusion, initial: InitialWeights) -> None:
+    """Raises UserError when an encoder that is not to be trained would have random weights."""
+    if (
+        model.config.diffusion.freeze_encoder
+        and model.spec.tau
+        and not _part("tau", initial.diffusion)
+    ):
+        raise UserError(
+            "--diffusion.freeze-encoder True: the encoder of the condition is not trained, so its "
+            "weights have to be in --init-from RUN: a run with the same encoder, such as a "
+            "published model after python -m ldm_jax convert FILE --model NAME --out RUN"
+        )
+
+
 def start_from(state: TrainState, weights: ByPath) -> TrainState:
     """A new state with these weights, also as the start of their average; all processes call it."""
 

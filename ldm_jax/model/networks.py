@@ -48,6 +48,7 @@ class Networks:
             None if self.condition is None else self._dropped_condition,
             loss_norm=stage.loss_norm,
             dropout=stage.unet.dropout > 0,
+            frozen=("tau",) if stage.freeze_encoder else (),
         )
         self.sampler = Sampler(
             self.objective.model,

@@ -63,7 +63,8 @@ class Objective(Protocol):
     ) -> tuple[Tree, Metrics]:
         """(gradients, metrics), pure.
 
-        The gradients have the tree of `params`; two players may each bring their own loss. Metrics
+        The gradients have the tree of `params`, without those of its parts that are named in an
+        attribute `frozen` of the objective; two players may each bring their own loss. Metrics
         are scalars; one with "loss" in its name stops the run when it is no longer finite. Both are
         means over the batch, as far as that can be.
         """
@@ -74,12 +75,19 @@ def init_state(
     objective: Objective, config: TrainingConfig, key: jax.Array, constants: Tree
 ) -> TrainState:
     """The state before the first update. Pure: jit it with `out_shardings` to make it in place."""
-    return _state_of(objective.init(key), config, constants)
+    params = objective.init(key)
+    return _state_of(params, trained_part(objective, params), config, constants)
 
 
-def _state_of(params: Tree, config: TrainingConfig, constants: Tree) -> TrainState:
+def trained_part(objective: Objective, params: Tree) -> Tree:
+    """The parameters that are trained: all but those that the objective calls `frozen`."""
+    frozen = getattr(objective, "frozen", ())
+    return {name: p for name, p in params.items() if name not in frozen} if frozen else params
+
+
+def _state_of(params: Tree, trained: Tree, config: TrainingConfig, constants: Tree) -> TrainState:
     ema = jax.tree.map(lambda p: p.astype(jnp.float32), params) if config.ema_decay else None
-    opt_state = make_optimiser(config.optimiser, config.steps).init(params)
+    opt_state = make_optimiser(config.optimiser, config.steps).init(trained)
     return TrainState(jnp.int32(0), params, ema, opt_state, constants)
 
 
@@ -107,15 +115,17 @@ def train_step(
         grads, metrics = objective.loss_and_grads(params, constants, batch, key, state.step)
         return grads if mesh is None else scatter(grads, mesh), metrics
 
-    grads, metrics = _accumulated(loss_and_grads, config.accumulate, state.params, batch, key)
-    return updated(state, grads, config), {**metrics, "grad_norm": optax.tree.norm(grads)}
+    trained = trained_part(objective, state.params)
+    grads, metrics = _accumulated(loss_and_grads, config.accumulate, trained, batch, key)
+    state = updated(state, trained, grads, config)
+    return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
-def updated(state: TrainState, grads: Tree, config: TrainingConfig) -> TrainState:
-    """The state after the optimiser's update by these gradients."""
+def updated(state: TrainState, trained: Tree, grads: Tree, config: TrainingConfig) -> TrainState:
+    """The state after the optimiser's update of its trained part by these gradients."""
     optimiser = make_optimiser(config.optimiser, config.steps)
-    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimiser.update(grads, state.opt_state, trained)
+    params = {**state.params, **optax.apply_updates(trained, updates)}
     ema = state.ema if state.ema is None else update_ema(state, params, config.ema_decay)
     return TrainState(state.step + 1, params, ema, opt_state, state.constants)
 
@@ -175,7 +185,7 @@ class CompiledStep:
     flops: float  # of one step, summed over the devices; see `step_flops`
     peak_bytes: int  # on each device: arguments + results + temporaries - what they share
     compile_s: float
-    parameters: int  # how many numbers are trained
+    parameters: int  # how many numbers the networks hold
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         return self.compiled(state, batch, self.key)
@@ -248,7 +258,8 @@ def compile_step(
     step = CompiledStep(
         compiled=compiled,
         key=step_key,
-        flops=step_flops(cost.flops, config, abstract_state.params) * mesh.size,
+        flops=step_flops(cost.flops, config, trained_part(objective, abstract_state.params))
+        * mesh.size,
         peak_bytes=cost.peak_bytes,
         compile_s=compile_s,
         parameters=count_parameters(abstract_state.params),
@@ -262,18 +273,18 @@ def step_flops(counted: float, config: TrainingConfig, params: Tree) -> float:
     Args:
       counted: what XLA counts of the step's program. With gradient accumulation that is one part
         of the batch, the body of a loop, and the update, which comes once after all parts.
-      params: with their shapes and shardings, as in the abstract state of `lower_step`.
+      params: those that are trained, with shapes and shardings as `lower_step` gives them.
     """
     k, n = config.accumulate, _COUNTED_UPDATES
     if k == 1:
         return counted
     # Every number is updated alike
     some = {"w": jax.ShapeDtypeStruct((n,), jnp.float32)}
-    state = jax.eval_shape(lambda p: _state_of(p, config, {}), some)
+    state = jax.eval_shape(lambda p: _state_of(p, p, config, {}), some)
 
     def after_parts(state: TrainState, total: Tree) -> tuple[TrainState, jax.Array]:
         grads = jax.tree.map(lambda g: g / k, total)
-        return updated(state, grads, config), optax.tree.norm(grads)
+        return updated(state, state.params, grads, config), optax.tree.norm(grads)
 
     update = jax.jit(after_parts).lower(state, some).compile()
     here = sum(math.prod(p.sharding.shard_shape(p.shape)) for p in jax.tree.leaves(params))

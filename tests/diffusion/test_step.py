@@ -97,6 +97,12 @@ def test_gradient_is_that_of_the_loss_for_unet_and_tau_alike(params, step):
     np.testing.assert_allclose(slope, length, rtol=1e-2)
 
 
+def test_a_frozen_part_has_no_gradient(params):
+    objective = make_objective(frozen=("tau",))
+    grads, _ = jax.eval_shape(objective.loss_and_grads, params, CONSTANTS, BATCH, KEY, jnp.int32(0))
+    assert jax.tree.structure(grads) == jax.tree.structure({"unet": params["unet"]})
+
+
 def test_the_error_may_be_absolute(params):
     """By Jensen no mean of squares is below the square of the mean."""
     square, absolute = (

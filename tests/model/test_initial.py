@@ -10,7 +10,7 @@ import pytest
 from ldm_jax.commands.train.run import parse_command
 from ldm_jax.errors import UserError
 from ldm_jax.model.data_info import DataInfo
-from ldm_jax.model.initial import read_initial, start_from
+from ldm_jax.model.initial import InitialWeights, check_frozen, read_initial, start_from
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.step import TrainState
@@ -198,3 +198,18 @@ def test_a_run_that_has_not_begun_has_no_weights_to_start_from(tmp_path):
 def test_other_predictions_are_warned_of(of_classes, caplog):
     read_initial(str(of_classes[0]), model_of(CLASSES, "--diffusion.prediction", "z_0"), BOTH)
     assert "it was trained with another --diffusion.prediction" in caplog.text
+
+
+def test_an_encoder_that_is_not_trained_has_to_have_weights(of_classes):
+    freeze = "--diffusion.freeze-encoder", "True"
+    frozen, nothing = model_of(CLASSES, *freeze), InitialWeights()
+    check_frozen(frozen, read_initial(of_classes[0], frozen, BOTH))
+    check_frozen(model_of(CLASSES), nothing)
+    check_frozen(model_of(DataInfo(3, "none"), *freeze), nothing)  # it has none
+    of_words = model_of(WORDS, *freeze)
+    for model, initial in (
+        (frozen, nothing),
+        (of_words, read_initial(of_classes[0], of_words, BOTH)),  # an encoder of another kind
+    ):
+        with pytest.raises(UserError, match="its weights have to be in --init-from RUN"):
+            check_frozen(model, initial)

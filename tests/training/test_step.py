@@ -136,6 +136,34 @@ def on_one_device(tiny, one_device, compiled):
     return losses_of(tiny, one_device, compiled)
 
 
+class HalfFrozen:
+    """Half of its parameters are not trained, and have no gradient."""
+
+    frozen = ("encoder",)
+
+    def init(self, key):
+        return {"encoder": {"w": jnp.ones(2)}, "head": {"w": jnp.ones(2)}}
+
+    def loss_and_grads(self, params, constants, batch, key, step):
+        return {"head": {"w": params["encoder"]["w"] * jnp.mean(batch["x"])}}, {}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_frozen_neither_moves_nor_has_moments(accumulate):
+    """Not by weight decay either."""
+    optimiser = OptimiserConfig(learning_rate=0.1, weight_decay=0.5)
+    config = TrainingConfig(optimiser, batch_size=4, ema_decay=0.9, accumulate=accumulate)
+    how = {"objective": HalfFrozen(), "config": config, "key": jax.random.key(0)}
+    first = init_state(**how, constants={})
+    after, _ = train_step(first, {"x": jnp.ones(4)}, **how)
+    for tree in (after.params, after.ema):
+        np.testing.assert_array_equal(tree["encoder"]["w"], 1)
+        assert (tree["head"]["w"] < 1).all()
+    moments = jax.tree_util.tree_leaves_with_path(after.opt_state)
+    names = {jax.tree_util.keystr(path) for path, _ in moments}
+    assert any("head" in name for name in names) and not any("encoder" in name for name in names)
+
+
 def test_training_lowers_the_loss(on_one_device):
     _, losses = on_one_device
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])

@@ -24,7 +24,7 @@ from ldm_jax.model.check import check
 from ldm_jax.paths import check_output, user_path
 from ldm_jax.training.cost import Collectives, Cost, collectives, cost_of, estimated_cycles
 from ldm_jax.training.sharding import make_mesh
-from ldm_jax.training.step import count_parameters, lower_step, step_flops
+from ldm_jax.training.step import count_parameters, lower_step, step_flops, trained_part
 from ldm_jax.training.topology import Chip, machine
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def estimate(name: str, command: EstimateCommand) -> str:
     sent = collectives(hlo, mesh.size)
     config, chip = getattr(experiment, command.stage), place.chip
     batch_size, parts = config.batch_size, config.accumulate
-    flops = step_flops(cost.flops, config, state.params)
+    flops = step_flops(cost.flops, config, trained_part(step.objective, state.params))
     # XLA counts the loop over the parts once. The update's cycles are not in it, but few.
     step_s = chip and parts * step_seconds(flops / parts, estimated_cycles(hlo), sent, chip)
     result = Estimate(

@@ -43,7 +43,7 @@ from ldm_jax.model.check import check
 from ldm_jax.model.classifier import Classifier
 from ldm_jax.model.config_json import to_json
 from ldm_jax.model.data import OpenData, open_data
-from ldm_jax.model.initial import InitialWeights, read_initial
+from ldm_jax.model.initial import InitialWeights, check_frozen, read_initial
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
@@ -280,7 +280,10 @@ def _initial(run: RunDir, model: LatentDiffusion, stage: StageName) -> InitialWe
     if not is_trained_here(model.config.autoencoder):
         stages = [one for one in stages if one != "autoencoder"]
     stages = [one for one in stages if one not in begun]
-    return read_initial(path, model, stages) if path and stages else InitialWeights()
+    initial = read_initial(path, model, stages) if path and stages else InitialWeights()
+    if "diffusion" in stages:
+        check_frozen(model, initial)
+    return initial
 
 
 def _check_trained_before(run: RunDir, steps: int, stage: StageName) -> None:
