@@ -9,7 +9,7 @@ from ldm_jax.data.loader import Batch, Loader, flip, random_crops
 from ldm_jax.model.conditions import Condition
 from ldm_jax.model.data import OpenData
 
-SHOWN = 32  # images, at most
+SHOWN, LARGE_SHOWN = 32, 8  # images, at most, and of more than 256 pixels a side
 
 
 def training_images(
@@ -32,6 +32,9 @@ def training_images(
 
     n = min(SHOWN, len(data.train))
     batch = Loader(data.train, n, seed, transform=view).batch(0)
+    if batch["image"].shape[1] > 256:
+        n = min(LARGE_SHOWN, n)
+        batch = {key: rows[:n] for key, rows in batch.items()}
     if condition is None or crop_size:
         return plots.grid(batch["image"], 8, least_side=144)
     rngs = [np.random.default_rng([seed, i]) for i in range(n)]
