@@ -59,7 +59,8 @@ def _text(limit: float) -> str:
 PositiveInt = Annotated[int, Bounds(1)]
 Count = Annotated[int, Bounds(0)]
 """A whole number, 0 or more."""
-Side = Annotated[int, Bounds(1, 2**14)]
+LARGEST_SIDE = 2**14
+Side = Annotated[int, Bounds(1, LARGEST_SIDE)]
 """Of an image, in pixels."""
 Width = Annotated[int, Bounds(1, 2**16)]
 """Channels, or other things that layers have side by side."""

@@ -13,6 +13,7 @@ from etils import epath
 
 from ldm_jax.errors import UserError
 
+LONGEST_NAME = 255  # bytes, in all common file systems
 PART = ".part"  # ending of the name of a file that is being written
 DAMAGED = ".damaged"  # ending of the name of what was set aside
 
@@ -141,6 +142,7 @@ def check_output(file: epath.PathLike) -> None:
     check_writable(path.parent)
     if is_remote(path):
         return
+    _check_names(path)
     if path.suffix and path.is_dir():
         raise UserError(f"{path} is a folder; it is to be a file")
     if not path.suffix:
@@ -154,6 +156,7 @@ def check_writable(folder: epath.PathLike) -> None:
     if is_remote(folder):  # a bucket says so only when it is written to
         return
     folder = user_path(folder).absolute()
+    _check_names(folder)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"{folder} cannot be written to: {existing} is not a folder")
@@ -181,3 +184,8 @@ def check_utf8(path: epath.PathLike) -> None:
             f"the name {shown} is not UTF-8; give another one, or set PYTHONUTF8=1 where it is "
             "the locale that is not"
         )
+
+
+def _check_names(path: epath.Path) -> None:
+    if too_long := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
+        raise UserError(f"a name of {len(too_long[0])} letters is too long: {path}")

@@ -16,7 +16,7 @@ import jax
 import tyro
 
 from ldm_jax.commands.hosts import Hosts, join
-from ldm_jax.commands.suggest import plain, suggestion
+from ldm_jax.commands.suggest import suggestion
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Experiment
@@ -142,10 +142,11 @@ def _options(kind: type, program: str, default: Any) -> list[str]:
 
 def _unknown_option(words: Sequence[str], options: Sequence[str]) -> str:
     """What is wrong with the first word that is no option of these; '' where all are known."""
-    known = {"h", "help", *map(plain, options)}
+    known = {"-h", "--help", *options}
     for word in words:
-        if re.match(r"--?[A-Za-z]", word) and plain(word) not in known:
-            return f"there is no option {word.partition('=')[0]}{suggestion(word, options)}"
+        name = word.partition("=")[0]
+        if re.match(r"--?[A-Za-z]", word) and name.replace("_", "-") not in known:
+            return f"there is no option {name}{suggestion(word, options)}"
     return ""
 
 

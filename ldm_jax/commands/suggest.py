@@ -67,7 +67,7 @@ def suggestion(wanted: str, options: Sequence[str]) -> str:
     Args:
       wanted: the option as it was typed. options: those that there are, such as `--data.size`.
     """
-    name = plain(wanted)
+    name = wanted.lstrip("-").partition("=")[0].lower().replace("_", "-")
     meant = _meant(name, [option.removeprefix("--") for option in options])
     if not meant:
         return ""
@@ -75,11 +75,6 @@ def suggestion(wanted: str, options: Sequence[str]) -> str:
     listed = f"{', '.join([first, *rest[:-1]])} or {rest[-1]}" if rest else first
     instead = next((f"; {text}" for key, text in _INSTEAD.items() if name.startswith(key)), "")
     return f"{instead}; perhaps you meant {listed}"
-
-
-def plain(option: str) -> str:
-    """An option without dashes in front and value behind: `--Batch_Size=3` is `batch-size`."""
-    return option.lstrip("-").partition("=")[0].lower().replace("_", "-")
 
 
 def _meant(name: str, options: list[str]) -> list[str]:

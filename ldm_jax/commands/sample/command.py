@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ldm_jax.bounds import Bounds, Count, Finite, Seed, Side, violations
+from ldm_jax.bounds import LARGEST_SIDE, Bounds, Count, Finite, Seed, Side, violations
 from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.sample.outputs import OutputKind, output_kind
 from ldm_jax.errors import UserError
@@ -57,7 +57,7 @@ class EditOptions:
     mask: File = ""
     """An image as large as --image, white where it is to be filled; other pixels are unchanged, and
     so are those where the mask is transparent. alpha: fills where --image is transparent."""
-    outpaint: Annotated[tuple[int, ...], Bounds(0, 2**14)] = ()
+    outpaint: Annotated[tuple[int, ...], Bounds(0, LARGEST_SIDE)] = ()
     """Pixels to add to --image: on each side; above and below, left and right; or top, right,
     bottom, left."""
     interpolate: Annotated[int, Bounds(2, 10_000, why="it counts both ends")] | None = None

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.bounds import LARGEST_SIDE
 from ldm_jax.commands.sample.command import EditOptions, SampleCommand
 from ldm_jax.commands.sample.draw import with_estimates
 from ldm_jax.commands.sample.images import fitted, open_image, open_mask
@@ -86,15 +87,15 @@ def _canvas(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image with its new border, and where that is; sides are to be multiples."""
     option = f"--outpaint is {' '.join(map(str, outpaint))}"
-    if len(outpaint) not in (1, 2, 4) or min(outpaint) < 0 or not any(outpaint):
-        raise UserError(
-            f"{option}; it is 1, 2 or 4 numbers of pixels, none below 0 and not all of them 0"
-        )
-    canvas, fill = with_border(image, *(outpaint * 4)[:4])
-    h, w = fill.shape
+    if len(outpaint) not in (1, 2, 4) or not any(outpaint):
+        raise UserError(f"{option}; it is 1, 2 or 4 numbers of pixels, not all of them 0")
+    top, right, bottom, left = border = (outpaint * 4)[:4]
+    h, w = image.shape[0] + top + bottom, image.shape[1] + left + right
+    if max(h, w) > LARGEST_SIDE:
+        raise UserError(f"{option}; the image would have {w}x{h} pixels, above {LARGEST_SIDE}")
     if h % multiple or w % multiple:
         raise UserError(
             f"{option}, which would make the image {w} pixels wide and {h} high; this model needs "
             f"multiples of {multiple}"
         )
-    return canvas, fill
+    return with_border(image, *border)

@@ -28,7 +28,7 @@ from ldm_jax import plots
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.errors import UserError
 from ldm_jax.lock import LOCK, Lock
-from ldm_jax.paths import PART, naming, write_whole
+from ldm_jax.paths import PART, naming, user_path, write_whole
 from ldm_jax.training.processes import on_first
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ SETTINGS = "settings.json"
 
 def output_kind(out: str) -> OutputKind:
     """By the ending of a file. UserError for an ending that has no meaning."""
-    ending = epath.Path(out).suffix.lower()
+    ending = user_path(out).suffix.lower()
     if ending not in ENDINGS:
         raise UserError(
             f"--out is {out!r}; it ends with .png (a grid), .gif (an animation), .npz (an array), "
@@ -191,8 +191,9 @@ class ManyImages:
         """Writes images `missing[first]` and following, as they are sampled."""
         if jax.process_index() == 0:
             self._lock.check()
-            ids, labels = self.missing[first : first + len(images)], self.request.all_labels
-            self.folder.write(ids, images, [labels[i] for i in ids])
+            ids, request = self.missing[first : first + len(images)], self.request
+            labels = [request.labels[i // request.images_per_prompt] for i in ids]
+            self.folder.write(ids, images, labels)
 
     def write_all(self, images: np.ndarray) -> None:
         """Writes images that were made together."""

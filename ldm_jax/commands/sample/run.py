@@ -23,6 +23,7 @@ from ldm_jax.commands.sample.outputs import ManyImages
 from ldm_jax.commands.sample.plan import Plan, Request, Result
 from ldm_jax.commands.sample.prompts import parse_negative, parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
+from ldm_jax.commands.sample.size import check_size
 from ldm_jax.data.loader import Batch
 from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.latent_diffusion import LatentDiffusion
@@ -80,7 +81,7 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
         model, prompts.conditions, prompts.labels, images_per_prompt, settings, negative
     )
     model.sampler.check(settings, prompts.conditions is not None, negative is not None)
-    model.geometry(settings)
+    check_size(command, kind, request)
     plan = PLANS[job](command, request)
     guides = make_guides(command.guide, request, run, prompts.targets)
     made_by = _made_by(command, model, settings)

@@ -268,7 +268,7 @@ MASKED = ["--image", "image.png", "--mask", "mask.png"]
             ["--image", "image.png", "--outpaint", 3],
             ["--outpaint is 3", "38 pixels wide", "of 4"],
         ),
-        (["--image", "image.png", "--outpaint", -4, 8], ["none below 0"]),
+        (["--image", "image.png", "--outpaint", -4, 8], ["is (-4, 8); it must be at least 0"]),
         (["--image", "image.png", "--outpaint", 0, 0], ["not all of them 0"]),
         (["--image", "image.png", "--outpaint", 4, 4, 4], ["1, 2 or 4 numbers"]),
         (
