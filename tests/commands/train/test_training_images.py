@@ -12,6 +12,7 @@ from ldm_jax.data.open import open_sources
 from ldm_jax.data.source import ArraySource
 from ldm_jax.model.conditions import (
     ClassCondition,
+    EmbeddingCondition,
     InpaintingCondition,
     LayoutCondition,
     LowResolutionCondition,
@@ -79,6 +80,12 @@ def test_what_is_degraded_stands_above_its_image(data):
     condition = InpaintingCondition(2, "wide", None)
     figure = training_images(data, condition, 0)
     assert (figure[:96, :96] == 128).any() and not (figure[98:] == 128).any()
+
+
+def test_an_embedding_is_nothing_to_be_seen(data):
+    data.train.arrays["embedding"] = np.zeros((N, 1, 4), np.float32)
+    figure = training_images(data, EmbeddingCondition(4), 0)
+    assert figure.shape == (96, N * 98 - 2, 3) and len(greys(figure)) == N
 
 
 def test_random_crops_are_shown_as_they_are_trained_on(data, photographs):
