@@ -107,6 +107,15 @@ def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
     return {name: np.shape(arrays[name]) for name in arrays}
 
 
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raises UserError for weights that are no numbers: all that follows from them would be NaN."""
+    if wrong := array.size - np.isfinite(array).sum():
+        raise UserError(
+            f"{name} holds NaN or infinity, {wrong} of {array.size} numbers: the file is damaged, "
+            "or its weights did not fit into the type that they were saved in"
+        )
+
+
 def _read(
     read: Callable[[str], np.ndarray], slots: Mapping[str, Slot], report: Report
 ) -> dict[str, Tree]:
@@ -115,7 +124,8 @@ def _read(
         raise UserError(report.problem)
     flat = {part: {} for part in report.used}
     for name, slot in slots.items():
-        array = read(name).reshape(slot.shape)
+        array = np.asarray(read(name), np.float32).reshape(slot.shape)
+        check_finite(name, array)
         for path, leaf in zip(slot.paths, slot.layout.read(array), strict=True):
             flat[slot.part][path] = np.array(leaf, np.float32, order="C")
     return {part: traverse_util.unflatten_dict(leaves) for part, leaves in flat.items()}

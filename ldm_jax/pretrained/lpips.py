@@ -16,6 +16,7 @@ from etils import epath
 
 from ldm_jax.autoencoder.perceptual import PerceptualNetwork, abstract_params
 from ldm_jax.errors import UserError
+from ldm_jax.pretrained.convert import check_finite
 from ldm_jax.pretrained.download import download
 from ldm_jax.pretrained.files import read_state_dict
 
@@ -87,6 +88,7 @@ def load_lpips(network: PerceptualNetwork, file: epath.PathLike = "", fetch=down
             array = array.reshape(-1) if layer == "heads" else array.transpose(2, 3, 1, 0)
         if array.shape != like.shape:
             raise UserError(problem + f"has the shape {array.shape}, not {like.shape}")
+        check_finite(f"{file}: {key}", array)
         return np.array(array, like.dtype, order="C")
 
     return jax.tree_util.tree_map_with_path(published, params)

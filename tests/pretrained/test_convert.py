@@ -178,6 +178,18 @@ def test_half_precision_becomes_float32_copies(ldm, arrays):
         assert leaf.flags.c_contiguous and leaf.flags.owndata
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(ldm, arrays, value):
+    """Where half precision has made infinity of a large number, too; but only what is needed."""
+    bias = "model.diffusion_model.out.2.bias"
+    damaged = arrays | {bias: np.full_like(arrays[bias], value, np.float16)}
+    damaged["loss.logvar"] = np.full((), np.nan)
+    with pytest.raises(
+        UserError, match=f"^{re.escape(bias)} holds NaN or infinity, 3 of 3 numbers"
+    ):
+        read_compvis(damaged, ldm)
+
+
 def test_a_part_that_may_be_absent(ldm, arrays, part):
     args = names.discriminator_rows(CRITIC), "loss.discriminator.", None, Discriminator, CRITIC
     critic = part("discriminator", *args, 3)
