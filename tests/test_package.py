@@ -37,3 +37,12 @@ def test_what_it_offers():
     assert set(ldm_jax.__all__) == {"load", "LatentDiffusion"} <= set(dir(ldm_jax))
     with pytest.raises(AttributeError, match="has no attribute 'sample'"):
         _ = ldm_jax.sample
+
+
+def test_an_older_jax_in_the_session_is_said_with_what_to_restart():
+    ldm_jax.check_jax("0.10.2", "0.10.2")
+    ldm_jax.check_jax("0.10.2.dev20260101", "0.10.2.dev20260102+g12")
+    with pytest.raises(ImportError, match="loaded JAX 0.7.2, but 0.10.2 .*restart the session"):
+        ldm_jax.check_jax("0.7.2", "0.10.2")
+    code = "import types, sys; sys.modules['jax'] = types.ModuleType('jax'); import ldm_jax; "
+    assert run(code + "print('fine')") == "fine\n"  # only begun to be imported
