@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 
+from ldm_jax.commands.native_errors import LOST
 from ldm_jax.errors import Interrupted, UserError
 
 # What saves memory in each command.
@@ -57,6 +58,10 @@ class ExitCode:
         elif error is not None and is_out_of_memory(error):
             remedy = SAVES_MEMORY.get(self.command)
             self._refuse(_first_line(error) + (f"; {remedy}" if remedy else ""))
+        elif error is not None and is_lost_process(error):
+            self._refuse(LOST)
+            sys.stderr.flush()
+            os._exit(self.code)  # or else JAX would wait for the others, in vain
         elif isinstance(error, Interrupted):
             print(error, file=sys.stderr)
             self.code = error.exit_code
@@ -80,6 +85,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         from_xla and any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory"))
     )
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether a computation of several processes failed as one of them has ended."""
+    return any(sign in str(error) for sign in ("Gloo", "NCCL", "coordination service"))
 
 
 def use_utf8() -> None:

@@ -51,6 +51,7 @@ REMNANTS = {
     "metrics.jsonl",
     "summary.json",
     "tokenizer.json",
+    "training_images.png",
     "curves.png",
     "samples.png",
 }

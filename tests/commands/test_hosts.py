@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.commands.hosts import Hosts
+from ldm_jax.commands.native_errors import LOST
 from ldm_jax.commands.train.run import main as train_main
 from ldm_jax.errors import UserError
 from ldm_jax.model.run_dir import RunDir
@@ -188,6 +189,19 @@ def test_two_processes_draw_what_one_draws(finished, pair, sample, tmp_path):
         assert file.stat().st_mode & 0o044  # process 0's
         one, two = (np.asarray(Image.open(f), int) for f in (tmp_path / "one" / file.name, file))
         assert np.abs(one - two).max() <= 1
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_one_process_dies_the_other_says_so_in_one_line(killed, pair, tmp_path):
+    run = tmp_path / "run"
+    both = pair("train.py", *WORDS, "--autoencoder.steps", 100_000, "--run-dir", run)
+    while LOG_EVERY not in losses(run, "autoencoder"):
+        assert all(process.poll() is None for process in both), ended(both)
+        time.sleep(0.01)
+    both[killed].kill()
+    left = ended(both)[1 - killed]
+    assert left.code != 0 and left.err.splitlines()[-1] == f"error: {LOST}"
+    assert "Traceback" not in left.err and "stack trace" not in left.err
 
 
 def test_data_that_one_host_lacks_is_an_error_of_both(pair, photographs, tmp_path):

@@ -186,7 +186,7 @@ def _train(
     )
     _log_idle_devices(experiment, stage, mesh)
     if stage != "classifier" and jax.process_index() == 0:
-        shown = run.path / "training_images.png"
+        shown = run.to_write("training_images.png")
         crop_size = config.crop_size if stage == "autoencoder" else 0
         plots.save_png(shown, training_images(data, model.condition, experiment.seed, crop_size))
         log.info("what the model is trained on: %s", shown)
