@@ -38,7 +38,8 @@ class Change:
     """What that means for the run; '': nothing worth a line."""
 
     def __str__(self) -> str:
-        return f"--{self.option} is {self.before} there, {self.now} here"
+        before, now = ("''" if value == "" else value for value in (self.before, self.now))
+        return f"--{self.option} is {before} there, {now} here"
 
 
 def way_out(path: object) -> str:
@@ -127,9 +128,11 @@ def unfit(saved: DataInfo, info: DataInfo, begun: Mapping[str, int]) -> list[str
 
 
 def other_data(saved: DataInfo, info: DataInfo) -> list[str]:
-    """In which ways the data is no longer that of the run; [] also where that is not known."""
-    if not saved.images:
-        return []
+    """In which ways the data is no longer that of the run."""
+    if not saved.images:  # begun before it was kept, when a split depended on the count
+        return ["other images are held out than by the version that began it"] * (
+            info.held_out_below > 0
+        )
     said = []
     if saved.images != info.images:
         said.append(f"{saved.images} training images there, {info.images} here")

@@ -98,6 +98,10 @@ def test_a_stage_that_has_not_begun_may_be_configured():
     assert change("diffusion.schedule.timesteps", 7, {"classifier": 5}).refused  # of its latents
 
 
+def test_no_file_at_all_is_shown_as_such():
+    assert str(change("data.boxes", "b.json", BOTH)) == "--data.boxes is '' there, b.json here"
+
+
 def test_a_run_can_be_lengthened_or_end_earlier_but_not_before_where_it_is():
     longer = change("diffusion.steps", 10**6, BOTH)
     assert not longer.refused and "learning rate" in longer.effect
@@ -163,7 +167,9 @@ def test_other_data_is_described():
     ]
     assert other_data(KNOWN, replace(KNOWN, held_out=2)) == ["1 held-out images there, 2 here"]
     assert other_data(KNOWN, replace(KNOWN, labels_digest="3")) == ["other captions, boxes or maps"]
-    assert other_data(INFO, KNOWN) == []  # published weights do not say on how many
+    [said] = other_data(INFO, KNOWN)  # begun by a version that did not say
+    assert "other images are held out" in said
+    assert other_data(INFO, replace(KNOWN, held_out_below=0.0)) == []
 
 
 def test_networks_do_not_depend_on_which_data_it_is():

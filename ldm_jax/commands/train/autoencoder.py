@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from ldm_jax.model.data import OpenData
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
+from ldm_jax.paths import user_path
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.training.config import LoaderConfig
 from ldm_jax.training.loop import Hook
@@ -30,6 +32,7 @@ from ldm_jax.training.processes import on_all
 from ldm_jax.training.sharding import fetch, map_batches, process_rows, put, replicate_fsdp
 from ldm_jax.training.step import TrainState
 
+log = logging.getLogger(__name__)
 PREVIEWS = 16  # held-out images in a preview
 MEASURED = 512  # held-out images whose PSNR is reported, at most
 USAGE_IMAGES = 256  # training images that decide which codes are in use
@@ -55,6 +58,23 @@ def perceptual_weights(config: AutoencoderStage, run: RunDir) -> dict[str, Any]:
     except UserError as error:
         other = "" if loss.perceptual_file else "; or --autoencoder.loss.perceptual-file FILE"
         raise UserError(f"{error}{other}") from error
+
+
+def borrowed_autoencoder(config: AutoencoderStage, run: RunDir) -> tuple[dict, int]:
+    """`load_autoencoder_from`, or the copy that the second stage of `run` keeps once it has begun,
+    where the other run is gone.
+
+    Raises:
+      UserError: also when a later stage of `run` began on another autoencoder.
+    """
+    if not (user_path(config.from_run) / "config.json").exists():
+        saved = run.checkpoints("diffusion").restore_part(["constants"])
+        if saved is not None:
+            log.info("%s is gone; this run keeps a copy of its autoencoder", config.from_run)
+            return saved["constants"]["autoencoder"], run.load()[2].channels
+    autoencoder, channels = load_autoencoder_from(config)
+    check_unchanged(run, autoencoder)
+    return autoencoder, channels
 
 
 def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:

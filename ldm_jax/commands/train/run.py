@@ -23,9 +23,9 @@ from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.train.abstract import check_diffusion
 from ldm_jax.commands.train.autoencoder import (
     autoencoder_task,
+    borrowed_autoencoder,
     check_unchanged,
     is_trained_here,
-    load_autoencoder_from,
     measure_autoencoder,
     perceptual_weights,
 )
@@ -154,8 +154,7 @@ def _train(
     # Open the data, and all files that are needed
     autoencoder, channels = None, None
     if config.from_run:
-        autoencoder, channels = load_autoencoder_from(config)
-        check_unchanged(run, autoencoder)
+        autoencoder, channels = borrowed_autoencoder(config, run)
     perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
     file = experiment.evaluation.perceptual_file
     lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)

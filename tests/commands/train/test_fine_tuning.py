@@ -86,6 +86,10 @@ def test_the_second_stage_alone_is_fine_tuned_on_a_frozen_first(
     assert "diffusion: starts from" in ended.err and "autoencoder: starts" not in ended.err
     assert not (run / "checkpoints" / "autoencoder").exists()
     mine, before = (load_run(RunDir(path)).parameters["autoencoder"] for path in (run, source))
+    words[-1] = words[-3] = tmp_path / "gone"  # neither is needed any more
+    longer = train_tiny("folder", *words, "--diffusion.steps", 5, "--run-dir", run)
+    assert longer.code == 0 and "keeps a copy of its autoencoder" in longer.err, longer.err
+    assert "diffusion: resumes at step 4 of 5" in longer.err
     np.testing.assert_array_equal(
         mine["decoder"]["conv_out"]["kernel"], before["decoder"]["conv_out"]["kernel"]
     )
