@@ -22,6 +22,7 @@ from ldm_jax.data.notices import cut_off, some, unused_bits
 from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption, digest
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
 from ldm_jax.errors import UserError
+from ldm_jax.paths import user_path
 from ldm_jax.resuming import Place
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def find_prepared(name: str, dir: str) -> epath.Path:
     several configurations exist and none is named.
     """
     base, _, version = name.partition(":")
-    root = epath.Path(dir).expanduser()
+    root = user_path(dir)
     if not base:
         raise UserError("the name of the data set is empty; give one such as 'mnist'")
     found = [

@@ -244,6 +244,8 @@ def test_versions_and_configurations_are_found(sets, tmp_path):
         find_prepared("tiny:3.0.0", sets)
     with pytest.raises(UserError, match="empty"):
         find_prepared("", sets)
+    with pytest.raises(UserError, match="paths that begin with nowhere:// are not known"):
+        find_prepared("tiny", "nowhere://bucket/sets")
     shutil.rmtree(tmp_path / "grey" / "small")
     assert find_prepared("grey", tmp_path).parent.name == "large"
 
