@@ -13,7 +13,7 @@ COMMANDS = {
     "sample": ("sample.run", "main", "sample images from a trained model"),
     "convert": ("convert", "convert_main", "published weights to a run directory"),
     "check": ("convert", "check_main", "compare the names of published weights with a model"),
-    "export": ("convert", "export_main", "a run to a CompVis file"),
+    "export": ("export", "main", "a run to a CompVis file or a diffusers pipeline"),
     "estimate": ("estimate.report", "main", "memory and time of a training step on a machine"),
 }
 

@@ -1,8 +1,10 @@
-"""`convert`, `check`, `export`: published weights into a run directory, and out of one."""
+"""`convert` and `check`: published weights become a run directory."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,169 +12,213 @@ from typing import Annotated
 import tyro
 from etils import epath
 
+from ldm_jax.bounds import violations
 from ldm_jax.commands import cli
-from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.published import (
-    network_parts,
-    published_experiment,
-    published_info,
-    read_published,
-)
+from ldm_jax.model.load import is_run, load_first_stage, load_published, load_run
+from ldm_jax.model.parts import network_parts
+from ldm_jax.model.published import Described, described, finished_state, published_experiment
+from ldm_jax.model.published_info import published_info, with_counts
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.paths import check_output, user_path
-from ldm_jax.pretrained.buffers import schedule_buffers
-from ldm_jax.pretrained.convert import write_compvis
-from ldm_jax.pretrained.files import read_state_dict, write_ckpt, write_safetensors
+from ldm_jax.paths import user_path
+from ldm_jax.pretrained.files import read_checkpoint
 from ldm_jax.pretrained.match import check_keys
+from ldm_jax.training.step import TrainState
 
+CONVERT, CHECK = "python -m ldm_jax convert", "python -m ldm_jax check"
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
 class ConvertCommand:
-    """Makes a run directory, from which sample.py samples, of published weights."""
+    """Makes a run directory, from which sample.py samples, of published weights.
+
+    Any field of the model can be changed: --diffusion.prediction v.
+    """
 
     file: tyro.conf.Positional[File]
-    """A CompVis checkpoint, .ckpt or .safetensors, or the folder of a diffusers pipeline."""
-    model: str
-    """Whose weights they are: an experiment, such as celeba256."""
+    """A CompVis checkpoint, .ckpt or .safetensors; the folder of a diffusers pipeline, or of a part
+    of one; or a run directory, which gets another --first-stage."""
     out: str
     """The run directory to make."""
+    model: str = ""
+    """Whose weights they are: an experiment, such as celeba256; '': the file says it itself, as
+    those of `export` do."""
     ema: bool = True
     """Take the averaged weights, where the file has them."""
     tokenizer: str = ""
-    """File tokenizer.json, for a model of texts; '': downloaded once."""
+    """For a model of texts: file tokenizer.json, or a folder with one, or with vocab.json and
+    merges.txt, or vocab.txt; '': the pipeline's own, or else downloaded once."""
     names: str = ""
     """File with a name a line, in the model's order, for its classes or the objects of its layouts;
     '': they are called by their numbers, from 0 on."""
+    first_stage: str = ""
+    """Another file, folder or run directory, whose first stage is used; '': the file's own."""
 
 
 @dataclass(frozen=True)
 class CheckCommand:
     """Reports how the names of a checkpoint map onto a model's parameters.
 
-    Exits with 0 only when they map one to one. Allocates nothing.
+    Exits with 0 only when they map one to one. Allocates nothing. Any field of the model can be
+    changed: --diffusion.unet.channels 64.
     """
 
     keys: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KEYS.json")]
-    """A JSON object: name of each array -> its shape. Or a checkpoint itself."""
-    model: str
-    """An experiment, such as celeba256."""
-
-
-@dataclass(frozen=True)
-class ExportCommand:
-    """Writes a run's networks as CompVis/latent-diffusion stores them."""
-
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The run directory."""
-    out: File
-    """A new file, .ckpt or .safetensors."""
+    """A JSON object: name of each array -> its shape. Or a checkpoint itself, or a folder."""
+    model: str = ""
+    """An experiment, such as celeba256; '': the file says it itself."""
 
 
 def convert_main(words: Sequence[str]) -> None:
     """`python -m ldm_jax convert FILE --model NAME --out RUN`."""
-    command = cli.parse(ConvertCommand, words, "python -m ldm_jax convert")
+    own, fields = _split(words, ConvertCommand)
+    command = cli.parse(ConvertCommand, own, CONVERT)
     cli.start_jax()
-    print(convert(command))
+    print(convert(command, fields))
 
 
 def check_main(words: Sequence[str]) -> None:
     """`python -m ldm_jax check KEYS.json --model NAME`."""
-    command = cli.parse(CheckCommand, words, "python -m ldm_jax check")
+    own, fields = _split(words, CheckCommand)
+    command = cli.parse(CheckCommand, own, CHECK)
     cli.start_jax()
-    print(check_names(command))
+    print(check_names(command, fields))
 
 
-def export_main(words: Sequence[str]) -> None:
-    """`python -m ldm_jax export RUN --out FILE`."""
-    command = cli.parse(ExportCommand, words, "python -m ldm_jax export")
-    cli.start_jax()
-    print(export(command))
+def convert(command: ConvertCommand, fields: Sequence[str] = ()) -> str:
+    """Reads the file, writes the run directory, returns a report. UserError for what is wrong.
 
-
-def convert(command: ConvertCommand) -> str:
-    """Reads the file, writes the run directory, returns a report. UserError for what is wrong."""
-    experiment, _ = published_experiment(command.model)
+    Args:
+      fields: words that change the experiment.
+    """
     run = RunDir(command.out)
     with run.held("--out"):
-        return _convert(command, experiment, run)
+        if is_run(command.file):
+            return _with_first_stage(RunDir(command.file), command.first_stage, run, fields)
+        return _convert(command, run, fields)
 
 
-def _convert(command: ConvertCommand, experiment: Experiment, run: RunDir) -> str:
-    run.resumed(command.model, experiment)
-    if run.summary():
-        raise UserError(f"{run.path} is a run already; choose another --out")
-    published = read_published(
+def _convert(command: ConvertCommand, run: RunDir, fields: Sequence[str]) -> str:
+    of = _described(command.file, command.model, fields, CONVERT)
+    _check_new(run, of.name, of.experiment)
+    published = load_published(
         command.file,
-        command.model,
+        of,
+        first_stage=command.first_stage,
         ema=command.ema,
         tokenizer=command.tokenizer,
         names=command.names,
     )
-    run.begin(command.model, experiment, published.model.info)
-    checkpoints = run.checkpoints(published.stage)
-    checkpoints.save(int(published.state.step), published.state)
+    model = published.model
+    _write(run, of.name, model, published.stage, published.state, command.file)
+    lines = [published.report.summary(), _saved(model), f"run directory: {run.path}"]
+    return "\n".join(filter(None, lines))
+
+
+def _with_first_stage(old: RunDir, first_stage: str, new: RunDir, fields: Sequence[str]) -> str:
+    """Writes a run's model with another first stage; returns a line that says so."""
+    if not first_stage or fields:
+        raise UserError(
+            f"{old.path} is a run directory already; what can be changed is its --first-stage alone"
+        )
+    name, experiment, _ = old.load()
+    _check_new(new, name, experiment)
+    model = load_run(old)
+    if model.weights.params is None:
+        raise UserError(f"{old.path} has no second stage; use {first_stage} itself")
+    autoencoder = load_first_stage(first_stage, model)
+    params, constants = model.weights.params, model.weights.constants
+    constants = {**constants, "autoencoder": autoencoder}
+    state = finished_state(experiment.diffusion, params, constants)
+    _write(new, name, model, "diffusion", state, old.path)
+    return f"the first stage of {first_stage} in {old.path}\nrun directory: {new.path}"
+
+
+def _check_new(run: RunDir, name: str, experiment: Experiment) -> None:
+    run.resumed(name, experiment)
+    if run.summary():
+        raise UserError(f"{run.path} is a run already; choose another --out")
+
+
+def _write(
+    run: RunDir, name: str, model: LatentDiffusion, stage: str, state: TrainState, source: str
+) -> None:
+    run.begin(name, model.config, model.info)
+    checkpoints = run.checkpoints(stage)
+    checkpoints.save(int(state.step), state)
     checkpoints.close()
-    entries = {"converted_from": epath.Path(command.file).name, "finished": True}
-    stages = ["autoencoder", "diffusion"] if published.stage == "diffusion" else ["autoencoder"]
-    run.record(**{name: entries for name in stages})
-    return f"{published.report.summary()}\nrun directory: {run.path}"
+    entries = {"converted_from": epath.Path(source).name, "finished": True}
+    stages = ["autoencoder", "diffusion"] if stage == "diffusion" else ["autoencoder"]
+    run.record(**{one: entries for one in stages})
 
 
-def check_names(command: CheckCommand) -> str:
+def _saved(model: LatentDiffusion) -> str:
+    """What was saved beside the parameters; '' for a first stage."""
+    if model.weights.params is None:
+        return ""
+    stage, schedule = model.config.diffusion, model.config.diffusion.schedule
+    ends = (
+        "" if schedule.kind == "cosine" else f", {schedule.beta_start:g} to {schedule.beta_end:g}"
+    )
+    return (
+        f"the latents are multiplied by {model.scale_factor:g}; the network predicts "
+        f"{stage.prediction}; noise schedule: {schedule.kind}{ends}, {schedule.timesteps} steps"
+    )
+
+
+def check_names(command: CheckCommand, fields: Sequence[str] = ()) -> str:
     """The report of a list of names that fits; one that does not is printed, then a UserError."""
-    experiment, stage = published_experiment(command.model)
-    info = published_info(experiment.diffusion, stage)
-    model = LatentDiffusion(experiment, info)
-    report = check_keys(_read_keys(command.keys), network_parts(model, stage))
+    of = _described(command.keys, command.model, fields, CHECK)
+    keys, stage = _read_keys(command.keys), of.experiment.diffusion
+    info = of.info or published_info(stage, of.stage)
+    info = with_counts(info, stage, keys, keys.__getitem__)
+    report = check_keys(keys, network_parts(LatentDiffusion(of.experiment, info), of.stage))
     if report.problem:
         print(report.summary())
-        raise UserError(f"{command.keys} as {command.model}: {report.problem}")
+        raise UserError(f"{command.keys} as {of.name}: {report.problem}")
     return f"{report.summary()}\none to one: yes"
 
 
-def export(command: ExportCommand) -> str:
-    """Writes the file; returns a line that says so."""
-    run, out = RunDir(command.run), user_path(command.out)
-    _, experiment, info = run.load()
-    write = {".ckpt": write_ckpt, ".safetensors": write_safetensors}.get(out.suffix)
-    if write is None:
-        raise UserError(f"--out is {command.out!r}; it ends with .ckpt or .safetensors")
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out")
-    check_output(out)
-    trained = run.checkpoints("diffusion").latest_step() is not None
-    stage = "diffusion" if trained else "autoencoder"
-    config = getattr(experiment, stage)
-    average = ["ema"] if config.ema_decay else []
-    saved = run.checkpoints(stage).restore_part(["params", "constants", *average])
-    if saved is None:
-        raise UserError(f"{run.path} has no checkpoint yet; train it first")
-    parts = network_parts(LatentDiffusion(experiment, info), stage)
-    params, ema, buffers, scale = saved["params"], saved.get("ema"), {}, None
-    if stage == "diffusion":
-        # Sampling uses tau's average; CompVis files have one copy of it, and no average
-        tau = {name: tree for name, tree in (ema or {}).items() if name == "tau"}
-        shared = {"autoencoder": saved["constants"]["autoencoder"]}
-        params = {**(params or ema), **tau, **shared}
-        ema = ema and {"unet": ema["unet"]}
-        scale = float(saved["constants"]["scale_factor"])
-        buffers = schedule_buffers(make_schedule(experiment.diffusion.schedule))
-    elif ema:
-        params, ema = ema, None  # first stages are published without an average
-    arrays = write_compvis(params, parts, ema=ema, scale_factor=scale, buffers=buffers)
-    write(out, arrays)
-    return f"{len(arrays)} arrays in {out}"
+def _described(file: str, model: str, fields: Sequence[str], program: str) -> Described:
+    """Whose weights a file holds, with the fields that the words change."""
+    of = published_experiment(model) if model else None
+    if not user_path(file).exists():
+        raise UserError(f"there is no file {file}")
+    if of is None and not file.endswith(".json"):
+        of = described(file)
+    if of is None:
+        raise UserError(
+            f"{file} does not say whose weights it holds: give --model, such as --model celeba256"
+        )
+    if not fields:
+        return of
+    program = f"{program} {file} --model {of.name}"
+    experiment = cli.parse(Experiment, fields, program, of.experiment)
+    if wrong := list(violations(experiment)):
+        raise UserError("; ".join(wrong))
+    return dataclasses.replace(of, experiment=experiment)
+
+
+def _split(words: Sequence[str], command: type) -> tuple[list[str], list[str]]:
+    """(words for the command itself, words for fields of the experiment)."""
+    own, fields, known = [], [], {field.name for field in dataclasses.fields(command)}
+    top = {field.name for field in dataclasses.fields(Experiment)} - known
+    target = own
+    for word in words:
+        if option := re.match(r"--([\w.-]+)", word):
+            name = option[1].replace("-", "_")
+            target = fields if "." in name or name in top else own
+        target.append(word)
+    return own, fields
 
 
 def _read_keys(file: str) -> dict[str, tuple[int, ...]]:
     path = user_path(file)
     if path.suffix != ".json":
-        return {name: tuple(array.shape) for name, array in read_state_dict(path).items()}
+        return {name: tuple(array.shape) for name, array in read_checkpoint(path).items()}
     try:
         keys = json.loads(path.read_text())
         return {str(name): tuple(int(n) for n in shape) for name, shape in keys.items()}

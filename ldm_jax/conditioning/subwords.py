@@ -1,4 +1,4 @@
-"""The subword tokenizers of published text encoders, read from a Hugging Face `tokenizer.json`.
+"""The subword tokenizers of published text encoders, read from files of Hugging Face.
 
 They need the extra `[pretrained]`, whose packages are imported only when used.
 """
@@ -106,20 +106,94 @@ class SubwordTokenizer:
         return tokenizer
 
 
-def read_tokenizer(file: epath.PathLike) -> str:
-    """The content of a `tokenizer.json`.
+def read_tokenizer(path: epath.PathLike) -> str:
+    """The content of a `tokenizer.json`, from this file or from what came before it.
+
+    Args:
+      path: the file; or a folder that holds it, or else the files of an older tokenizer, vocab.json
+        and merges.txt (CLIP) or vocab.txt (BERT), as in pipelines of diffusers; or one of these.
 
     Raises:
-      UserError: the file cannot be read or is not a tokenizer.json.
+      UserError: nothing of that kind, or a file cannot be read or is something else.
     """
-    try:
-        content = epath.Path(file).read_text(encoding="utf-8")
-        data = json.loads(content)
-    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
-        raise UserError(f"cannot read the tokenizer {file}: {error}") from error
+    path = epath.Path(path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name in ("vocab.json", "merges.txt", "vocab.txt"):
+        if path.is_dir() and (folder / "tokenizer.json").exists():
+            return read_tokenizer(folder / "tokenizer.json")
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            return _clip_tokenizer(folder)
+        if (folder / "vocab.txt").exists():
+            return _bert_tokenizer(folder)
+        raise UserError(
+            f"{folder} holds no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt, "
+            "nor vocab.txt"
+        )
+    content, data = _json(path)
     if not (isinstance(data, dict) and isinstance(data.get("model"), dict)):
-        raise UserError(f"{file} is not a tokenizer.json: it has no 'model'")
+        raise UserError(f"{path} is not a tokenizer.json: it has no 'model'")
     return content
+
+
+def _clip_tokenizer(folder: epath.Path) -> str:
+    """CLIP's byte-level BPE of vocab.json and merges.txt."""
+    library = _import_optional("tokenizers")
+    end = PUBLISHED_TOKENIZERS["clip"].last
+    _, vocabulary = _json(folder / "vocab.json")
+    lines = [line for line in _text(folder / "merges.txt").split("\n") if line.strip()]
+    merges = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+    try:
+        model = library.models.BPE(
+            vocabulary, merges, unk_token=end, end_of_word_suffix="</w>", fuse_unk=False
+        )
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{folder} has no vocab.json and merges.txt that fit: {error}") from error
+    tokenizer = library.Tokenizer(model)
+    normalise, split = library.normalizers, library.pre_tokenizers
+    tokenizer.normalizer = normalise.Sequence(
+        [normalise.NFC(), normalise.Replace(library.Regex(r"\s+"), " "), normalise.Lowercase()]
+    )
+    words = library.Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = split.Sequence(
+        [split.Split(words, "removed", invert=True), split.ByteLevel(add_prefix_space=False)]
+    )
+    return _with_special_tokens(tokenizer, "clip")
+
+
+def _bert_tokenizer(folder: epath.Path) -> str:
+    """BERT's WordPiece of vocab.txt, a token a line."""
+    library = _import_optional("tokenizers")
+    settings = folder / "tokenizer_config.json"
+    lower = _json(settings)[1].get("do_lower_case", True) if settings.exists() else True
+    tokens = _text(folder / "vocab.txt").rstrip("\n").split("\n")
+    vocabulary = {token.rstrip("\r"): i for i, token in enumerate(tokens)}
+    tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    return _with_special_tokens(tokenizer, "bert")
+
+
+def _with_special_tokens(tokenizer, kind: str) -> str:
+    frame = PUBLISHED_TOKENIZERS[kind]
+    special = dict.fromkeys((frame.first, frame.last, frame.pad))
+    tokenizer.add_special_tokens([t for t in special if tokenizer.token_to_id(t) is not None])
+    return tokenizer.to_str()
+
+
+def _text(file: epath.Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
+        raise UserError(f"cannot read the tokenizer {file}: {error}") from error
+
+
+def _json(file: epath.Path):
+    """(text, content) of a JSON file."""
+    text = _text(file)
+    try:
+        return text, json.loads(text)
+    except ValueError as error:
+        raise UserError(f"cannot read the tokenizer {file}: {error}") from error
 
 
 def fetch_tokenizer(kind: str) -> str:

@@ -83,7 +83,8 @@ class DiffusionStage(TrainingConfig):
     """What splits captions: the words of this data, or a published tokenizer. clip also has the
     text encoder of CLIP in place of the transformer above (Stable Diffusion)."""
     tokenizer_file: Annotated[str, OnResume.FREE] = ""
-    """File tokenizer.json of a published tokenizer; '': downloaded once."""
+    """File tokenizer.json of a published tokenizer, or a folder with it, or with vocab.json and
+    merges.txt, or vocab.txt; '': downloaded once."""
     vocabulary: PositiveInt = 10_000
     """Words of the captions that are kept, the most frequent ones."""
     freeze_encoder: bool = False

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.published import read_published
+from ldm_jax.model.published import (
+    Described,
+    PublishedModel,
+    described,
+    published_experiment,
+    read_first_stage,
+    read_published,
+)
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.model.weights import Weights
 from ldm_jax.parameters import not_finite
@@ -21,26 +30,68 @@ def load(path: str, model: str = "", **options: Any) -> LatentDiffusion:
 
         ldm_jax.load("runs/scenes")
         ldm_jax.load("celebahq.ckpt", model="celeba256")
+        ldm_jax.load("mine.safetensors")  # as `export` writes it
 
     Args:
       path: a run directory; with `model` a CompVis checkpoint (.ckpt, .safetensors) or the folder
         of a diffusers pipeline.
       model: the experiment whose published weights they are.
-      options: of `published.read_published`: `ema`, `tokenizer`, `names`.
+      options: of `load_published`: `ema`, `tokenizer`, `names`, `first_stage`.
 
     Raises:
       UserError: nothing there, no checkpoint yet, or weights that do not fit.
     """
     if model:
-        return read_published(path, model, **options).model
+        return load_published(path, published_experiment(model), **options).model
     if not user_path(path).exists():
         raise UserError(f"{path} is neither a run directory nor published weights")
-    if not (user_path(path) / "config.json").exists():
+    if not is_run(path):
+        if own := described(path):
+            return load_published(path, own, **options).model
         raise UserError(
             f"{path} is no run directory: it has no config.json; published weights need "
             'model="NAME", such as model="celeba256"'
         )
     return load_run(RunDir(path))
+
+
+def load_published(
+    path: str, of: Described, *, first_stage: str = "", **options: Any
+) -> PublishedModel:
+    """`published.read_published` with these options.
+
+    Args:
+      first_stage: another file, folder or run directory, whose first stage is used; '': its own.
+    """
+    autoencoder = partial(load_first_stage, first_stage) if first_stage else None
+    return read_published(path, of, autoencoder=autoencoder, **options)
+
+
+def load_first_stage(path: str, model: LatentDiffusion) -> dict:
+    """The parameters of a first stage for a model, from published weights or a run directory.
+
+    Raises:
+      UserError: it is another network.
+    """
+    if not is_run(path):
+        return read_first_stage(path, model)
+    run = RunDir(path)
+    params = autoencoder_weights(run, run.load()[1])
+    wanted = jax.eval_shape(model.first.objective.init, jax.random.key(0))["autoencoder"]
+    shapes = [[(p, np.shape(leaf)) for p, leaf in jax.tree.leaves_with_path(tree)]
+              for tree in (params, wanted)]  # fmt: skip
+    if shapes[0] != shapes[1]:
+        raise UserError(f"the first stage of {path} is another network than that of {model.name}")
+    return params
+
+
+def is_run(path: str) -> bool:
+    """Whether it is a run directory, and no part of a pipeline, which may have a config.json."""
+    config = user_path(path) / "config.json"
+    if not config.exists():
+        return False
+    content = config.read_bytes()
+    return b'"_class_name"' not in content and b'"architectures"' not in content
 
 
 def load_run(run: RunDir) -> LatentDiffusion:

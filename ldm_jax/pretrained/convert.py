@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from flax import traverse_util
 
 from ldm_jax.errors import UserError
-from ldm_jax.pretrained.match import (
-    Part,
-    Report,
-    Slot,
-    averaged,
-    check_diffusers,
-    check_keys,
-    match_compvis,
-    match_diffusers,
-)
+from ldm_jax.pretrained.array_layout import ArrayLayout
+from ldm_jax.pretrained.match import Part, Report, Slot, averaged, check_keys, match
 
-__all__ = [
-    "Part",
-    "Report",
-    "check_diffusers",
-    "check_keys",
-    "read_compvis",
-    "read_diffusers",
-    "write_compvis",
-]
+__all__ = ["Part", "Report", "check_keys", "read_weights", "write_compvis", "write_diffusers"]
 
 Tree = dict
 Arrays = Mapping[str, np.ndarray]
 
 
-def read_compvis(
+def read_weights(
     arrays: Arrays, parts: Sequence[Part], *, ema: bool = True
 ) -> tuple[dict[str, Tree], Report]:
-    """The parameters in a CompVis state dict.
+    """The parameters in a published file, or in the files of a pipeline of diffusers.
 
     Args:
       arrays: name -> array; each is read twice, for its shape and to convert it, one at a time.
+        Those of a pipeline are COMPONENT/NAME.
       parts: the networks to read.
       ema: use the averaged weights if the file has them.
 
@@ -48,28 +32,10 @@ def read_compvis(
       (part -> tree of float32 arrays, the report).
 
     Raises:
-      UserError: the file does not fit the parts; nothing is converted then.
+      UserError: the file does not fit the parts, or an array holds NaN or infinity.
     """
-    report, slots = match_compvis(_shapes(arrays), parts, ema=ema)
-    params = _read(arrays.__getitem__, slots, report)
-    if "scale_factor" in arrays:
-        report = replace(report, scale_factor=np.asarray(arrays["scale_factor"]).item())
-    return params, report
-
-
-def read_diffusers(
-    read_component: Callable[[str], Arrays], parts: Sequence[Part]
-) -> tuple[dict[str, Tree], Report]:
-    """`read_compvis` for a diffusers pipeline; `read_component` returns a folder's state dict."""
-    folders = {part.component: read_component(part.component) for part in parts if part.component}
-    shapes = {folder: _shapes(arrays) for folder, arrays in folders.items()}
-    report, slots = match_diffusers(shapes, parts)
-
-    def read(name: str) -> np.ndarray:
-        folder, _, name = name.partition("/")
-        return folders[folder][name]
-
-    return _read(read, slots, report), report
+    report, slots = match({name: np.shape(arrays[name]) for name in arrays}, parts, ema=ema)
+    return _read(arrays.__getitem__, slots, report), report
 
 
 def write_compvis(
@@ -80,7 +46,7 @@ def write_compvis(
     scale_factor: float | None = None,
     buffers: Arrays | None = None,
 ) -> dict[str, np.ndarray]:
-    """The inverse of `read_compvis`: name -> array, float32 and without a copy where possible.
+    """The inverse of `read_weights`: name -> array, float32 and without a copy where possible.
 
     Args:
       params: part -> tree.
@@ -103,8 +69,29 @@ def write_compvis(
     return file | dict(buffers or {})
 
 
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: np.shape(arrays[name]) for name in arrays}
+def write_diffusers(params: Mapping[str, Tree], parts: Sequence[Part]) -> dict[str, Arrays]:
+    """Folder of a pipeline of diffusers -> name -> array, float32; `read_weights` is its inverse.
+
+    A part that diffusers does not have lies in a folder of its own name, as in a CompVis file.
+
+    Args:
+      params: part -> tree. parts: those that are not in `params` are skipped.
+    """
+    folders = {}
+    for part in parts:
+        if part.name not in params:
+            continue
+        flat, file = traverse_util.flatten_dict(params[part.name]), {}
+        for row in part.rows:
+            leaves = [np.asarray(flat[path], np.float32) for path in row.paths]
+            if part.component:
+                layout = ArrayLayout(transposed=row.layout.transposed)
+                for name, leaf in zip(row.diffusers, leaves, strict=True):
+                    file[name] = layout.write([leaf])
+            else:
+                file[row.compvis] = row.layout.write(leaves)
+        folders[part.component or part.name] = file
+    return folders
 
 
 def check_finite(name: str, array: np.ndarray) -> None:

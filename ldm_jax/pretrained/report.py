@@ -8,6 +8,19 @@ from dataclasses import dataclass, field
 
 from ldm_jax.pretrained.array_layout import Shape
 
+# Files that are no model of ldm_jax: what they are -> pattern of a name in them
+OTHERS = {
+    "a LoRA, which changes another model's weights: merge it into them first": r"\.lora\."
+    r"|(^|\.)lora_(unet|te)|lora_(up|down|A|B)\b",
+    "an embedding of textual inversion": r"^(string_to_param|emb_params|<.*>)",
+    "a ControlNet": r"(^|\.)control_model\.|controlnet_cond_embedding",
+    "Stable Diffusion XL": r"conditioner\.embedders\.|add_embedding\.linear_1|text_encoder_2/",
+    "Stable Diffusion 2 (its text encoder is OpenCLIP)": r"cond_stage_model\.model\."
+    r"(transformer|token)",
+    "a transformer for diffusion (Stable Diffusion 3, Flux, DiT)": r"(joint|double)_blocks\.|"
+    r"adaLN_modulation",
+}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -27,8 +40,6 @@ class Report:
     """Description -> names that were identified but are not needed."""
     seems: str = ""
     """Description of what the file seems to hold; '' if unclear."""
-    scale_factor: float | None = None
-    """Factor on the latents, if the file has it."""
 
     @property
     def problem(self) -> str | None:
@@ -42,8 +53,6 @@ class Report:
             f"{part}: {self.parameters[part]:,} parameters in {_arrays(names)}"
             for part, names in self.used.items()
         ]
-        if self.scale_factor is not None:
-            lines.append(f"the latents are multiplied by {self.scale_factor:g}")
         lines += [f"not needed: {_arrays(names)}: {what}" for what, names in self.unused.items()]
         return "\n".join(lines + self._problems(examples=10))
 
@@ -74,11 +83,13 @@ def seems(shapes: Mapping[str, Shape]) -> str:
         matches = (s for name, s in shapes.items() if re.search(pattern, name) and len(s) == axes)
         return next(matches, None)
 
-    found = []
-    unet = first(r"input_blocks\.0\.0\.weight$", 4) or first(r"(^|unet/)conv_in\.weight$", 4)
+    found = [what for what, pattern in OTHERS.items() if any(re.search(pattern, n) for n in shapes)]
+    unet = first(r"input_blocks\.0\.0\.weight$", 4) or first(r"(^|unet[./])conv_in\.weight$", 4)
     if unet:
         context = first(r"attn2\.to_k\.weight$", 2)
         attends = f"cross-attention to {context[1]}" if context else "no cross-attention"
+        if context and context[1] == 1024:
+            attends += " (as Stable Diffusion 2)"
         found.append(f"a UNet with {unet[1]} inputs, {unet[0]} channels and {attends}")
     latent = first(r"decoder\.conv_in\.weight$", 4)
     if latent:

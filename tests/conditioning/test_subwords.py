@@ -229,3 +229,39 @@ def test_an_unknown_kind_is_not_fetched():
 
 def test_published_kinds_pad_as_their_models_were_trained():
     assert {name: kind.pad for name, kind in subwords.PUBLISHED_TOKENIZERS.items()} == PADDING
+
+
+CAPTIONS = ["A red cube.", "reed  ü\t42!", "a zebra cubes", ""]
+
+
+def test_the_older_files_of_clip_give_the_same_rows(tmp_path):
+    vocabulary = {word: i for i, word in enumerate(CLIP_WORDS)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    merges = ["#version: 0.2", *map(" ".join, MERGES), ""]
+    (tmp_path / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+    expected = tokenizer("clip", 24).encode(CAPTIONS)
+    for path in (tmp_path, tmp_path / "vocab.json", tmp_path / "merges.txt"):
+        rows = SubwordTokenizer(read_tokenizer(path), "clip", 24).encode(CAPTIONS)
+        np.testing.assert_array_equal(rows, expected)
+    possessive = SubwordTokenizer(read_tokenizer(tmp_path), "clip", 5).encode(["a's"])
+    assert possessive[0, 1:4].tolist() == clip_numbers("a</w>", "'", "s</w>")
+    (tmp_path / "merges.txt").write_text("no merge\n")
+    with pytest.raises(UserError, match="that fit"):
+        read_tokenizer(tmp_path)
+
+
+def test_the_older_file_of_bert_gives_the_same_rows(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(BERT_WORDS) + "\n", encoding="utf-8")
+    for path in (tmp_path, tmp_path / "vocab.txt"):
+        rows = SubwordTokenizer(read_tokenizer(path), "bert", 16).encode(CAPTIONS)
+        np.testing.assert_array_equal(rows, tokenizer("bert", 16).encode(CAPTIONS))
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    rows = SubwordTokenizer(read_tokenizer(tmp_path), "bert", 16).encode(["A red"])
+    assert rows[0, 1] == UNKNOWN
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        read_tokenizer(tmp_path)
+    FILES["bert"].save(str(tmp_path / "tokenizer.json"))
+    assert read_tokenizer(tmp_path) == (tmp_path / "tokenizer.json").read_text()

@@ -21,9 +21,9 @@ from ldm_jax.pretrained.array_layout import ArrayLayout
 from ldm_jax.pretrained.convert import (
     Part,
     check_keys,
-    read_compvis,
-    read_diffusers,
+    read_weights,
     write_compvis,
+    write_diffusers,
 )
 
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "groups": 4}
@@ -65,6 +65,11 @@ def drawn_like(part, seed=0):
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), part.shapes)
 
 
+def pipeline(folders):
+    """Folder -> name -> array, as the names of a whole pipeline."""
+    return {f"{f}/{name}": a for f, arrays in folders.items() for name, a in arrays.items()}
+
+
 def shapes(arrays):
     return {name: np.shape(array) for name, array in arrays.items()}
 
@@ -84,21 +89,21 @@ def test_there_and_back_gives_the_same_bits(part, ldm):
     cross, labels = UNetConfig(**SMALL, heads=2, transformer_depth=2), UNetConfig(**SMALL, heads=2)
     parts = [
         *ldm,
-        part("cross", names.unet_rows(cross, cross_attention=True), "a.", None,
+        part("cross", names.unet_rows(cross, cross_attention=True), "a.", "",
              UNet, cross, 3, 3, 5),
         part("labels", names.unet_rows(labels, cross_attention=False, class_labels=True,
-             grouped_qkv=True), "b.", None, UNet, labels, 3, 3, 0, 7),
-        part("classifier", names.classifier_rows(UNET, "attention"), "c.", None,
+             grouped_qkv=True), "b.", "", UNet, labels, 3, 3, 0, 7),
+        part("classifier", names.classifier_rows(UNET, "attention"), "c.", "",
              NoisyLatentClassifier, UNET, 3, 7, "attention", 4),
-        part("discriminator", names.discriminator_rows(CRITIC), "loss.discriminator.", None,
+        part("discriminator", names.discriminator_rows(CRITIC), "loss.discriminator.", "",
              Discriminator, CRITIC, 3),
-        part("class", names.class_embedder_rows(), "d.", None, ClassEmbedder, 7, 5),
-        part("bert", names.transformer_rows(BERT), "e.", None, TransformerEncoder, BERT, 9, 5),
-        part("clip", names.clip_text_rows(2), "f.", None, ClipTextTransformer, CLIP),
-        part("rescaler", names.rescaler_rows(), "g.", None, SpatialRescaler, 1, 5, 3),
+        part("class", names.class_embedder_rows(), "d.", "", ClassEmbedder, 7, 5),
+        part("bert", names.transformer_rows(BERT), "e.", "", TransformerEncoder, BERT, 9, 5),
+        part("clip", names.clip_text_rows(2), "f.", "", ClipTextTransformer, CLIP),
+        part("rescaler", names.rescaler_rows(), "g.", "", SpatialRescaler, 1, 5, 3),
     ]  # fmt: skip
     params = {p.name: drawn_like(p, i) for i, p in enumerate(parts)}
-    read, report = read_compvis(write_compvis(params, parts), parts)
+    read, report = read_weights(write_compvis(params, parts), parts)
     assert_equal(read, params)
     assert not report.unused
     assert sum(report.parameters.values()) == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -126,18 +131,100 @@ def test_averaged_weights_are_preferred(ldm, unet):
     arrays = write_compvis(raw, ldm, ema=average, buffers=buffers)
     assert "model_ema.diffusion_modeltime_embed0weight" in arrays
     assert not any("first_stage" in name for name in arrays if name.startswith("model_ema"))
-    params, report = read_compvis(arrays, ldm)
+    params, report = read_weights(arrays, ldm)
     assert_equal(params, {"unet": average["unet"], "autoencoder": raw["autoencoder"]})
     count = len(unet.rows)
     assert {what: len(names) for what, names in report.unused.items()} == {
         "weights whose average is used": count,
         "settings of the weight average (EMA)": 2,
     }
-    params, report = read_compvis(arrays, ldm, ema=False)
+    params, report = read_weights(arrays, ldm, ema=False)
     assert_equal(params, raw)
     assert len(report.unused["average of weights that are used without averaging"]) == count
     del arrays["model_ema.diffusion_modelout2bias"]
     assert check_keys(shapes(arrays), ldm).missing == ("model_ema.diffusion_modelout2bias",)
+
+
+# Names of a first stage in files of other programs: (name, array) -> the same
+RENAMED = {
+    "first_stage_model.": lambda name, array: (f"first_stage_model.{name}", array),
+    "module.": lambda name, array: (f"module.{name}", array),
+    "_orig_mod.": lambda name, array: (f"_orig_mod.{name}", array),
+    "in the middle": lambda name, array: (name.replace("coder.", "coder._orig_mod."), array),
+    "several": lambda name, array: (f"state_dict.module.vae.{name}", array),
+    "2-D": lambda name, array: (name, np.squeeze(array) if "attn" in name else array),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(part):
+    """The part of a first stage's own file."""
+    return part("autoencoder", names.autoencoder_rows(VQ), "", "vqvae", Autoencoder, VQ, 3)
+
+
+@pytest.mark.parametrize("kind", RENAMED)
+def test_a_first_stage_under_any_prefix(alone, kind):
+    params = {"autoencoder": drawn_like(alone)}
+    arrays = write_compvis(params, [alone])
+    renamed = dict(RENAMED[kind](name, array) for name, array in arrays.items())
+    assert_equal(read_weights(renamed, [alone])[0], params)
+    del renamed[next(name for name in renamed if name.endswith("conv_out.bias"))]
+    assert "1 array missing" in check_keys(shapes(renamed), [alone]).problem
+
+
+def test_a_first_stage_out_of_a_whole_file(alone, ldm, arrays):
+    params, report = read_weights(arrays | {"betas": np.ones(5)}, [alone])
+    assert_equal(params["autoencoder"], drawn_like(ldm[1], 1))
+    assert len(report.unused["other networks of the file"]) == len(ldm[0].rows)
+    in_a_pipeline = {name.replace("first_stage_model.", "vae/"): a for name, a in arrays.items()}
+    assert_equal(read_weights(in_a_pipeline, [alone])[0], params)
+
+
+def test_the_average_of_a_first_stage(alone):
+    raw, average = ({"autoencoder": drawn_like(alone, seed)} for seed in (1, 2))
+    averages = write_compvis(average, [alone])
+    without_dots = {f"model_ema.{name.replace('.', '')}": a for name, a in averages.items()}
+    in_entries = {f"ema.{name}": array for name, array in averages.items()}
+    for second, first in ((without_dots, ""), (in_entries, "model.")):
+        arrays = {first + name: a for name, a in write_compvis(raw, [alone]).items()} | second
+        arrays["model_ema.decay"] = np.float32(0.99)
+        assert_equal(read_weights(arrays, [alone])[0], average)
+        assert_equal(read_weights(arrays, [alone], ema=False)[0], raw)
+
+
+def test_single_files_in_the_names_of_diffusers(lists, golden_weight, ldm, alone):
+    unet, vae = diffusers(lists, golden_weight, "unet", "vq")
+    expected, _ = read_weights(pipeline({"unet": unet, "vae": vae}), ldm)
+    dotted = {name.replace("/", "."): a for name, a in pipeline({"unet": unet, "vae": vae}).items()}
+    assert_equal(read_weights(dotted, ldm)[0], expected)
+    assert_equal(read_weights(vae, [alone])[0]["autoencoder"], expected["autoencoder"])
+
+
+def test_written_for_diffusers_and_read_back(ldm, part):
+    tau = part("tau", names.class_embedder_rows(), "cond_stage_model.", "", ClassEmbedder, 7, 5)
+    parts = [*ldm, tau]
+    params = {p.name: drawn_like(p, i) for i, p in enumerate(parts)}
+    folders = write_diffusers(params, parts)
+    assert set(folders) == {"unet", "vae", "tau"}
+    assert "mid_block.attentions.0.to_q.weight" in folders["unet"]
+    assert_equal(read_weights(pipeline(folders), parts)[0], params)
+
+
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("lora_unet_down_blocks_0_attentions_0.lora_up.weight", "a LoRA"),
+        ("unet.mid_block.attentions.0.to_q.lora.down.weight", "a LoRA"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "Diffusion XL"),
+        ("cond_stage_model.model.transformer.resblocks.0.ln_1.bias", "Stable Diffusion 2"),
+        ("control_model.time_embed.0.bias", "a ControlNet"),
+        ("string_to_param.*", "textual inversion"),
+        ("joint_blocks.0.x_block.attn.qkv.weight", "a transformer"),
+    ],
+)
+def test_what_is_no_model_of_ldm_jax_is_named(ldm, name, what):
+    problem = check_keys({name: (3,)}, ldm).problem
+    assert f"the file seems to hold {what}" in problem or f" ({what}" in problem or what in problem
 
 
 def test_what_is_known_and_not_needed_is_told_apart(ldm, arrays):
@@ -149,7 +236,7 @@ def test_what_is_known_and_not_needed_is_told_apart(ldm, arrays):
         "loss.perceptual_loss.lin0.model.1.weight",
         "cond_stage_model.transformer.text_model.embeddings.position_ids",
         "cond_stage_model.transformer.to_logits.bias",
-        "cond_stage_model.quant_conv.weight",
+        *(f"cond_stage_model.{row.compvis}" for row in ldm[1].rows),
     ]  # fmt: skip
     report = check_keys(shapes(arrays) | {name: (3,) for name in extra}, ldm)
     assert report.problem is None
@@ -159,22 +246,12 @@ def test_what_is_known_and_not_needed_is_told_apart(ldm, arrays):
     assert check_keys(shapes(arrays) | strange, ldm).unknown == tuple(strange)
 
 
-def test_the_scale_factor_is_read_and_written(ldm, arrays):
-    assert read_compvis(arrays, ldm)[1].scale_factor is None
-    params = {p.name: drawn_like(p) for p in ldm}
-    scaled = write_compvis(params, ldm, scale_factor=0.18215)
-    assert scaled["scale_factor"].shape == ()
-    report = read_compvis(scaled, ldm)[1]
-    assert report.scale_factor == np.float32(0.18215)
-    assert "the latents are multiplied by 0.18215" in report.summary()
-
-
 def test_half_precision_becomes_float32_copies(ldm, arrays):
     half = {name: array.astype(np.float16) for name, array in arrays.items()}
-    params, _ = read_compvis(half, ldm)
+    params, _ = read_weights(half, ldm)
     leaves = jax.tree.leaves(params)
     assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
-    for leaf in jax.tree.leaves(read_compvis(arrays, ldm)[0]):
+    for leaf in jax.tree.leaves(read_weights(arrays, ldm)[0]):
         assert leaf.flags.c_contiguous and leaf.flags.owndata
 
 
@@ -187,20 +264,20 @@ def test_weights_that_are_no_numbers_are_refused_by_name(ldm, arrays, value):
     with pytest.raises(
         UserError, match=f"^{re.escape(bias)} holds NaN or infinity, 3 of 3 numbers"
     ):
-        read_compvis(damaged, ldm)
+        read_weights(damaged, ldm)
 
 
 def test_a_part_that_may_be_absent(ldm, arrays, part):
-    args = names.discriminator_rows(CRITIC), "loss.discriminator.", None, Discriminator, CRITIC
+    args = names.discriminator_rows(CRITIC), "loss.discriminator.", "", Discriminator, CRITIC
     critic = part("discriminator", *args, 3)
     problem = "10 arrays missing (loss.discriminator.main.0.weight, "
     with pytest.raises(UserError, match=re.escape(problem)):
-        read_compvis(arrays, [*ldm, critic])
+        read_weights(arrays, [*ldm, critic])
     critic = replace(critic, optional=True)
-    assert set(read_compvis(arrays, [*ldm, critic])[0]) == {"unet", "autoencoder"}
+    assert set(read_weights(arrays, [*ldm, critic])[0]) == {"unet", "autoencoder"}
     both = [*ldm, critic]
     whole = write_compvis({p.name: drawn_like(p) for p in both}, both)
-    assert set(read_compvis(whole, both)[0]) == {"unet", "autoencoder", "discriminator"}
+    assert set(read_weights(whole, both)[0]) == {"unet", "autoencoder", "discriminator"}
     del whole["loss.discriminator.main.0.bias"]
     assert check_keys(shapes(whole), both).missing == ("loss.discriminator.main.0.bias",)
 
@@ -208,7 +285,7 @@ def test_a_part_that_may_be_absent(ldm, arrays, part):
 def complaint(arrays, parts):
     """The one line about arrays that do not fit; they are shapes only, so none was converted."""
     with pytest.raises(UserError) as error:
-        read_compvis(
+        read_weights(
             {k: jax.ShapeDtypeStruct(np.shape(a), np.float32) for k, a in arrays.items()}, parts
         )
     assert "\n" not in str(error.value)
@@ -247,8 +324,11 @@ def test_the_summary_is_for_people(ldm, arrays):
         "not needed: 1 array: noise schedule",
     ]
     lines = check_keys({"betas": (1000,), "encoder.conv_in.weight": (8, 3, 3, 3)}, ldm).summary()
-    assert lines.splitlines()[0] == "not needed: 1 array: noise schedule"
-    assert lines.splitlines()[1].startswith("253 arrays missing (model.diffusion_model.time_embed.")
+    assert lines.splitlines()[:2] == [
+        "autoencoder: 216 parameters in 1 array",
+        "not needed: 1 array: noise schedule",
+    ]
+    assert lines.splitlines()[2].startswith("252 arrays missing (model.diffusion_model.time_embed.")
 
 
 def diffusers(lists, golden_weight, *cases):
@@ -257,7 +337,7 @@ def diffusers(lists, golden_weight, *cases):
 
 def test_the_names_of_older_diffusers_are_accepted(lists, golden_weight, ldm):
     unet, vae = diffusers(lists, golden_weight, "unet", "vq")
-    params, _ = read_diffusers({"unet": unet, "vae": vae}.__getitem__, ldm)
+    params, _ = read_weights(pipeline({"unet": unet, "vae": vae}), ldm)
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def rename(name, array):
@@ -269,7 +349,7 @@ def test_the_names_of_older_diffusers_are_accepted(lists, golden_weight, ldm):
         k: dict(rename(*item) for item in a.items()) for k, a in (("unet", unet), ("vae", vae))
     }
     assert any("query" in name for name in folders["vae"])
-    assert_equal(read_diffusers(folders.__getitem__, ldm)[0], params)
+    assert_equal(read_weights(pipeline(folders), ldm)[0], params)
 
 
 def test_clip_is_read_with_and_without_the_prefix(lists, golden_weight, part):
@@ -277,10 +357,10 @@ def test_clip_is_read_with_and_without_the_prefix(lists, golden_weight, part):
     rows = names.clip_text_rows(2)
     tau = part("tau", rows, "cond_stage_model.", "text_encoder", ClipTextTransformer, config)
     (clip,) = diffusers(lists, golden_weight, "clip")
-    bare, _ = read_diffusers({"text_encoder": clip}.__getitem__, [tau])
+    bare, _ = read_weights(pipeline({"text_encoder": clip}), [tau])
     named = {f"text_model.{name}": array for name, array in clip.items()}
     named["text_model.embeddings.position_ids"] = np.arange(9)
-    prefixed, report = read_diffusers({"text_encoder": named}.__getitem__, [tau])
+    prefixed, report = read_weights(pipeline({"text_encoder": named}), [tau])
     assert_equal(bare, prefixed)
     assert report.used["tau"][0] == "text_encoder/text_model.embeddings.token_embedding.weight"
     assert sum(map(len, report.unused.values())) == 1
@@ -289,11 +369,11 @@ def test_clip_is_read_with_and_without_the_prefix(lists, golden_weight, part):
 def test_what_diffusers_does_not_have_is_one_line(lists, golden_weight, ldm, part):
     unet, vae = diffusers(lists, golden_weight, "unet", "vq")
     folders = {"unet": unet, "vae": vae}
-    tau = part("tau", names.class_embedder_rows(), "cond_stage_model.", None, ClassEmbedder, 7, 5)
-    with pytest.raises(UserError, match="^diffusers has no tau; only a CompVis file can have it"):
-        read_diffusers(folders.__getitem__, [*ldm, tau])
-    params, _ = read_diffusers(folders.__getitem__, [*ldm, replace(tau, optional=True)])
+    tau = part("tau", names.class_embedder_rows(), "cond_stage_model.", "", ClassEmbedder, 7, 5)
+    with pytest.raises(UserError, match=r"1 array missing \(cond_stage_model.embedding.weight\)"):
+        read_weights(pipeline(folders), [*ldm, tau])
+    params, _ = read_weights(pipeline(folders), [*ldm, replace(tau, optional=True)])
     assert set(params) == {"unet", "autoencoder"}
     del unet["conv_in.bias"]
     with pytest.raises(UserError, match=r"1 array missing \(unet/conv_in.bias\); the file seems"):
-        read_diffusers(folders.__getitem__, ldm)
+        read_weights(pipeline(folders), ldm)

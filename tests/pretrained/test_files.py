@@ -1,10 +1,18 @@
 """Checkpoint files of other projects: exact there and back, refused in one line, never executed."""
 
+import argparse
+import collections
 import contextlib
+import datetime
 import enum
+import functools
+import importlib.util
 import json
 import os
+import pathlib
 import pickle
+import re
+import subprocess
 import sys
 import types
 import zipfile
@@ -15,9 +23,10 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import UserError
-from ldm_jax.pretrained import files, pickled
+from ldm_jax.pretrained import files
 from ldm_jax.pretrained.files import (
-    read_component,
+    read_checkpoint,
+    read_metadata,
     read_state_dict,
     write_ckpt,
     write_safetensors,
@@ -66,6 +75,12 @@ def arrays():
     }
 
 
+def to_tensor(torch, array):
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def assert_same(found, expected):
     assert list(found) == list(expected) and len(found) == len(expected)
     for name, array in expected.items():
@@ -95,17 +110,18 @@ def test_ckpt_there_and_back(torch, tmp_path):
     read_only = np.ones(3, np.float32)
     read_only.flags.writeable = False  # as JAX gives them
     expected = arrays() | {"read only": read_only}
-    write_ckpt(tmp_path / "new" / "model.ckpt", expected, global_step=7, epoch=1)
+    write_ckpt(tmp_path / "new" / "model.ckpt", expected, {"origin": "a run"})
     assert_same(read_state_dict(tmp_path / "new" / "model.ckpt"), expected)
     content = torch.load(tmp_path / "new" / "model.ckpt", weights_only=True)
-    assert content["global_step"] == 7 and content["epoch"] == 1
+    assert content["origin"] == "a run"
     assert content["state_dict"]["bfloat16"].dtype == torch.bfloat16
     assert os.listdir(tmp_path / "new") == ["model.ckpt"]
 
 
 def test_safetensors_there_and_back(safetensors, tmp_path):
     expected = arrays()
-    write_safetensors(tmp_path / "new" / "model.safetensors", expected)
+    write_safetensors(tmp_path / "new" / "model.safetensors", expected, {"origin": "a run"})
+    assert read_metadata(tmp_path / "new" / "model.safetensors") == {"origin": "a run"}
     found = read_state_dict(tmp_path / "new" / "model.safetensors")
     assert_same({name: found[name] for name in expected}, expected)  # it orders them by type
     assert len(found) == len(expected) and "weight" not in found
@@ -113,7 +129,7 @@ def test_safetensors_there_and_back(safetensors, tmp_path):
 
 
 def test_formats_of_torch(torch, save):
-    content = {name: pickled.to_tensor(array) for name, array in arrays().items()}
+    content = {name: to_tensor(torch, array) for name, array in arrays().items()}
     assert_same(read_state_dict(save(content)), arrays())  # without state_dict, as torchvision
     assert_same(read_state_dict(save({"state_dict": content, "epoch": 3})), arrays())
     parameter = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
@@ -144,7 +160,7 @@ def test_a_compressed_zip_is_not_mapped(torch, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
 def test_remote_files_are_copied(torch, safetensors, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(files, "_is_remote", lambda path: True)
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
     write = write_ckpt if name.endswith(".ckpt") else write_safetensors
     for content in ({"w": np.zeros(2)}, {"w": np.arange(3.0)}):  # the second over the first
         write(tmp_path / name, content)
@@ -190,7 +206,6 @@ def lightning():
 
 
 def test_lightning_checkpoints(torch, save):
-    allowed = torch.serialization.get_safe_globals()
     with lightning() as module:
         content = {
             "epoch": 12,
@@ -208,7 +223,55 @@ def test_lightning_checkpoints(torch, save):
         read_state_dict(path),
         {"betas": np.arange(3, dtype=np.float32), "logvar": np.zeros(2, np.float16)},
     )
-    assert set(torch.serialization.get_safe_globals()) == set(allowed)  # nothing stays allowed
+
+
+class Settings(dict):
+    """A dict with state, as EasyDict and Lightning's AttributeDict are."""
+
+
+def objects():
+    """Kinds of objects that programs store beside the weights."""
+    settings = Settings(lr=0.1)
+    settings.frozen = True
+    return {
+        "argparse": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("/data")),
+        "a path": Path("/data/model"),
+        "a dict of its own class": settings,
+        "a defaultdict": collections.defaultdict(list, a=[1]),
+        "a deque": collections.deque([1, 2], maxlen=3),
+        "a set": {1, 2},
+        "an array of NumPy": np.arange(3.0),
+        "a scalar of NumPy": np.float64(3),
+        "a state of NumPy": np.random.RandomState(0).get_state(),
+        "a generator of NumPy": np.random.default_rng(0),
+        "a partial": functools.partial(int, base=2),
+        "a pattern": re.compile("a+"),
+        "a date": datetime.datetime(2022, 4, 13, tzinfo=datetime.UTC),
+        "a member of an enum": Colour.RED,
+        "a class": Colour,
+        "a method": settings.copy,
+        "complex": 1j,
+        "bytes": b"\x00\xff",
+        "large": 2**500,
+        "an array": torch_module().ones(2),
+    }
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def torch_module():
+    return pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("kind", list(objects()) if importlib.util.find_spec("torch") else [])
+def test_any_object_beside_the_weights_is_passed_over(torch, save, kind, protocol):
+    extra = objects()[kind]
+    content = {"state_dict": {"w": torch.ones(2)}, "extra": [extra], "more": {"it": extra}}
+    found = read_state_dict(save(content, pickle_protocol=protocol))
+    assert_same(found, {"w": np.ones(2, np.float32)})
 
 
 def test_scalars_under_the_name_that_numpy_1_gave_them(torch, tmp_path):
@@ -218,6 +281,38 @@ def test_scalars_under_the_name_that_numpy_1_gave_them(torch, tmp_path):
     path.write_bytes(content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
     assert path.read_bytes() != content
     assert_same(read_state_dict(path), {"w": np.ones(1, np.float32)})
+
+
+def test_arrays_are_found_in_entries_of_any_name(torch, save):
+    one, two = torch.ones(2), torch.zeros(2)
+    expected = np.ones(2, np.float32), np.zeros(2, np.float32)
+    names = ["model.w", "ema.w"]
+    saved = {"model": {"w": one}, "ema": {"w": two}, "opt": {"state": {0: {"exp_avg": one}}}}
+    assert_same(read_state_dict(save(saved)), dict(zip(names, expected, strict=True)))
+    saved = {"epoch": two, "state_dict": {"w": one}, "state_dict_ema": {"w": two}, "d": {"w": two}}
+    names = ["w", "state_dict_ema.w"]
+    assert_same(read_state_dict(save(saved)), dict(zip(names, expected, strict=True)))
+    saved = Settings(state_dict=Settings(w=one))
+    assert_same(read_state_dict(save(saved)), {"w": expected[0]})
+
+
+def test_a_network_that_was_saved_whole(torch, save):
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+    expected = {name: array.numpy() for name, array in network.state_dict().items()}
+    assert_same(read_state_dict(save(network)), expected)
+    in_model = {f"model.{name}": array for name, array in expected.items()}
+    assert_same(read_state_dict(save({"model": network, "epoch": 3})), in_model)
+
+
+def test_pytorch_is_not_needed_to_read(torch, save):
+    path = save({"w": torch.ones(2)})
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from ldm_jax.pretrained.files import read_state_dict
+assert read_state_dict({str(path)!r})["w"].tolist() == [1, 1]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- what must never run -------------------------------------------------------------------------
@@ -253,8 +348,10 @@ def test_nothing_in_a_file_is_executed(torch, save, tmp_path, name, where):
         "alone": attack,
     }[where]
     path = save(content)
-    said = refusal(path)
-    assert name in said and "refused" in said
+    if where == "alone":
+        assert refusal(path).startswith("holds no arrays")
+    else:
+        assert_same(read_state_dict(path), {"w": np.ones(2, np.float32)})
     assert not marker.exists()
     with contextlib.suppress(Exception):
         torch.load(path, weights_only=False)
@@ -288,16 +385,6 @@ def test_a_lightning_that_is_installed_is_not_run_either(torch, save, tmp_path):
         assert not marker.exists()
 
 
-class OfAnotherProgram:
-    pass
-
-
-def test_other_objects_are_refused_by_name(torch, save):
-    model = torch.nn.Linear(2, 2)
-    assert "torch.nn.modules.linear.Linear" in refusal(save({"model": model}))
-    assert f"{__name__}.OfAnotherProgram" in refusal(save({"x": OfAnotherProgram()}))
-
-
 # --- what is no checkpoint -----------------------------------------------------------------------
 
 
@@ -318,11 +405,13 @@ def test_other_files(torch, safetensors, tmp_path):
         (tmp_path / name).write_bytes(content)
         return refusal(tmp_path / name)
 
-    page = b"<!DOCTYPE html>\n<title>Sign in</title>" + b" " * 1000
-    assert said(page) == "is not a checkpoint: it begins with '<!DOCTYPE html>\\n'"
-    assert "begins with 'version https://'" in said(b"version https://git-lfs.github.com/spec/v1")
-    assert "not a safetensors" in said(page, "model.safetensors")
-    assert "not a safetensors" in said(bytes(100), "model.safetensors")
+    assert said(b"GGUF\0") == "is not a checkpoint: it begins with 'GGUF\\x00'"
+    for name in ("model.ckpt", "model.safetensors"):
+        page = b"\n<!DOCTYPE html>\n<title>Sign in</title>" + b" " * 1000
+        assert said(page, name).startswith("is a web page")
+        assert "git lfs pull" in said(b"version https://git-lfs.github.com/spec/v1", name)
+    assert "compressed" in said(b"\x1f\x8b" + bytes(100))
+    assert "not a checkpoint" in said(bytes(100), "model.safetensors")
     broken = (50).to_bytes(8, "little") + b'{"w": {"dtype": "F32", "shape": [1'.ljust(60)
     assert "invalid JSON" in said(broken, "model.safetensors")
     with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
@@ -339,7 +428,7 @@ def test_other_files(torch, safetensors, tmp_path):
 def test_names_from_a_file_cannot_steer_the_terminal(torch, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(b"\x80\x02cevil\x1b[2J\nname\x07\n.")
-    assert "evil?[2J.name?" in refusal(path)
+    refusal(path)
     torch.save({"\x1b[2J": 1, "\udc80": 2}, path, **FORMATS["legacy"])
     assert "[2J" in refusal(path)
 
@@ -352,7 +441,7 @@ def test_torchscript_is_named(torch, tmp_path):
 
 
 def test_a_file_that_is_cut_off(torch, safetensors, save, tmp_path):
-    path = save({name: pickled.to_tensor(array) for name, array in arrays().items()})
+    path = save({name: to_tensor(torch, array) for name, array in arrays().items()})
     write_safetensors(tmp_path / "model.safetensors", arrays())
     for whole in (path, tmp_path / "model.safetensors"):
         content = whole.read_bytes()
@@ -380,45 +469,46 @@ def test_files_without_arrays(torch, safetensors, save, tmp_path):
     assert refusal(save({})) == "holds no arrays"
     assert refusal(save([1, 2])) == "holds no arrays"
     assert refusal(save(torch.ones(2))) == "holds no arrays"
-    expected = "holds no arrays and no 'state_dict' of arrays, but 'model', 'step'"
-    assert refusal(save({"model": {"w": torch.ones(1)}, "step": 3})) == expected
+    sparse = torch.ones(2, 2).to_sparse()
+    assert refusal(save({"w": sparse})) == "holds no arrays, but 'w'"
+    assert refusal(save({"model": {}, "step": 3})) == "holds no arrays, but 'model', 'step'"
     assert "'state_dict'" in refusal(save({"state_dict": None}))
     write_safetensors(tmp_path / "none.safetensors", {})
     assert refusal(tmp_path / "none.safetensors") == "holds no arrays"
 
 
-def test_types_that_numpy_has_not(torch, safetensors, tmp_path):
-    float8 = torch.ones(2).to(torch.float8_e4m3fn)
+def test_float8_becomes_float32(torch, tmp_path):
+    float8 = torch.tensor([0.5, 3.0]).to(torch.float8_e4m3fn)
     torch.save({"w": float8}, tmp_path / "model.ckpt")
-    assert "'w' as torch.float8_e4m3fn" in refusal(tmp_path / "model.ckpt")
-    torch.save({"w": torch.ones(2, 2).to_sparse()}, tmp_path / "model.ckpt")
-    assert "'w' as torch.float32, torch.sparse_coo" in refusal(tmp_path / "model.ckpt")
+    assert_same(read_state_dict(tmp_path / "model.ckpt"), {"w": np.array([0.5, 3], np.float32)})
+
+
+def test_types_that_numpy_has_not(torch, safetensors, tmp_path):
     from safetensors.torch import save_file
 
-    save_file({"w": float8}, tmp_path / "model.safetensors")
+    save_file({"w": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
     assert "'w' as F8_E4M3" in refusal(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "package, extra, name",
-    [("torch", "torch", "model.ckpt"), ("safetensors", "pretrained", "model.safetensors")],
-)
-def test_a_missing_package(monkeypatch, tmp_path, package, extra, name):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
-    (tmp_path / name).write_bytes(b"...")
-    write = write_ckpt if package == "torch" else write_safetensors
-    for use in (read_state_dict, lambda file: write(file, {})):
-        with pytest.raises(UserError) as caught:
-            use(tmp_path / name)
-        assert str(caught.value).endswith(f'pip install "ldm_jax[{extra}]"')
+def test_a_missing_package(monkeypatch, safetensors, tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", arrays())
+    for package in ("torch", "safetensors", "safetensors.numpy"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for use, extra in (
+        (lambda: read_state_dict(tmp_path / "a.safetensors"), "pretrained"),
+        (lambda: write_safetensors(tmp_path / "b.safetensors", {}), "pretrained"),
+        (lambda: write_ckpt(tmp_path / "b.ckpt", {}), "torch"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f'pip install "ldm_jax[{extra}]"')):
+            use()
 
 
-def test_a_torch_with_known_holes_is_not_used(torch, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.9.1+cu128"))
-    (tmp_path / "model.ckpt").write_bytes(b"...")
-    with pytest.raises(UserError, match="PyTorch 2.9.1.*2.10 or newer"):
-        read_state_dict(tmp_path / "model.ckpt")
+@pytest.mark.parametrize("name, other", [("a.safetensors", "a.ckpt"), ("a.pt", "a.safetensors")])
+def test_the_content_decides_not_the_name(torch, safetensors, tmp_path, name, other):
+    (write_safetensors if name.endswith("safetensors") else write_ckpt)(tmp_path / name, arrays())
+    (tmp_path / name).rename(tmp_path / other)
+    found = read_state_dict(tmp_path / other)
+    assert_same({name: found[name] for name in arrays()}, arrays())
 
 
 # --- pipeline folders ----------------------------------------------------------------------------
@@ -429,6 +519,8 @@ def test_a_torch_with_known_holes_is_not_used(torch, monkeypatch, tmp_path):
     [
         "diffusion_pytorch_model.safetensors",
         "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.bf16.safetensors",
+        "diffusion_pytorch_model.non_ema.safetensors",
         "diffusion_pytorch_model.bin",
         "model.safetensors",
         "pytorch_model.bin",
@@ -439,25 +531,25 @@ def test_a_component(torch, safetensors, tmp_path, name):
     write = write_safetensors if name.endswith(".safetensors") else write_ckpt
     write(tmp_path / "unet" / name, content)
     (tmp_path / "unet" / "config.json").write_text("{}")
-    assert_same(read_component(tmp_path, "unet"), content)
+    of_unet = {f"unet/{name}": array for name, array in content.items()}
+    assert_same(read_checkpoint(tmp_path), of_unet)
+    assert_same(read_checkpoint(tmp_path / "unet"), content)
 
 
-def test_safetensors_of_full_precision_come_first(safetensors, tmp_path):
-    full = {"w": np.ones(1, np.float32)}
-    write_safetensors(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", full)
-    write_safetensors(
-        tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors",
-        {"w": np.ones(1, np.float16)},
-    )
-    (tmp_path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"...")
-    assert_same(read_component(tmp_path, "vae"), full)
+def test_the_best_variant_comes_first(safetensors, tmp_path):
+    names = ("", ".fp16", ".non_ema", ".fp16.non_ema")
+    for i, variant in enumerate(names):
+        file = tmp_path / "unet" / f"diffusion_pytorch_model{variant}.safetensors"
+        write_safetensors(file, {"w": np.full(1, i, np.float32)})
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"...")
+    assert read_checkpoint(tmp_path)["unet/w"] == 0
+    assert read_checkpoint(tmp_path, ema=False)["unet/w"] == 2
 
 
-def test_a_component_without_weights(tmp_path):
-    for folder in (tmp_path / "none", tmp_path):
-        (tmp_path / "unet").mkdir(exist_ok=True)
-        said = refusal(folder / "unet", lambda path: read_component(path.parent, path.name))
-        assert "diffusion_pytorch_model.safetensors" in said and "*.index.json" in said
+def test_a_folder_without_weights(tmp_path):
+    (tmp_path / "unet").mkdir()
+    said = refusal(tmp_path, read_checkpoint)
+    assert "diffusion_pytorch_model.safetensors" in said and "*.index.json" in said
 
 
 def test_a_component_in_several_files(safetensors, tmp_path):
@@ -468,17 +560,19 @@ def test_a_component_in_several_files(safetensors, tmp_path):
     for shard in shards:
         part = {name: content[name] for name in content if place[name] == shard}
         write_safetensors(tmp_path / "text_encoder" / shard, part)
-    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": place}))
     (tmp_path / "text_encoder" / "model.safetensors.index.fp16.json").write_text("not taken")
 
-    found = read_component(tmp_path, "text_encoder")
-    assert len(found) == len(content)
-    assert_same({name: found[name] for name in content}, content)
+    for text in (None, json.dumps({"metadata": {"total_size": 1}, "weight_map": place})):
+        if text:
+            index.write_text(text)
+        found = read_checkpoint(tmp_path / "text_encoder")
+        assert len(found) == len(content)
+        assert_same({name: found[name] for name in content}, content)
 
     def said(text):
         index.write_text(text)
         with pytest.raises(UserError) as caught:
-            read_component(tmp_path, "text_encoder")
+            read_checkpoint(tmp_path)
         assert len(str(caught.value).splitlines()) == 1
         return str(caught.value)
 
@@ -487,3 +581,6 @@ def test_a_component_in_several_files(safetensors, tmp_path):
     assert "outside of the folder" in said(json.dumps({"weight_map": {"w": "../../etc/passwd"}}))
     for broken in ("{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"w": 3}}'):
         assert "is not an index of weights" in said(broken)
+    index.unlink()
+    (tmp_path / "text_encoder" / shards[1]).unlink()
+    assert "2 of 3 files" in refusal(tmp_path / "text_encoder", read_checkpoint)

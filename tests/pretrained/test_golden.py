@@ -15,7 +15,7 @@ from ldm_jax.conditioning.transformer import TransformerConfig, TransformerEncod
 from ldm_jax.diffusion.classifier import NoisyLatentClassifier
 from ldm_jax.diffusion.unet import UNet, UNetConfig
 from ldm_jax.pretrained import names
-from ldm_jax.pretrained.convert import Part, read_compvis, read_diffusers, write_compvis
+from ldm_jax.pretrained.convert import Part, read_weights, write_compvis
 
 LEVELS_2 = {"channels": 32, "channel_mult": (1, 2)}
 HEADS_4 = {**LEVELS_2, "attention_factors": (1, 2), "heads": 4}
@@ -103,9 +103,9 @@ def converted(abstract, lists, golden_weight):
         keys = lists[kind][case]
         arrays = {key: golden_weight(key, shape) for key, shape in keys.items()} | (more or {})
         if kind == "diffusers":
-            params, report = read_diffusers({"folder": arrays}.__getitem__, [part])
+            params, report = read_weights({f"folder/{n}": a for n, a in arrays.items()}, [part])
             return graph, params["it"]
-        params, report = read_compvis(arrays, [part])
+        params, report = read_weights(arrays, [part])
         back = write_compvis(params, [part])
         assert set(back) == set(report.used["it"])
         for key, array in back.items():
