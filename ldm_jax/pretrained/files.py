@@ -93,11 +93,12 @@ def read_state_dict(file: epath.PathLike) -> Mapping[str, np.ndarray]:
 def read_metadata(file: epath.PathLike) -> dict[str, str]:
     """What a checkpoint says of itself, in words: the metadata of safetensors, entries of a pickle.
 
-    Of the folder of a pipeline: those of `write_pipeline`.
+    Of the folder of a pipeline: those of `write_pipeline`. UserError for what is no checkpoint.
     """
     path = epath.Path(file)
     if path.is_dir():
         return _read_json(path / METADATA)
+    read_state_dict(path)  # it says what is wrong with a file
     with _on_this_machine(path) as local:
         if _is_safetensors(_head(local)):
             return _import_safetensors().safe_open(local, framework="np").metadata() or {}

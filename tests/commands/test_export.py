@@ -104,3 +104,6 @@ def test_what_says_nothing_of_itself_needs_a_model(file, tmp_path, convert):
     path, _ = file("tiny-class")
     assert "give --model" in convert(path, "--out", tmp_path / "run").error
     assert "there is no" in convert(tmp_path / "none.ckpt", "--out", tmp_path / "run").error
+    for content in (b"a note", b"PK", b"\x80\x02", b"\x80\x02}.", b"12345678{"):
+        (tmp_path / "note").write_bytes(content)
+        assert str(tmp_path / "note") in convert(tmp_path / "note", "--out", tmp_path / "run").error
