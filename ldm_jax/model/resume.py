@@ -164,8 +164,9 @@ def same_split(data: DataConfig, saved: DataInfo) -> DataConfig:
 def _fact(option: str, before: Any, now: Any) -> str:
     name = option.replace("-", " ")
     if isinstance(before, list) and isinstance(now, list):
-        parts = [("new", [x for x in now if x not in before])]
-        parts += [("gone", [x for x in before if x not in now])]
+        there, here = set(before), set(now)
+        parts = [("new", [x for x in now if x not in there])]
+        parts += [("gone", [x for x in before if x not in here])]
         said = [f"{title}: {', '.join(map(str, some[:10]))}" for title, some in parts if some]
         return f"{name} ({'; '.join(said) or 'another order'})"
     if isinstance(before, str) and len(before) + len(now) > 100:
