@@ -86,8 +86,10 @@ def test_a_lengthened_run_is_the_one_that_was_longer_from_the_start(
     longer, whole = (shutil.copytree(finished, tmp_path / name) for name in ("longer", "whole"))
 
     shutil.copy(images / "0.png", images / "x.png")
-    refused = train_tiny("folder", *words, "--run-dir", longer).error
-    assert "the data of" in refused and " training images there, " in refused
+    ended = train_tiny("folder", *words, "--run-dir", longer)
+    refused = ended.err.splitlines()[-1]  # below what is said of the images
+    assert ended.code == 2 and "error: the data of" in refused
+    assert "images there, " in refused and "other names or sizes of image files" in refused
     assert "--changed-data accept" in refused
     (images / "x.png").unlink()
     again = train_tiny("folder", *words, "--run-dir", longer)
