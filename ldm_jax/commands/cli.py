@@ -23,7 +23,7 @@ from ldm_jax.experiments.config import Experiment
 from ldm_jax.paths import cache_folder
 
 DEFAULT_EXPERIMENT = "scenes"
-_STRAY = "Unrecognized options: "
+_STRAY = "Unrecognized options:"
 T = TypeVar("T")
 
 
@@ -152,9 +152,9 @@ def _unknown_option(words: Sequence[str], options: Sequence[str]) -> str:
 
 def _stray_word(kind: type, said: str) -> str:
     """What is wrong with a word that belongs to no option; '' where tyro complains of no such."""
-    word = said.removeprefix(_STRAY).split(", ")[0] if said.startswith(_STRAY) else ""
-    if not word:
+    if not said.startswith(_STRAY):
         return ""
+    word = said.removeprefix(_STRAY).strip().split(", ")[0]
     named = any(f.name == "experiment" for f in dataclasses.fields(kind))
     hint = f"{_close(word)}; an experiment is named first" if named and _close(word) else ""
     return f"{word!r} belongs to no option{hint}"

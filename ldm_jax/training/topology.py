@@ -14,6 +14,8 @@ from jax.experimental import topologies
 
 from ldm_jax.errors import UserError
 
+MOST_CPUS = 1024  # devices that a CPU can be made to stand for
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -63,7 +65,8 @@ def machine(topology: str) -> Machine:
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", topology)
     name, sizes = (match[1], [int(n) for n in match[2].split("x")]) if match else ("", [0])
     count, chip = math.prod(sizes), CHIPS.get(name)
-    if count < 1 or not (chip or (name == "cpu" and len(sizes) == 1)):
+    is_cpu = name == "cpu" and len(sizes) == 1 and count <= MOST_CPUS
+    if count < 1 or not (chip or is_cpu):
         raise UserError(
             f"unknown topology {topology!r}; such as v5e:4x4, v6e:16x16, v5p:4x4x4 and cpu:8 "
             "are known"
