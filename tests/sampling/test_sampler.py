@@ -278,6 +278,11 @@ def test_embedded_conditions_are_those_that_the_model_makes_of_y(guidance):
 
     y, same = np.array([1, 5], np.int32), np.zeros(3, np.int32)
     np.testing.assert_array_equal(means(y), means(Embedding().embed(y), embedded=True))
+    if guidance != 1:
+        negative = np.array([7, 2], np.int32)
+        led = means(Embedding().embed(y), embedded=True, negative=Embedding().embed(negative))
+        np.testing.assert_array_equal(means(y, negative=negative), led)
+        assert (led != means(y)).all()
     between = means(np.array([[1], [3], [5]], np.float32) / 8, embedded=True, image_ids=same)
     assert between[0] < between[1] < between[2]
 
