@@ -85,12 +85,12 @@ def check_estimate(words):
 def check_command(words):
     """Raises for a command that the program would refuse; nothing is run."""
     from ldm_jax.__main__ import COMMANDS
-    from ldm_jax.commands import cli, convert
+    from ldm_jax.commands import cli, convert, export
 
     kinds = {
         "convert": convert.ConvertCommand,
         "check": convert.CheckCommand,
-        "export": convert.ExportCommand,
+        "export": export.ExportCommand,
     }
     match words[1:]:
         case ["train.py" | "sample.py" as script, *rest]:
@@ -135,8 +135,9 @@ def classes_in(of):
 
 @functools.cache
 def all_options() -> set[str]:
-    from ldm_jax.commands.convert import CheckCommand, ConvertCommand, ExportCommand
+    from ldm_jax.commands.convert import CheckCommand, ConvertCommand
     from ldm_jax.commands.estimate.report import EstimateCommand
+    from ldm_jax.commands.export import ExportCommand
     from ldm_jax.commands.sample.command import SampleCommand
     from ldm_jax.commands.train.run import TrainCommand
     from ldm_jax.experiments.config import Experiment
