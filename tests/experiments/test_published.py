@@ -12,17 +12,16 @@ from flax import nnx
 
 from ldm_jax.autoencoder.discriminator import Discriminator
 from ldm_jax.autoencoder.network import Autoencoder
+from ldm_jax.commands.estimate.step import abstract_step
 from ldm_jax.commands.train.run import parse_command
 from ldm_jax.data.folder import FolderConfig
 from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.experiments import EXPERIMENTS, FIRST_STAGES, PUBLISHED, UNPUBLISHED
 from ldm_jax.experiments.config import AutoencoderStage, DiffusionStage, Experiment
 from ldm_jax.model.check import check
-from ldm_jax.model.conditioning import build_model, conditioning_spec
 from ldm_jax.model.config_json import from_json, to_json
-from ldm_jax.model.data_info import DataInfo
-from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.parameters import abstract_module
+from ldm_jax.training.step import count_parameters
 
 PAPER = FIRST_STAGES | PUBLISHED | UNPUBLISHED
 
@@ -179,29 +178,25 @@ def discriminator_size(config) -> int:
 
 
 @functools.cache
-def _model_size(autoencoder, diffusion) -> tuple[int, int]:
-    info = DataInfo(
-        channels=3,
-        condition=diffusion.condition,
-        class_names=tuple(str(i) for i in range(1000)),
-        semantic_classes=182,
-    )
-    first = FirstStage(autoencoder, 3)
-    spec = conditioning_spec(diffusion, info, first)
-    model = abstract_module(
-        lambda rngs: build_model(diffusion, spec, first.latent_channels, "float32", rngs)
-    )
-    return count(model.unet), 0 if model.tau is None else count(model.tau)
+def _model_size(experiment) -> tuple[int, int]:
+    step = abstract_step(experiment, "diffusion")  # by placeholder data
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(step.objective.init, key)
+    if experiment.diffusion.condition != "none":
+        y = jax.eval_shape(step.objective.condition, step.constants, step.batch, key)
+        assert y.shape[0] == experiment.diffusion.batch_size
+    return tuple(count_parameters(params.get(name, {})) for name in ("unet", "tau"))
 
 
 def model_size(experiment) -> tuple[int, int]:
     """Parameters of UNet and tau. Nothing is allocated, and equal models are made once."""
     stage = experiment.diffusion
-    sizes = ("unet", "condition", "tokenizer", "text", "class_dim", "class_entry")
-    diffusion = DiffusionStage(
-        **{name: getattr(stage, name) for name in sizes}, drop_probability=stage.drop_probability
-    )
-    return _model_size(AutoencoderStage(network=experiment.autoencoder.network), diffusion)
+    names = ("unet", "condition", "tokenizer", "text", "class_dim", "class_entry", "degradation")
+    names += ("drop_probability", "objects", "sections")
+    diffusion = DiffusionStage(**{name: getattr(stage, name) for name in names})
+    autoencoder = AutoencoderStage(network=experiment.autoencoder.network)
+    data = FolderConfig(size=experiment.data.size)
+    return _model_size(Experiment(data=data, autoencoder=autoencoder, diffusion=diffusion))
 
 
 def latents(experiment) -> tuple[int, int]:
