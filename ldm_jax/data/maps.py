@@ -22,12 +22,15 @@ NAMES = "names.txt"
 def decode_map(file: IO[bytes]) -> np.ndarray:
     """Decodes a map to class indices [H, W], upright: uint8 for 8 bits or a palette, else int32.
 
-    UserError for a colour image, whose pixels are no indices; whatever Pillow raises for a damaged
-    file.
+    UserError for a colour image, whose pixels are no indices, and for numbers below 0; whatever
+    Pillow raises for a damaged file.
     """
     image = upright(Image.open(file))
     if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int32)
+        indices = np.asarray(image).astype(np.int32)
+        if indices.min() < 0:
+            raise UserError("a map holds class numbers from 0 on; this one has some below 0")
+        return indices
     if image.mode not in ("1", "L", "P"):
         raise UserError(
             "a map must be grey or have a palette, one class index a pixel; "

@@ -49,6 +49,10 @@ def test_a_map_is_turned_as_its_image_is():
 def test_colours_are_no_indices(tmp_path):
     with pytest.raises(UserError, match="grey or have a palette.*RGB"):
         decode_map(encoded(Image.new("RGB", (2, 2))))
+    file = io.BytesIO()
+    Image.fromarray(np.full((2, 2), -1, np.int32)).save(file, "TIFF")
+    with pytest.raises(UserError, match="below 0"):
+        decode_map(file)
     Image.new("RGBA", (2, 2)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="a.png: a map must be.*RGBA"):
         open_maps(epath.Path(tmp_path), ["a.jpg"])
