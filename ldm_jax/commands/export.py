@@ -21,7 +21,10 @@ from ldm_jax.pretrained.buffers import schedule_buffers
 from ldm_jax.pretrained.convert import write_compvis, write_diffusers
 from ldm_jax.pretrained.files import write_ckpt, write_pipeline, write_safetensors
 
-OTHER_FILES = (".bin", ".pt", ".pth", ".pkl", ".npz", ".h5", ".msgpack")
+OTHER_FILES = (
+    *(".bin", ".pt", ".pth", ".pkl", ".npz", ".h5", ".msgpack"),
+    *(".onnx", ".gguf", ".tflite", ".pb", ".keras", ".zip", ".json"),
+)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ldm_jax.paths import user_path
 from ldm_jax.pretrained.convert import read_weights
 from ldm_jax.pretrained.declared import Declared, declared
 from ldm_jax.pretrained.files import read_checkpoint, read_configs, read_metadata
-from ldm_jax.pretrained.match import Report
+from ldm_jax.pretrained.match import Report, check_keys
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.step import TrainState
 
@@ -95,6 +95,8 @@ def read_published(
         info = with_counts(info, config.diffusion, arrays, lambda name: arrays[name].shape)
         own = path / "tokenizer"
         tokenizer = tokenizer or (str(own) if own.is_dir() else "")
+        if info.condition == "text" and not tokenizer:  # before one is downloaded
+            _check_weights(arrays, LatentDiffusion(config, info), stage, ema)
         info = with_tokenizer(info, config.diffusion, tokenizer)
     info = with_names(info, names) if names else info
     model = LatentDiffusion(config, info, name=of.name)
@@ -106,6 +108,16 @@ def read_published(
         trees["autoencoder"] = autoencoder(model)
     state = _state(config, stage, trees, said, file)
     return PublishedModel(model.with_weights(_weights(state, stage)), stage, state, report)
+
+
+def _check_weights(
+    arrays: Mapping[str, np.ndarray], model: LatentDiffusion, stage: TrainedStage, ema: bool
+) -> None:
+    """Raises UserError for arrays that do not fit; reads their shapes alone."""
+    shapes = {name: np.shape(arrays[name]) for name in arrays}
+    parts = [replace(p, optional=p.name == "autoencoder") for p in network_parts(model, stage)]
+    if problem := check_keys(shapes, parts, ema=ema).problem:
+        raise UserError(problem)
 
 
 def read_first_stage(file: str, model: LatentDiffusion) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.pretrained.match import plain_name
 
 ROUNDING = 5e-3  # of files in half precision
+MOST_TIMESTEPS = 1_000_000
 PREDICTIONS = {
     "epsilon": "eps", "eps": "eps",
     "sample": "z_0", "x0": "z_0",
@@ -66,6 +68,21 @@ def declared(
     Raises:
       UserError: it says something that cannot be.
     """
+    try:
+        return _declared(arrays, metadata, configs)
+    except UserError:
+        raise
+    except Exception as error:  # a text, null or a list where a number belongs
+        raise UserError(
+            f"what the file says of itself, in scheduler, vae or buffers, is damaged: {error}"
+        ) from error
+
+
+def _declared(
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    configs: Mapping[str, Mapping[str, Any]],
+) -> Declared:
     names = {plain_name(name).split(".")[-1]: name for name in arrays if name.count(".") < 2}
     configs = dict(_by_kind(configs))
     scheduler, found = configs.get("scheduler", {}), {}
@@ -73,6 +90,10 @@ def declared(
         found["scale_factor"] = float(np.asarray(arrays[names["scale_factor"]]).ravel()[0])
     elif (scale := configs.get("vae", {}).get("scaling_factor")) is not None:
         found["scale_factor"] = float(scale)
+    if not 0 < found.get("scale_factor", 1.0) < math.inf:
+        raise UserError(
+            f"the file says that latents are multiplied by {found['scale_factor']}, which cannot be"
+        )
     if "betas" in names:
         found["beta"] = np.asarray(arrays[names["betas"]], np.float64)
     elif "alphas_cumprod" in names:
@@ -180,6 +201,10 @@ def _beta(scheduler: Mapping[str, Any]) -> np.ndarray | None:
         return None
     if kind not in BETA_SCHEDULES:
         raise UserError(f"the scheduler has beta_schedule {kind!r}, which ldm_jax does not know")
-    ends = {name: scheduler[name] for name in ("beta_start", "beta_end") if name in scheduler}
-    steps = scheduler.get("num_train_timesteps", 1000)
+    ends = {
+        name: float(scheduler[name]) for name in ("beta_start", "beta_end") if name in scheduler
+    }
+    steps = int(scheduler.get("num_train_timesteps", 1000))
+    if not 1 <= steps <= MOST_TIMESTEPS:
+        raise UserError(f"the scheduler has {steps} timesteps; ldm_jax has 1 to {MOST_TIMESTEPS}")
     return make_schedule(ScheduleConfig(BETA_SCHEDULES[kind], steps, **ends)).beta

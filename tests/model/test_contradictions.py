@@ -119,6 +119,32 @@ def test_a_prediction_that_is_unknown():
         declared({}, {"modelspec.prediction_type": "flow"}, {})
 
 
+@pytest.mark.parametrize(
+    "folder, changes",
+    [
+        ("scheduler", {"beta_start": None}),
+        ("scheduler", {"beta_end": "x"}),
+        ("scheduler", {"beta_end": 5}),
+        ("scheduler", {"beta_schedule": ["linear"]}),
+        ("scheduler", {"prediction_type": ["v_prediction"]}),
+        ("scheduler", {"num_train_timesteps": 10**12}),
+        ("scheduler", {"trained_betas": ["x"]}),
+        ("vae", {"scaling_factor": "x"}),
+        ("vae", {"scaling_factor": 0}),
+        ("vae", {"scaling_factor": float("nan")}),
+    ],
+)
+def test_what_a_pipeline_cannot_say_is_refused(folder, changes):
+    with pytest.raises(UserError):
+        said(FACES, folder, **changes)
+
+
+def test_a_scale_factor_that_cannot_be_is_refused():
+    for value in ([], [0.0], [np.inf]):
+        with pytest.raises(UserError):
+            declared({"scale_factor": np.array(value)}, {}, {})
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("kind", ["sqrt-linear", "linear", "cosine"])
 def test_a_schedule_is_recognised(kind, dtype):
