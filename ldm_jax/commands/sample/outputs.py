@@ -64,7 +64,7 @@ class ImageFolder:
         file that is moved, or whose path is spelled in another way, is still the same file.
 
     Raises:
-      UserError: the folder holds images that were made in another way.
+      UserError: the folder holds images that were made in another way, or does not say how.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ImageFolder:
         self._names = dict(names or {})
         file = path / SETTINGS
         if file.exists():
-            before = json.loads(file.read_text())
+            before = _read_settings(file)
             if differ := [
                 n for n in self.settings | before if before.get(n) != self.settings.get(n)
             ]:
@@ -113,6 +113,16 @@ class ImageFolder:
         with self.file(number).open("rb") as content:
             image = np.asarray(Image.open(content))
         return image[..., None] if image.ndim == 2 else image
+
+
+def _read_settings(file: epath.Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged, and says no longer how the images there are made; give another "
+            "--out, or remove the folder"
+        ) from error
 
 
 def pack(folder: ImageFolder, n: int, file: epath.Path, labels: np.ndarray | None) -> None:

@@ -68,6 +68,14 @@ def test_images_of_another_kind_are_not_mixed_in(tmp_path):
         ImageFolder(epath.Path(tmp_path / "mine"), {})
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe{}", b"null"])
+def test_a_folder_that_says_no_longer_what_it_has_is_refused(content, tmp_path):
+    ImageFolder(epath.Path(tmp_path / "f"), {"seed": 3}).write([0], IMAGES[:1], [""])
+    (tmp_path / "f" / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match="settings.json is damaged.*another --out, or remove"):
+        ImageFolder(epath.Path(tmp_path / "f"), {"seed": 3})
+
+
 @pytest.mark.parametrize("grey", [False, True])
 def test_an_archive_is_read_by_numpy_as_adms_evaluation_does(grey, tmp_path):
     images = IMAGES[..., :1] if grey else IMAGES
