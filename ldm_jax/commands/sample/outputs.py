@@ -109,9 +109,14 @@ class ImageFolder:
             plots.save_png(self.file(number), image, made_by)
 
     def read(self, number: int) -> np.ndarray:
-        """The image: uint8 `[H, W, C]`."""
-        with self.file(number).open("rb") as content:
-            image = np.asarray(Image.open(content))
+        """The image: uint8 `[H, W, C]`. UserError for a file that is damaged."""
+        try:
+            with self.file(number).open("rb") as content:
+                image = np.asarray(Image.open(content))
+        except Exception as error:  # Pillow raises whatever a damaged file leads to
+            raise UserError(
+                f"{self.file(number)} is damaged; remove it, then give the same command"
+            ) from error
         return image[..., None] if image.ndim == 2 else image
 
 

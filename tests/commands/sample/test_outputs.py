@@ -56,6 +56,14 @@ def test_an_image_that_was_not_written_whole_is_not_there(tmp_path):
     np.testing.assert_array_equal(folder.missing(3), [1, 2])
 
 
+def test_an_image_that_is_damaged_is_named_with_the_way_out(tmp_path):
+    folder = ImageFolder(epath.Path(tmp_path / "f"), {})
+    folder.write([0], IMAGES[:1], [""])
+    (tmp_path / "f" / "000000.png").write_bytes(b"")
+    with pytest.raises(UserError, match="000000.png is damaged; remove it"):
+        folder.read(0)
+
+
 def test_images_of_another_kind_are_not_mixed_in(tmp_path):
     ImageFolder(epath.Path(tmp_path / "f"), {"to_seed": 3}).write([0], IMAGES[:1], [""])
     with pytest.raises(UserError, match="another kind: to-seed was 3, and is 4 now"):
