@@ -37,6 +37,8 @@ def parse(kind: type[T], words: Sequence[str], program: str, default: T | None =
       UserError: the words are no such command.
       SystemExit: --help, which is printed.
     """
+    if odd := [word for word in words if not _is_text(word)]:
+        raise UserError(f"{odd[0]!r} is not text in UTF-8, and can be stored nowhere")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -119,6 +121,11 @@ def _one_device_per_core() -> None:
         cores = min(4, os.cpu_count() or 1)
         with contextlib.suppress(RuntimeError):  # JAX has started already: in a notebook, a test
             jax.config.update("jax_num_cpu_devices", 2 ** (cores.bit_length() - 1))
+
+
+def _is_text(word: str) -> bool:
+    """Whether the bytes on the command line were UTF-8."""
+    return word.encode(errors="ignore").decode() == word
 
 
 def _first_line(function: Callable) -> str:

@@ -63,7 +63,9 @@ def texts_of(value) -> list[str]:
     values = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if not all(isinstance(one, str) for one in values):
         raise TypeError(f"{reprlib.repr(value)} is not a caption")
-    return [text for text in (" ".join(one.split()) for one in values) if text]
+    # Half of an emoji, where a program has cut a text in JSON, is no text.
+    whole = (one.encode(errors="ignore").decode() for one in values)
+    return [text for text in (" ".join(one.split()) for one in whole) if text]
 
 
 def _gathered(pairs: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:

@@ -36,6 +36,11 @@ def test_scenes_is_what_is_trained_by_default(words, name):
     assert command.experiment.seed == (7 if "7" in "".join(words) else 0)
 
 
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(UserError, match=r"'runs/l\\udce4uf' is not text in UTF-8"):
+        parse_command(["--run-dir", "runs/l\udce4uf"])
+
+
 def test_the_value_of_an_option_is_no_experiment():
     name, command = parse_command(["--run-dir", "smoke"])
     assert (name, command.run_dir) == ("scenes", "smoke")

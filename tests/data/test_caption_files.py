@@ -58,6 +58,7 @@ VALUES = [
     (None, []),
     ([], []),
     (["", None, " x "], ["x"]),
+    ("half an emoji \ud83d", ["half an emoji"]),
     ("", []),
 ]
 
