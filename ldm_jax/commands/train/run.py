@@ -262,14 +262,21 @@ def _log_idle_devices(experiment: Experiment, stage: StageName, mesh: Mesh) -> N
 def _is_finished(
     run: RunDir, experiment: Experiment, stage: StageName, summary: dict[str, Any]
 ) -> bool:
-    """Whether these stages were trained to their end; a run that is lengthened is not."""
-    begun = run.begun()
+    """Whether these stages were trained to their end; a run that is lengthened is not.
+
+    Neither is one whose last checkpoint is damaged: it goes on from the one before.
+    """
+    begun, last = run.begun(), _stages(stage)[-1]
     if "diffusion" in begun or not is_trained_here(experiment.autoencoder):
         begun = {"autoencoder": experiment.autoencoder.steps} | begun  # it needs no checkpoint
-    return all(
+    finished = all(
         summary.get(one, {}).get("finished") and begun.get(one, 0) >= getattr(experiment, one).steps
         for one in _stages(stage)
     )
+    if not finished or last not in run.begun():
+        return finished
+    readable = run.checkpoints(last).restore_part(["step"])
+    return readable is not None and int(readable["step"]) >= begun[last]
 
 
 def _initial(run: RunDir, model: LatentDiffusion, stage: StageName) -> InitialWeights:

@@ -28,6 +28,15 @@ def test_a_summary_that_someone_edited_is_still_a_finished_run(again):
     assert "its numbers in summary.json are damaged" in ended.out
 
 
+def test_a_run_whose_checkpoints_are_damaged_is_not_called_finished(again):
+    run, start = again
+    for file in (run / "checkpoints" / "diffusion").glob("*/default/ocdbt.process_0/d/*"):
+        file.write_bytes(b"")
+    ended = start()
+    assert ended.code == 2 and "is finished" not in ended.err
+    assert ended.err.splitlines()[-1].startswith("error: Every checkpoint in")
+
+
 def test_what_is_lost_is_made_again(again, parts):
     run, start = again
     before = {stage: parts(run, stage) for stage in ("autoencoder", "diffusion")}
