@@ -29,7 +29,7 @@ ALLOWED = {
     "data": BASE,
     "plots": BASE,
     "evaluation": MODELS | BASE | {"data"},
-    "pretrained": MODELS | BASE,
+    "pretrained": MODELS | BASE | {"evaluation"},
     "experiments": LIBRARY - {"evaluation", "pretrained", "plots"},
     "model": LIBRARY | {"experiments"},
     "commands": LIBRARY | {"experiments", "model"},

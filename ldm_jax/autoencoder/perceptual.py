@@ -124,16 +124,25 @@ def _max_pool(x: Array, window: int) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), padding)
 
 
-def _taps(params: dict, network: PerceptualNetwork, x: Array) -> dict[str, Array]:
-    """Name of the last layer of each stage -> its features `[B, h, w, c]`."""
-    architecture, taps = _ARCHITECTURES[network], {}
+def stages(
+    params: dict, network: PerceptualNetwork, x: Array, dtype=jnp.float32
+) -> dict[str, Array]:
+    """What the network makes of images: name of the last layer of each stage -> `[B, h, w, c]`.
+
+    Args:
+      params: as `abstract_params(network)`.
+      x: `[B, H, W, 3]` in [-1, 1], no side below `SMALLEST_SIZE[network]`.
+      dtype: the type the network computes in.
+    """
+    x = ((x - SHIFT[None, None, None]) / SCALE[None, None, None]).astype(dtype)
+    architecture, found = _ARCHITECTURES[network], {}
     for i, stage in enumerate(architecture.stages):
         if i in architecture.pooled:
             x = _max_pool(x, architecture.window)
         for name in stage:
             x = _layer(name, params[name], x)
-        taps[name] = x
-    return taps
+        found[name] = x
+    return found
 
 
 def _unit(h: Array) -> Array:
@@ -183,13 +192,9 @@ def lpips(
     if c != 3:
         return lpips(params, network, _grey(x), _grey(x_hat), dtype).reshape(b, c).mean(axis=1)
 
-    def taps(y):
-        y = (y - SHIFT[None, None, None]) / SCALE[None, None, None]
-        return _taps(params, network, y.astype(dtype))
-
     # Two passes instead of one batch: training needs no gradient for x, so the pass for x stores no
     # activations.
-    h, h_hat = taps(x), taps(x_hat)
+    h, h_hat = (stages(params, network, y, dtype) for y in (x, x_hat))
     distance = jnp.zeros(b, jnp.float32)
     for name, head in params["heads"].items():
         difference = (_unit(h[name]) - _unit(h_hat[name])) ** 2

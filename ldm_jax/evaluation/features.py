@@ -1,0 +1,98 @@
+"""Features of images in the networks whose distances are reported, each by its own name.
+
+The values of two networks are not comparable; only those on 'inception' may be called FID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ldm_jax.autoencoder import perceptual
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation import efficientnet, inception
+from ldm_jax.layers import Array
+
+FeatureName = Literal["inception", "efficientnet-lite0", "squeezenet"]
+
+
+class FeatureNetwork(NamedTuple):
+    """A network with constant weights; `ldm_jax.pretrained.feature_networks` reads them."""
+
+    name: str
+    dimension: int
+    """Of the features."""
+    features: Callable[[dict, Array], Array]
+    """(params, `[n, H, W, 3]` of 0..255) -> float32 `[n, dimension]`."""
+    logits: Callable[[dict, Array], Array] | None
+    """(params, features) -> scores of the classes `[n, classes]`; None without a classifier."""
+
+
+def _squeezenet(params: dict, images: Array) -> Array:
+    """The mean over the positions of the last layer of LPIPS: `[n, H, W, 3]` -> `[n, 512]`."""
+    x = efficientnet.resize(jnp.asarray(images, jnp.float32), efficientnet.SIZE) / 127.5 - 1
+    with jax.default_matmul_precision("highest"):  # as the others: equal on all devices
+        return perceptual.stages(params, "squeezenet", x)["fire9"].mean(axis=(1, 2))
+
+
+NETWORKS: dict[FeatureName, FeatureNetwork] = {
+    network.name: network
+    for network in (
+        FeatureNetwork("inception", inception.DIMENSION, inception.features, inception.logits),
+        FeatureNetwork(
+            "efficientnet-lite0",
+            efficientnet.DIMENSION,
+            efficientnet.features,
+            efficientnet.logits,
+        ),
+        FeatureNetwork("squeezenet", 512, _squeezenet, None),
+    )
+}
+
+
+def extract(
+    network: FeatureNetwork,
+    params: dict,
+    images: np.ndarray,
+    batch_size: int = 32,
+    *,
+    progress: bool = False,
+) -> np.ndarray:
+    """Features of images of one size: uint8 `[n, H, W, 3]` -> float32 `[n, dimension]`.
+
+    Grey images `[n, H, W, 1]` are taken as three equal channels. The features of an image do not
+    depend on the others. One batch is on the device at a time; one program serves all batches.
+
+    Args:
+      network: such as `NETWORKS['inception']`.
+      params: its weights.
+      batch_size: at most so many images at once.
+      progress: show a bar.
+
+    Raises:
+      UserError: there are no images, or they have another shape or type.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
+        raise UserError(
+            "features are taken of RGB or grey images, uint8 [n, height, width, 3 or 1], not "
+            f"{images.dtype} {list(images.shape)}"
+        )
+    if not images.size:
+        raise UserError(f"features need at least one image, got {list(images.shape)}")
+    n, features, params = len(images), jax.jit(network.features), jax.device_put(params)
+    batch_size, found = min(batch_size, n), np.empty((n, network.dimension), np.float32)
+    with tqdm(total=n, desc=f"{network.name} features", disable=not progress, unit="img") as bar:
+        for start in range(0, n, batch_size):
+            batch = images[start : start + batch_size]
+            count = len(batch)
+            batch = np.broadcast_to(batch, (*batch.shape[:3], 3))
+            # The last batch repeats its last image: another size would compile another program.
+            batch = np.pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)), "edge")
+            found[start : start + count] = features(params, batch)[:count]
+            bar.update(count)
+    return found
