@@ -55,6 +55,11 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
     yield from no_schedule or _broken(
         "sampling", lambda: sampling.check(make_schedule(second.schedule))
     )
+    if second.tokenizer_file and second.tokenizer == "words":
+        yield (
+            f"--diffusion.tokenizer-file is {second.tokenizer_file}, but --diffusion.tokenizer "
+            "words has none: it takes the words of the captions; bert and clip read a file"
+        )
     if second.schedule.zero_terminal_snr and second.prediction == "eps":
         yield (
             "--diffusion.schedule.zero-terminal-snr goes with --diffusion.prediction v or z_0: z_T "

@@ -298,7 +298,10 @@ class RunDir:
         return self._parsed(on_first(self._saved))
 
     def _saved(self) -> dict[str, Any]:
-        saved = self._read("config.json")
+        try:
+            saved = self._read("config.json")
+        except ValueError as error:
+            raise self._damaged(error) from error
         if saved is None:
             raise UserError(f"{self.path} is no run directory: it has no config.json")
         if saved.get("version") != VERSION:
@@ -315,10 +318,16 @@ class RunDir:
             name, experiment = saved["experiment"], from_json(Experiment, saved["config"])
             info = from_json(DataInfo, saved["data"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{self.path}/config.json is damaged: {error}") from error
+            raise self._damaged(error) from error
         if "tokenizer" in saved:
             info = dataclasses.replace(info, tokenizer=saved["tokenizer"])
         return name, experiment, info
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.path}/config.json is damaged ({error}); without it nobody knows what the run "
+            "is: restore it from a copy, or choose another --run-dir"
+        )
 
     def summary(self) -> dict[str, Any]:
         """summary.json, or {} before the first `record`; a damaged one is set aside."""
@@ -360,8 +369,8 @@ class RunDir:
             return None
         try:
             content = json.loads(file.read_bytes())
-        except Exception as error:  # whatever the bytes are
-            raise UserError(f"{file} is damaged: {error}") from error
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
         if not isinstance(content, dict):
-            raise UserError(f"{file} is damaged: it holds no JSON object")
+            raise ValueError("it holds no JSON object")
         return content

@@ -166,6 +166,11 @@ def changed(*fields):
         ),
         ("sampling.height", 30, "{} is 30; for this model it is a multiple of 4"),
         ("sampling.tile", 3, "{} is 3; for this model it is a multiple of 2"),
+        (
+            "diffusion.tokenizer-file",
+            "x.json",
+            "{} is x.json, but --diffusion.tokenizer words has none",
+        ),
         ("sampling.steps", 1001, "--sampling: steps is 1001; this model takes 1 to 1000"),
         ("sampling.timesteps", (9, 9), "--sampling: timesteps are 9 9; they decrease"),
         ("sampling.guidance-rescale", 2.0, "{} is 2.0; it must be at most 1"),

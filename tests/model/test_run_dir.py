@@ -203,7 +203,10 @@ def test_a_start_killed_while_it_wrote_its_configuration_can_begin_again(tmp_pat
         (lambda text: "[]", "holds no JSON object"),
         (lambda text: "{}", "has version None"),
         (lambda text: text.replace('"version": 2', '"version": 9'), "has version 9"),
-        (lambda text: text.replace('"experiment"', '"x"'), "damaged: 'experiment'"),
+        (
+            lambda text: text.replace('"experiment"', '"x"'),
+            "damaged ('experiment'); without it nobody knows",
+        ),
         (lambda text: text.replace('"seed"', '"sead"'), "unknown fields sead"),
         (lambda text: text.replace('"seed": 0', '"seed": "no"'), "'no' where int is expected"),
         (lambda text: text.replace('"size": 32', '"size": 32.5'), "32.5 where int is expected"),
