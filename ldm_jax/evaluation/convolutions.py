@@ -15,7 +15,7 @@ from jax import lax
 from ldm_jax.layers import Array
 
 Conv = Callable[..., Array]
-"""(name, x, channels, size=1, stride=1, padding='SAME', groups=1) -> a convolution of x.
+"""(name, x, channels, size=1, stride=1, padding='SAME', depthwise=False) -> a convolution of x.
 
 size: of the kernel, in pixels; one number, or (height, width). padding: 'VALID', or 'SAME' as in
 TensorFlow: at stride 2 an even side is padded on its right or lower edge alone.
@@ -33,11 +33,11 @@ def abstract_params(network: Callable[[Conv, Array], Array], size: int) -> dict:
     """
     params = {}
 
-    def conv(name, x, channels, size=1, stride=1, padding="SAME", groups=1):
-        kernel = jnp.zeros((*_pair(size), x.shape[-1] // groups, channels))
+    def conv(name, x, channels, size=1, stride=1, padding="SAME", depthwise=False):
+        kernel = jnp.zeros((*_pair(size), 1 if depthwise else x.shape[-1], channels))
         layer = {"kernel": kernel, "bias": jnp.zeros(channels)}
         params[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), layer)
-        return _convolve(layer, x, stride, padding, groups)
+        return _convolve(layer, x, stride, padding, depthwise)
 
     jax.eval_shape(
         lambda x: network(conv, x), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -48,30 +48,47 @@ def abstract_params(network: Callable[[Conv, Array], Array], size: int) -> dict:
 def apply(network: Callable[[Conv, Array], Array], params: dict, x: Array) -> Array:
     """The output of a network for `[B, H, W, 3]`, with parameters as `abstract_params`."""
 
-    def conv(name, x, channels, size=1, stride=1, padding="SAME", groups=1):
-        return _convolve(params[name], x, stride, padding, groups)
+    def conv(name, x, channels, size=1, stride=1, padding="SAME", depthwise=False):
+        return _convolve(params[name], x, stride, padding, depthwise)
 
     return network(conv, x)
 
 
 def dense(params: dict, x: Array) -> Array:
     """A fully connected layer: `[B, c_in]` -> `[B, c]`; its kernel is `[1, 1, c_in, c]`."""
-    return _convolve(params, x[:, None, None], 1, "VALID", 1)[:, 0, 0]
+    return _convolve(params, x[:, None, None], 1, "VALID", False)[:, 0, 0]
 
 
-def _convolve(params: dict, x: Array, stride: int, padding: str, groups: int) -> Array:
+def _convolve(params: dict, x: Array, stride: int, padding: str, depthwise: bool) -> Array:
+    kernel, bias = params["kernel"], params["bias"][None, None, None]
+    if depthwise:
+        return _depthwise(kernel, x, stride, padding) + bias
     y = lax.conv_general_dilated(
         x,
-        params["kernel"],
+        kernel,
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
         # Accelerators would round to bfloat16 or TF32, and a distance between distributions would
         # depend on the device.
         precision=lax.Precision.HIGHEST,
     )
-    return y + params["bias"][None, None, None]
+    return y + bias
+
+
+def _depthwise(kernel: Array, x: Array, stride: int, padding: str) -> Array:
+    """A depthwise convolution as a sum of shifted images: XLA's own is slow on a CPU."""
+    height, width = kernel.shape[:2]
+    strides = (stride, stride)
+    pads = lax.padtype_to_pads(x.shape[1:3], (height, width), strides, padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h, w = ((n - k) // stride + 1 for n, k in zip(x.shape[1:3], (height, width), strict=True))
+    return sum(
+        x[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+        * kernel[i, j, 0][None, None, None]
+        for i in range(height)
+        for j in range(width)
+    )
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

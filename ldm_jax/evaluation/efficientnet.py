@@ -84,7 +84,7 @@ def _network(conv: Conv, x: Array) -> Array:
             stride = stage.stride if repeat == 0 else 1
             inside = c_in * stage.expansion
             h = layer(f"{name}._expand_conv", x, inside) if stage.expansion > 1 else x
-            h = layer(f"{name}._depthwise_conv", h, inside, stage.size, stride, groups=inside)
+            h = layer(f"{name}._depthwise_conv", h, inside, stage.size, stride, depthwise=True)
             h = conv(f"{name}._project_conv", h, stage.channels)
             x = x + h if (stride, c_in) == (1, stage.channels) else h
             block += 1
