@@ -145,7 +145,7 @@ def flat(tmp_path):
         ),
         (
             ["smoke", "--diffusion.condition", "image-embedding"],
-            ["image embeddings", "not trained here"],
+            ["scenes have no embedding: beside images, captions and classes"],
         ),
         (["smoke", "--sampling.sampler", "plms", "--sampling.eta", 1], ["eta is 1.0"]),
         (["folder"], ["--data.path FOLDER"]),

@@ -105,7 +105,8 @@ class ScenesSource:
         unknown = set(extras) - set(EXTRAS)
         if unknown:
             raise UserError(
-                f"scenes have no {sorted(unknown)[0]!r}: extras are {', '.join(EXTRAS)}"
+                f"scenes have no {sorted(unknown)[0]}: beside images, captions and classes they "
+                f"have {', '.join(EXTRAS)}"
             )
         self.config, self.split, self.seed = config, split, seed
         self.size, self.level = config.size, level

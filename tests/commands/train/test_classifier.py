@@ -129,15 +129,16 @@ def test_images_without_classes_cannot_be_classified(layout, trained, train_tiny
     _, run = trained(layout)
     data = RunDir(run).load()[1].data
     words = ["--data.path", data.path, "--data.crop", data.crop, "--data.flip", data.flip]
-    error = train_tiny("folder", *words, "--run-dir", run, *ALONE).error
-    assert error == "this data has no class labels, which a classifier needs"
+    ended = train_tiny("folder", *words, "--run-dir", run, *ALONE)
+    said = "error: this data has no class labels, which a classifier needs"
+    assert ended.code == 2 and ended.err.splitlines()[-1] == said
 
 
 @pytest.mark.parametrize(
     "words, said",
     [
         ([], ["has no trained autoencoder (step 0 of 40); leave out --stage classifier"]),
-        (["--classifier.batch-size", 12], ["--classifier.batch-size", "8 or 16"]),
+        (["--classifier.batch-size", 12, "--mesh.data", 8], ["--classifier.batch-size", "8 or 16"]),
         (["--classifier.unet.groups", 3], ["--classifier.unet.groups 3 does not divide the 16"]),
         (["--classifier.unet.head-channels", 24], ["--classifier.unet.head-channels 24 does not"]),
         (
