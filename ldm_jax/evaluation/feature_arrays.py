@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,6 +50,18 @@ def checked(features: ArrayLike, *, name: str, least: int, measure: str) -> np.n
             f"or out of range; the first is row {row} with {value:g}"
         )
     return array
+
+
+class SquaredDistance(NamedTuple):
+    """A squared distance between two sets, and the numbers of images on which it depends.
+
+    `caution` is empty, or says in one line that there are too few of them.
+    """
+
+    distance: float
+    num_real: int
+    num_generated: int
+    caution: str = ""
 
 
 def real_numbers(values: ArrayLike, *, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.feature_arrays import check_widths, checked
+from ldm_jax.evaluation.feature_arrays import SquaredDistance, check_widths, checked
 
 # Images for each feature. Two sets of N images of one distribution have a distance of about d / 2N
 # of the trace of its covariance where they should have 0: 5 % at N = 10 d.
@@ -23,18 +23,6 @@ class Moments(NamedTuple):
     num: int
 
 
-class FrechetDistance(NamedTuple):
-    """The squared distance, with the numbers of images on which it depends.
-
-    `caution` is empty, or says in one line that there are too few of them.
-    """
-
-    distance: float
-    num_real: int
-    num_generated: int
-    caution: str = ""
-
-
 def moments(features: ArrayLike, *, name: str = "real") -> Moments:
     """Mean and unbiased covariance in float64 of features `[N, d]`, N >= 2.
 
@@ -45,7 +33,7 @@ def moments(features: ArrayLike, *, name: str = "real") -> Moments:
     return Moments(array.mean(axis=0), np.atleast_2d(np.cov(array, rowvar=False)), len(array))
 
 
-def frechet_distance(*, real: ArrayLike, generated: ArrayLike) -> FrechetDistance:
+def frechet_distance(*, real: ArrayLike, generated: ArrayLike) -> SquaredDistance:
     """Frechet distance between features `[N, d]` of real and of generated images.
 
     Heusel et al. 2017: |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), the square of the
@@ -61,7 +49,7 @@ def frechet_distance(*, real: ArrayLike, generated: ArrayLike) -> FrechetDistanc
     )
 
 
-def frechet_distance_of_moments(*, real: Moments, generated: Moments) -> FrechetDistance:
+def frechet_distance_of_moments(*, real: Moments, generated: Moments) -> SquaredDistance:
     """`frechet_distance` of sets of which only the moments are kept.
 
     Raises:
@@ -79,7 +67,7 @@ def frechet_distance_of_moments(*, real: Moments, generated: Moments) -> Frechet
     trace_of_root = np.sum(np.sqrt(np.maximum(product, 0)))
     distance = np.sum((real.mean - generated.mean) ** 2)
     distance += np.trace(real.covariance) + np.trace(generated.covariance) - 2 * trace_of_root
-    return FrechetDistance(
+    return SquaredDistance(
         max(float(distance), 0.0),  # below 0 by rounding alone
         real.num,
         generated.num,

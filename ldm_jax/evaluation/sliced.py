@@ -1,42 +1,29 @@
-"""Sliced Wasserstein distance between two sets of features; MIND on Inception's."""
+"""Sliced Wasserstein distance between two sets of features."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ldm_jax.evaluation.feature_arrays import check_at_least, checked_pair
+from ldm_jax.evaluation.feature_arrays import SquaredDistance, check_at_least, checked_pair
 
-# Images of a kind. The distance between two sets of one distribution falls as 1 / N; with fewer
-# than these it hides what differs, and it is the least number that the paper of MIND works with.
+# Images of a kind. The distance between two sets of one distribution falls as 1 / N; with few it
+# hides what differs.
 ENOUGH = 1000
 _DIRECTIONS_AT_ONCE = 64
 
 
-class SlicedWasserstein(NamedTuple):
-    """The squared distance, and the numbers of images on which it depends.
-
-    `caution` is empty, or says in one line that there are too few of them.
-    """
-
-    distance: float
-    num_real: int
-    num_generated: int
-    caution: str = ""
-
-
 def sliced_wasserstein(
     *, real: ArrayLike, generated: ArrayLike, directions: int = 1000, seed: int = 0
-) -> SlicedWasserstein:
-    """Squared sliced 2-Wasserstein distance between features `[N, d]`, times 3 d.
+) -> SquaredDistance:
+    """Squared sliced 2-Wasserstein distance between features `[N, d]`, times d.
 
-    Berthet et al. 2026 (arXiv:2605.06797), whose MIND it is on Inception's features: both sets are
-    projected onto random directions, and in one dimension the optimal transport pairs the
-    values in their order. 3 d is the paper's factor: with it a shift by mu of the whole set has
-    the distance 3 |mu|^2. Sets of different sizes are compared by their quantile functions, with
-    no image left out. Biased upwards for few images (`ENOUGH`).
+    Both sets are projected onto random directions, and in one dimension the optimal transport pairs
+    the values in their order. With the factor d a shift by mu of the whole set has the distance
+    |mu|^2. MIND (arXiv:2605.06797) is such a distance on Inception's features; its own factor was
+    not at hand, so the numbers here are not called by that name. Sets of
+    different sizes are compared by their quantile functions, with no image left out. Biased upwards
+    for few images (`ENOUGH`).
 
     Raises:
       UserError: no image of a kind, values that are not finite, different widths.
@@ -61,9 +48,7 @@ def sliced_wasserstein(
             f"{num} images are few for a sliced Wasserstein distance: equal distributions "
             f"differ visibly below {ENOUGH}"
         )
-    return SlicedWasserstein(
-        float(3 * width * total / directions), len(real), len(generated), caution
-    )
+    return SquaredDistance(float(width * total / directions), len(real), len(generated), caution)
 
 
 def _coupling(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
