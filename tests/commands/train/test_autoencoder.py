@@ -286,6 +286,13 @@ def test_a_lender_may_have_kept_its_second_stage_alone(vq, tmp_path):
     assert lent == averaged != last
 
 
+def test_a_lender_needs_no_summary_once_its_last_checkpoint_is_there(vq, tmp_path):
+    copy = shutil.copytree(vq[1], tmp_path / "run")
+    (copy / "summary.json").unlink()
+    lent, _ = load_autoencoder_from(borrower(copy).autoencoder)
+    assert as_bytes(lent) == of_autoencoder(saved(vq[1], "autoencoder", "ema"))
+
+
 def test_what_cannot_be_borrowed_is_refused(vq, train_on, tmp_path):
     def refused(lender, *words):  # before any data is opened: there is none here
         words = [*VQ, "--autoencoder.from-run", lender, "--data.path", tmp_path / "none", *words]
@@ -298,8 +305,7 @@ def test_what_cannot_be_borrowed_is_refused(vq, train_on, tmp_path):
     begun = RunDir(tmp_path / "begun")
     begun.begin("folder", RunDir(vq[1]).load()[1], DataInfo(3, "none"))
     assert f"{begun.path} has no trained autoencoder" in refused(begun.path)
-    half = shutil.copytree(vq[1], tmp_path / "half")
-    (half / "summary.json").unlink()
+    half = without_newest(vq[1], tmp_path / "half", "autoencoder", (25,))
     assert f"the autoencoder of {half} is not trained to its end yet" in refused(half)
     (begun.path / "config.json").write_text("{}")
     assert "config.json has version None" in refused(begun.path)
@@ -314,7 +320,10 @@ def test_an_autoencoder_of_colours_cannot_be_borrowed_for_grey_images(
         Image.open(file).convert("L").save(tmp_path / "grey" / file.name)
     words = ["--data.path", tmp_path / "grey", *VQ, "--autoencoder.from-run", vq[1]]
     refused = train_tiny("folder", *words, "--run-dir", tmp_path / "run")
-    assert "channel" in refused.error and not (tmp_path / "run").exists()
+    assert refused.code == 2
+    last = refused.err.splitlines()[-1]  # after a notice of what the crop cuts off
+    assert last.startswith("error: ") and "number of channels: 3, not 1" in last
+    assert not (tmp_path / "run").exists()
 
 
 # --- none
