@@ -63,12 +63,13 @@ def main() -> int:
     for first in range(0, options.kills, len(phases)):
         run = options.folder / f"run{first // len(phases)}"
         for name, begins in phases[: options.kills - first]:
-            process, is_there = start(words, run), begins(run)
+            is_there, process = begins(run), start(words, run)
             while process.poll() is None and not is_there():
                 time.sleep(0.001)
-            time.sleep(rng.random() * 0.02)
+            time.sleep(rng.random() * (0.002 if name.endswith("ing") else 0.02))
             process.kill()
-            made[name if process.wait() < 0 else f"{name}: it had ended"] += 1
+            ended = "" if process.wait() < 0 else ": it had ended"
+            made[name + (ended or ("" if is_there() else ": it was over"))] += 1
         start(words, run).wait()
         found = outcome(run)
         differs = [part for part in expected if expected[part] != found.get(part)]
@@ -91,7 +92,12 @@ def in_order(whole: Path) -> Iterator[tuple[str, Callable[[Path], Callable[[], b
 
     def saving(stage: str, file: str) -> Callable[[Path], Callable[[], bool]]:
         pattern = f"checkpoints/{stage}/*-tmp/{file}"
-        return lambda run: lambda: any(run.glob(pattern))
+
+        def begins(run: Path) -> Callable[[], bool]:
+            before = set(run.glob(pattern))  # what an earlier kill has left
+            return lambda: not before.issuperset(run.glob(pattern))
+
+        return begins
 
     def steps(stage: str) -> Callable[[Path], Callable[[], bool]]:
         def begins(run: Path) -> Callable[[], bool]:

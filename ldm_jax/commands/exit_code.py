@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 
+from ldm_jax.commands import watch
 from ldm_jax.commands.native_errors import LOST
 from ldm_jax.errors import Interrupted, UserError
 
@@ -53,30 +54,44 @@ class ExitCode:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> bool:
+        if error is None:
+            return True
         if isinstance(error, (UserError, OSError)):  # also a full disk
-            self._refuse(str(error))
-        elif error is not None and is_out_of_memory(error):
+            self._end(str(error))
+        elif is_out_of_memory(error):
             remedy = SAVES_MEMORY.get(self.command)
-            self._refuse(_first_line(error) + (f"; {remedy}" if remedy else ""))
-        elif error is not None and is_lost_process(error):
-            self._refuse(LOST)
-            sys.stderr.flush()
-            os._exit(self.code)  # or else JAX would wait for the others, in vain
-        elif isinstance(error, Interrupted):
-            print(error, file=sys.stderr)
-            self.code = error.exit_code
+            self._end(_first_line(error) + (f"; {remedy}" if remedy else ""))
+        elif is_lost_process(error):
+            failed = watch.failed_others()
+            _print(f"error: {watch.told(failed) if failed else LOST}")
+            os._exit(2)  # or else JAX would wait for the others, in vain
+        elif isinstance(error, Interrupted):  # of several processes all stop after the same step
+            self._end(str(error), error.exit_code, "", together=True)
         elif isinstance(error, KeyboardInterrupt):
-            print("interrupted; everything saved so far is kept", file=sys.stderr)
-            self.code = 130
+            self._end("interrupted; everything saved so far is kept", 130, "")
         elif isinstance(error, SystemExit):  # --help
             self.code = int(error.code or 0)
         else:
-            return error is None
+            if watch.fail(f"{kind.__name__}: {error}"):
+                sys.excepthook(kind, error, traceback)
+                sys.stderr.flush()
+                os._exit(1)
+            return False
         return True
 
-    def _refuse(self, message: str) -> None:
-        print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
-        self.code = 2
+    def _end(
+        self, message: str, code: int = 2, before: str = "error: ", together: bool = False
+    ) -> None:
+        """Says why; and ends here where another process of the run would wait for this one."""
+        message, self.code = " ".join(message.splitlines()), code
+        _print(before + message)
+        if not together and watch.fail(message):
+            os._exit(code)
+
+
+def _print(line: str) -> None:
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 
 from ldm_jax.commands.native_errors import say_in_one_line
+from ldm_jax.commands.watch import watch_others
 from ldm_jax.errors import UserError
 from ldm_jax.paths import is_remote
 
@@ -100,6 +101,7 @@ def join(hosts: Hosts) -> None:
         ) from error
     if jax.process_count() > 1:
         say_in_one_line()
+        watch_others()
     if jax.process_index() > 0:  # process 0 logs what concerns all; others log their own warnings
         logging.getLogger("ldm_jax").setLevel(logging.WARNING)
     cache = jax.config.jax_compilation_cache_dir

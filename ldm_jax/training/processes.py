@@ -5,8 +5,9 @@ decides which computation comes next must therefore be the same everywhere: what
 disk, an error or a signal that only one process gets. Every function here
 is called by all processes, in the same order; with one process it costs nothing.
 
-A process that fails otherwise leaves the rest waiting. They are ended by JAX's own watch over the
-processes (`jax.distributed`), within minutes.
+A process that fails otherwise leaves the rest waiting. It tells them when it ends with an error,
+and they end as well (`commands.watch`); where it was killed, JAX's own watch over the processes
+(`jax.distributed`) ends them, within minutes.
 """
 
 import functools

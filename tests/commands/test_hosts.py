@@ -204,6 +204,25 @@ def test_when_one_process_dies_the_other_says_so_in_one_line(killed, pair, tmp_p
     assert "Traceback" not in left.err and "stack trace" not in left.err
 
 
+def test_when_one_process_fails_the_other_ends_with_its_reason(pair, tmp_path):
+    """Process 0 alone looks after the run directory; process 1 would wait for it."""
+    run = tmp_path / "run"
+    both = pair("train.py", *WORDS, "--autoencoder.steps", 100_000, "--run-dir", run)
+    while LOG_EVERY not in losses(run, "autoencoder"):
+        assert all(process.poll() is None for process in both), ended(both)
+        time.sleep(0.01)
+    run.rename(tmp_path / "moved")
+    first, second = ended(both)
+    assert (first.code, second.code) == (2, 2), (first, second)
+    for one in (first, second):
+        assert "Traceback" not in one.err and "stack trace" not in one.err
+    reason = first.err.splitlines()[-1]
+    assert reason.startswith(f"error: {run}")
+    said = second.err.splitlines()[-1]
+    assert said.startswith("error: another process of this run has failed")
+    assert f"process 0: {reason.removeprefix('error: ')}" in said
+
+
 def test_data_that_one_host_lacks_is_an_error_of_both(pair, photographs, tmp_path):
     shutil.copytree(photographs / "flat", tmp_path / "a" / "images")
     (tmp_path / "b").mkdir()
