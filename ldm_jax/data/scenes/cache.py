@@ -27,7 +27,7 @@ from ldm_jax.paths import cache_folder, failure
 
 log = logging.getLogger(__name__)
 
-RENDER_VERSION = 3  # raise it with any change to the images or captions: old caches are ignored
+RENDER_VERSION = 4  # raise it with any change to the images or captions: old caches are ignored
 
 _CHUNK = 64  # images between two steps of the progress bar
 _IMAGES_PER_PROCESS = 1_000  # fewer are rendered sooner than another interpreter starts

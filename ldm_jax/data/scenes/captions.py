@@ -19,7 +19,7 @@ from ldm_jax.errors import UserError
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 IN_FRONT = 1.2  # least difference in depth for the relation 'in front of'
 
-_SKY_PHRASES = {
+SKY_PHRASES = {
     "day": "by day",
     "sunset": "at sunset",
     "overcast": "under an overcast sky",
@@ -30,7 +30,7 @@ _RELATIONS = ("in front of", "left of", "next to", "and")
 VOCABULARY = tuple(
     sorted(
         {"a", "an", "on", "floor", *SHAPES, *COLOURS, *SIZES, *MATERIALS, *FLOORS}
-        | {word for phrase in (*_SKY_PHRASES.values(), *_RELATIONS) for word in phrase.split()}
+        | {word for phrase in (*SKY_PHRASES.values(), *_RELATIONS) for word in phrase.split()}
     )
 )
 
@@ -58,7 +58,7 @@ def caption(scene: Scene) -> str:
             relation, *pair = relations[(choice >> 9) % len(relations)]
             words += [_describe(scene, pair[0]), relation]
         words.append(_describe(scene, pair[-1]))
-    return " ".join([*words, "on a", scene.floor, "floor", _SKY_PHRASES[scene.sky]])
+    return " ".join([*words, "on a", scene.floor, "floor", SKY_PHRASES[scene.sky]])
 
 
 def _describe(scene, solid) -> str:

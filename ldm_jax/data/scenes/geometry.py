@@ -12,6 +12,7 @@ import numpy as np
 from ldm_jax.data.scenes.world import Camera, Scene, SceneObject
 
 SKY, FLOOR = -2, -1  # in an instance map; an object is its position in `scene.objects`
+_BULGE = np.float32(2.5)  # weight of the direction from the centre beside the normal of a face
 
 
 def rays(camera: Camera, samples: int):
@@ -96,6 +97,24 @@ def normal(solid: SceneObject, x, y, z):
         side = solid.height - z > solid.base - radius  # nearer to the side than to the top
         nx, ny, nz = nx * side, ny * side, (~side).astype(np.float32)
     return nx, ny, nz
+
+
+def rounded_normal(solid: SceneObject, x, y, z, normal):
+    """`normal`, bent as if flat faces bulged: (nx, ny, nz), each [N], at the same points.
+
+    For the gloss alone. A flat face mirrors one direction, hardly ever that of the light, so that
+    without this a shiny cube or cylinder would look like a matte one.
+    """
+    if solid.shape in ("ball", "cone"):
+        return normal
+    half = solid.height / 2
+    outward = _unit(x / solid.base, y / solid.base, (z - half) / half)
+    return _unit(*(n + _BULGE * out for n, out in zip(normal, outward, strict=True)))
+
+
+def _unit(x, y, z):
+    norm = np.sqrt(x * x + y * y + z * z)
+    return x / norm, y / norm, z / norm
 
 
 def corners(solid: SceneObject, reach: float = 1.0):

@@ -23,8 +23,11 @@ PALETTE = {
     "blue": (0.09, 0.24, 0.88),
     "purple": (0.53, 0.13, 0.74),
     "pink": (1.00, 0.45, 0.66),
-    "white": (0.95, 0.95, 0.94),
+    "white": (0.90, 0.90, 0.89),
 }
+
+
+_BODY = np.float32(0.88)  # what a shiny surface leaves of the light for its own colour
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
@@ -124,8 +127,9 @@ def _paint(scene, number, light, depth, instance):
     ambient = openness[:, None] * (shade * 1.15) + bounce[:, None] * (sun + shade)
     colour = albedo * (facing[:, None] * (sun * 1.05) + ambient)
     if solid.material == "shiny":
-        gloss = _gloss(source, facing, (dx, dy, dz), (nx, ny, nz), (lx, ly, lz))
-        colour = colour + gloss
+        rounded = geometry.rounded_normal(solid, x, y, z, (nx, ny, nz))
+        gloss = _gloss(source, facing, (dx, dy, dz), rounded, (lx, ly, lz))
+        colour = _BODY * colour + gloss
     light[i, j] = colour
 
 
@@ -143,7 +147,7 @@ def _gloss(light, facing, ray, normal, to_light):
     spot = np.maximum(rx * lx + ry * ly + rz * lz, 0.0)
     for _ in range(3):
         spot *= spot
-    highlight = 1.6 * spot**3 * (facing > 0)  # Phong, exponent 24
+    highlight = 2.0 * spot**3 * (facing > 0)  # Phong, exponent 24
     grazing = (1.0 - np.clip(0.5 * along, 0.0, 1.0)) ** 3
     mirror = (0.05 + 0.35 * grazing) * np.clip(rz * 3.0 + 0.3, 0.0, 1.0)
     up = np.clip(rz, 0.0, 1.0)[:, None]

@@ -24,8 +24,8 @@ MIN_VISIBLE = 12  # visible pixels that an object needs at 64x64; other sizes in
 
 # Level: (most objects, radii of small and large objects, least and greatest distance).
 _PLACEMENTS = {
-    "pair": (2, (0.65, 0.95), (4.6, 6.0)),
-    "full": (MAX_OBJECTS, (0.55, 0.90), (4.2, 8.4)),
+    "pair": (2, (0.58, 0.95), (4.6, 6.0)),
+    "full": (MAX_OBJECTS, (0.50, 0.92), (4.2, 8.4)),
 }
 # (base radius or half side, height) in multiples of the object's radius.
 _PROPORTIONS = {
