@@ -3,7 +3,7 @@
     python benchmarks/guidance_scale.py runs/scenes-class
 
 takes a run of single scenes by class, and prints for each guidance scale how many images show
-shape and colour of their class (the oracle's reading), and how different images of one class
+shape and colour of their class (the scene reader's reading), and how different images of one class
 still are (the standard deviation over images of each pixel, averaged), beside true renders.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 from trained_run import held_out, options_of
 
 import ldm_jax
-from ldm_jax.evaluation.oracle import agreement
+from ldm_jax.data.scenes import CLASS_NAMES
+from ldm_jax.evaluation.scene_reports import caption_scores
 
 
 def variety(images: np.ndarray, classes: np.ndarray) -> float:
@@ -30,11 +31,14 @@ def main():
     model, n = ldm_jax.load(options.run), options.images
     classes = np.arange(n) % len(model.info.class_names)
     settings = replace(model.settings, steps=options.steps, batch_size=32)
-    names = ("shape", "colour", "both")
-    print("| scale | shape as asked | colour as asked | both | variety |\n|---|---|---|---|---|")
+    names = ("shape", "colour", "whole")
+    print(
+        "| scale | shape as asked | colour as asked | both, and nothing else | variety |\n"
+        "|---|---|---|---|---|"
+    )
 
     def row(title, images, classes):
-        right = agreement(images, classes)
+        right = caption_scores(images, [CLASS_NAMES[label] for label in classes])
         shares = " | ".join(f"{right[name]:.1%}" for name in names)
         print(f"| {title} | {shares} | {variety(images, classes):.1f} |", flush=True)
 

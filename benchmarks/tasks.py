@@ -35,10 +35,10 @@ TASKS = {
     "regression": ("scenes-super-resolution", SEVERAL, REGRESSION),
 }
 NUMBERS = {
-    "both": "shape and colour",
+    "whole": "whole caption",
     "valid": "proper scenes",
     "objects": "objects",
-    "relations": "relations",
+    "relation": "relations",
     "iou": "box IoU",
     "mean_iou": "mean IoU",
 }
@@ -84,8 +84,8 @@ def rows(task: str, summary: dict) -> list[str]:
         cells = [task, ", ".join(measured.values()), said("samples")]
         cells += [f"{other.replace('_', ' ')} {said(other)}"]
         cells += [f"reconstructed {said('reconstructed')}", minutes]
-        return [f"| {' | '.join(cells)} |"]
-    report, lines = stage["oracle"], []
+        return [f"| {' | '.join(cells)} |", *kid_row(task, stage, minutes)]
+    report, lines = stage["reader"], kid_row(task, stage, minutes)
     for name, title in NUMBERS.items():
         if name in report["samples"]:
             floor = f"shuffled {report['floor'][name]:.1%}" if "floor" in report else ""
@@ -94,6 +94,22 @@ def rows(task: str, summary: dict) -> list[str]:
             number = f"{report['samples'][name]:.1%}"
             lines.append(f"| {task} | {title} | {number} | {floor} | {ceiling} | {minutes} |")
     return lines
+
+
+def kid_row(task: str, stage: dict, minutes: str) -> list[str]:
+    """The line of the task's KID; none where it was not measured."""
+    if not (report := stage.get("kid")):
+        return []
+
+    def said(who):
+        return f"{report[who]['mean']:.4f}"
+
+    others = [who for who in report if who in ("bicubic", "mean_fill")]
+    number = f"{said('samples')} ± {report['samples']['standard_error']:.4f}"
+    beside = ", ".join(f"{who.replace('_', ' ')} {said(who)}" for who in others)
+    best = f"held-out {said('held_out')}, reconstructed {said('reconstructed')}"
+    title = f"KID ({report['features']} features)"
+    return [f"| {task} | {title} | {number} | {beside} | {best} | {minutes} |"]
 
 
 def image(figures: list[Path]) -> Image.Image:

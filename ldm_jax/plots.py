@@ -12,6 +12,7 @@ import matplotlib.colors
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -271,7 +272,7 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
 
 # Panels of `curves`: title -> (metrics, logarithmic scale).
 _PANELS = {
-    "loss": (("loss",), True),
+    "loss": (("loss", "held_out_loss"), True),
     "accuracy": (
         (
             "accuracy",
@@ -282,7 +283,7 @@ _PANELS = {
         ),
         False,
     ),
-    "PSNR [dB]": (("psnr", "validation_psnr"), False),
+    "PSNR [dB]": (("psnr", "held_out_psnr"), False),
     "loss by noise level": (
         ("loss_least_noise", "loss_less_noise", "loss_more_noise", "loss_most_noise"),
         True,
@@ -298,35 +299,79 @@ _PANELS = {
 }
 
 
+_COLUMNS = 4  # panels of `curves` side by side
+_PANEL = (3.5, 2.6)  # inches; four are 1400 pixels wide
+
+
 def curves(lines: Sequence[Mapping[str, object]]) -> np.ndarray:
-    """Plots the lines of metrics.jsonl, one row of panels per stage: uint8 `[H', W', 3]`."""
+    """Plots the lines of metrics.jsonl, the panels of each stage in rows: uint8 `[H', W', 3]`.
+
+    At most 1400 pixels wide.
+    """
+    return as_pixels(curves_figure(lines))
+
+
+def as_pixels(figure: Figure) -> np.ndarray:
+    """A figure of Matplotlib as an image, uint8 `[H', W', 3]`, 100 pixels an inch."""
     buffer = io.BytesIO()
-    curves_figure(lines).savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=100)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def curves_figure(lines: Sequence[Mapping[str, object]]) -> Figure:
     """What `curves` plots, as a figure of Matplotlib."""
-    stages = list(dict.fromkeys(line["stage"] for line in lines))
     table = []
-    for stage in stages:
+    for stage in dict.fromkeys(line["stage"] for line in lines):
         stage_lines = [line for line in lines if line["stage"] == stage]
         recorded = {key for line in stage_lines for key in line}
         panels = {t: [m for m in ms if m in recorded] for t, (ms, _) in _PANELS.items()}
-        table.append((stage, stage_lines, {t: ms for t, ms in panels.items() if ms}))
-    columns = max((len(panels) for *_, panels in table), default=1)
-    figure = Figure(figsize=(3.2 * columns, 2.6 * max(1, len(table))), layout="constrained")
-    for row, (stage, stage_lines, panels) in enumerate(table):
-        for column, (title, metrics) in enumerate(panels.items()):
+        items = [(t, ms) for t, ms in panels.items() if ms]
+        starts = range(0, len(items), _COLUMNS)
+        table += [(stage, stage_lines, items[start : start + _COLUMNS]) for start in starts]
+    columns = max((len(items) for *_, items in table), default=1)
+    width, height = _PANEL
+    figure = Figure(figsize=(width * columns, height * max(1, len(table))), layout="constrained")
+    for row, (stage, stage_lines, items) in enumerate(table):
+        for column, (title, metrics) in enumerate(items):
             axes = figure.add_subplot(len(table), columns, row * columns + column + 1)
             for metric in metrics:
                 points = [(line["step"], line[metric]) for line in stage_lines if metric in line]
-                axes.plot(*zip(*points, strict=True), label=metric, linewidth=1.2)
-            axes.set_title(f"{stage}: {title}", fontsize=9)
-            axes.tick_params(labelsize=7)
+                label = metric.replace("_", " ")
+                if metric.startswith("held_out"):
+                    axes.plot(*zip(*points, strict=True), "o-", ms=3, color="C1", label=label)
+                else:
+                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+            axes.set_title(f"{stage}: {title}", fontsize=11)
+            axes.tick_params(labelsize=9)
+            axes.set_xlabel("step", fontsize=9)
             axes.grid(alpha=0.3)
             if _PANELS[title][1]:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=6))
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             if len(metrics) > 1:
-                axes.legend(fontsize=6)
+                axes.legend(fontsize=8)
     return figure
+
+
+def bars(values: Mapping[str, tuple[float, float]], title: str) -> np.ndarray:
+    """Horizontal bars with their standard errors, the first at the top: uint8 `[H', W', 3]`.
+
+    Args:
+      values: name -> (value, standard error).
+    """
+    figure = Figure(figsize=(6, 0.9 + 0.4 * len(values)), layout="constrained")
+    axes = figure.add_subplot()
+    names, numbers = list(values), np.array(list(values.values()))
+    axes.barh(names, numbers[:, 0], xerr=numbers[:, 1], color=[f"C{i}" for i in range(len(names))])
+    right = np.max(numbers.sum(axis=1), initial=1e-6)
+    for row, (value, error) in enumerate(numbers):
+        text = f" {value:.4f} ± {error:.4f}"
+        axes.text(max(value + error, 0), row, text, va="center", fontsize=9)
+    axes.set_xlim(min(0, numbers[:, 0].min() * 1.1), right * 1.35)
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=9)
+    return as_pixels(figure)

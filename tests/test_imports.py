@@ -28,7 +28,7 @@ ALLOWED = {
     "training": BASE,
     "data": BASE,
     "plots": BASE,
-    "evaluation": MODELS | BASE | {"data"},
+    "evaluation": MODELS | BASE | {"data", "training"},
     "pretrained": MODELS | BASE | {"evaluation"},
     "experiments": LIBRARY - {"evaluation", "pretrained", "plots"},
     "model": LIBRARY | {"experiments"},

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from ldm_jax.autoencoder import perceptual
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation import efficientnet, inception
+from ldm_jax.evaluation import efficientnet, inception, scene_reader
+from ldm_jax.evaluation.scene_network import FEATURES
 from ldm_jax.layers import Array
 
-FeatureName = Literal["inception", "efficientnet-lite0", "squeezenet"]
+FeatureName = Literal["scene-reader", "inception", "efficientnet-lite0", "squeezenet"]
 
 
 class FeatureNetwork(NamedTuple):
@@ -51,6 +52,7 @@ NETWORKS: dict[FeatureName, FeatureNetwork] = {
             efficientnet.logits,
         ),
         FeatureNetwork("squeezenet", 512, _squeezenet, None),
+        FeatureNetwork("scene-reader", FEATURES, scene_reader.features, None),
     )
 }
 

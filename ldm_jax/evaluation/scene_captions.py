@@ -1,20 +1,23 @@
-"""Parses captions of scenes into objects and relations, and checks them against detections."""
+"""What a caption of a scene says, and whether the objects found in an image agree with it."""
 
 import re
 from collections.abc import Sequence
+from itertools import permutations
 from typing import NamedTuple
 
-from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, MATERIALS, SHAPES, SIZES
+from ldm_jax.data.scenes import COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
+from ldm_jax.data.scenes.captions import IN_FRONT, SKY_PHRASES
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_objects import DetectedObject
 
 
 class CaptionObject(NamedTuple):
-    """An object that a caption names; None for attributes that it does not mention."""
+    """An object that a caption names; None for what it does not say of it."""
 
-    label: int  # index in CLASS_NAMES
-    size: str | None
-    material: str | None
+    shape: str
+    colour: str | None = None
+    size: str | None = None
+    material: str | None = None
 
 
 class Relation(NamedTuple):
@@ -26,44 +29,42 @@ class Relation(NamedTuple):
 
 
 class CaptionScene(NamedTuple):
-    """The objects of a caption and their relations."""
+    """All that a caption says; None for what it does not mention."""
 
     objects: tuple[CaptionObject, ...]
     relations: tuple[Relation, ...]
+    floor: str | None = None
+    sky: str | None = None
 
 
 RELATIONS = ("in front of", "left of", "next to")
 _INVERSE = {"behind": "in front of", "right of": "left of"}  # not in our captions, but people's
 
+# What a relation may be short of, in units of the world: the reader's error of two places.
+TOLERANCE = 0.3
+_MOST = 6  # objects of an image that are compared with a caption: its largest
+
 _ANY = "|".join
 _OBJECT = re.compile(
-    rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?\b({_ANY(COLOURS)}) ({_ANY(SHAPES)})\b"
+    rf"(?:\b({_ANY(SIZES)}) )?(?:\b({_ANY(MATERIALS)}) )?(?:\b({_ANY(COLOURS)}) )?"
+    rf"\b({_ANY(SHAPES)})\b"
 )
-
-# Limits of 'next to' in the image, which most pairs satisfy whose captions say so: the gap, in mean
-# widths of the boxes, and the distance between their lower edges, in sides of the image.
-_NEAR = 0.9
-_LEVEL = 0.16
+_FLOOR = re.compile(rf"\b({_ANY(FLOORS)}) floor\b")
 
 
 def parse_caption(text: str) -> CaptionScene:
-    """Objects and relations of 'a large shiny red cone in front of a small blue cube on a ...'.
+    """Reads 'a large shiny red cone in front of a small blue cube on a plain floor at night'.
 
-    Reads every caption of `data/scenes/captions.py`, and 'right of' and 'behind' besides. Objects
-    joined by 'and' have no relation.
+    Every caption of `data/scenes/captions.py`, parts of them ('a ball', 'at night'), and 'right of'
+    and 'behind' besides. Objects joined by 'and' have no relation.
 
     Raises:
-      UserError: if no object is named by colour and shape.
+      UserError: if it names no object, no floor and no sky.
     """
     words = " ".join(text.lower().split())
     named = list(_OBJECT.finditer(words))
-    if not named:
-        raise UserError(
-            f"caption {text!r} names no object: a colour ({', '.join(COLOURS)}) and "
-            f"a shape ({', '.join(SHAPES)}) are needed"
-        )
     objects = tuple(
-        CaptionObject(CLASS_NAMES.index(f"{colour} {shape}"), size, material)
+        CaptionObject(shape, colour, size, material)
         for size, material, colour, shape in (match.groups() for match in named)
     )
     relations = []
@@ -75,35 +76,64 @@ def parse_caption(text: str) -> CaptionScene:
             if re.search(rf"\b{phrase}\b", between):
                 pair = (i, i + 1) if phrase in RELATIONS else (i + 1, i)
                 relations.append(Relation(_INVERSE.get(phrase, phrase), *pair))
-    return CaptionScene(objects, tuple(relations))
+    floor = _FLOOR.search(words)
+    sky = next((name for name, phrase in SKY_PHRASES.items() if phrase in words), None)
+    if not (objects or floor or sky):
+        raise UserError(
+            f"caption {text!r} says nothing of a scene: name an object ({', '.join(SHAPES)}), "
+            f"a floor ({', '.join(FLOORS)}) or a sky ({', '.join(SKY_PHRASES.values())})"
+        )
+    return CaptionScene(objects, tuple(relations), floor and floor.group(1), sky)
 
 
 def relation_holds(name: str, one: DetectedObject, two: DetectedObject) -> bool:
-    """Whether the relation `name` holds between two objects of an image, by their boxes.
+    """Whether the relation `name` holds between two objects, by their places in the world.
 
-    Left is the centre of the box, in front the lower edge, as all stand on one floor.
+    The rules are those of the captions (`true_relations`), less TOLERANCE.
     """
-    (left, _, right, bottom), (left2, _, right2, bottom2) = one.box, two.box
+    across, away = two.x - one.x, two.y - one.y
+    touching = one.footprint + two.footprint
     if name == "left of":
-        return left + right < left2 + right2
+        return across > touching - TOLERANCE
     if name == "in front of":
-        return bottom > bottom2
+        return away >= IN_FRONT - TOLERANCE
     if name == "next to":
-        gap = max(left, left2) - min(right, right2)
-        width = (right - left + right2 - left2) / 2
-        return gap < _NEAR * width and abs(bottom - bottom2) < _LEVEL
+        return across**2 + away**2 < (touching + 1.0 + TOLERANCE) ** 2
     raise UserError(f"unknown relation {name!r}: choose one of {', '.join(RELATIONS)}")
 
 
-def relation_found(
-    relation: Relation, asked: Sequence[CaptionObject], found: Sequence[DetectedObject]
-) -> bool:
-    """Whether two different objects of the asked classes were found that have the relation."""
-    first, second = asked[relation.first].label, asked[relation.second].label
-    return any(
-        one is not two
-        and (one.label, two.label) == (first, second)
-        and relation_holds(relation.name, one, two)
-        for one in found
-        for two in found
-    )
+def right_words(asked: CaptionObject, found: DetectedObject | None) -> dict[str, bool]:
+    """Of each word that a caption says of an object, whether the one found agrees.
+
+    A shape is right only if the object is sound, with the edges and the light of a true one.
+    """
+    said = {name: word for name, word in asked._asdict().items() if word is not None}
+    if found is None:
+        return dict.fromkeys(said, False)
+    right = {name: getattr(found, name) == word for name, word in said.items()}
+    return right | {"shape": right["shape"] and found.is_sound}
+
+
+def match_objects(
+    asked: CaptionScene, found: Sequence[DetectedObject]
+) -> list[DetectedObject | None]:
+    """The object found for each that is asked for, so that most words and relations are right.
+
+    None where there are too few.
+    """
+    candidates = [*found[:_MOST], *[None] * len(asked.objects)]
+    right = [[sum(right_words(one, two).values()) for two in candidates] for one in asked.objects]
+    best, chosen = -1, ()
+    for places in permutations(range(len(candidates)), len(asked.objects)):
+        objects = [candidates[k] for k in places]
+        score = sum(right[i][k] for i, k in enumerate(places))
+        score += sum(right_relations(asked, objects))
+        if score > best:
+            best, chosen = score, objects
+    return list(chosen)
+
+
+def right_relations(asked: CaptionScene, objects: Sequence[DetectedObject | None]) -> list[bool]:
+    """Of each relation of a caption, whether it holds between the objects found for it."""
+    pairs = [(r.name, objects[r.first], objects[r.second]) for r in asked.relations]
+    return [None not in pair and relation_holds(name, *pair) for name, *pair in pairs]

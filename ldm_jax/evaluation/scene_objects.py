@@ -10,12 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SIZES
-from ldm_jax.data.scenes.world import MATERIALS, MIN_VISIBLE
-from ldm_jax.evaluation.scene_reader import SIZE, Reading, read
+from ldm_jax.data.scenes import CLASS_NAMES, COLOURS, SHAPES, SIZES
+from ldm_jax.data.scenes.world import MATERIALS, MIN_VISIBLE, SceneObject
+from ldm_jax.evaluation.scene_network import SIZE
+from ldm_jax.evaluation.scene_reader import Reading, read
 
 _APART = 0.10  # of the image's side: least distance between the centres of two objects
 _SAME = 0.05  # below this distance, a component of another colour belongs to the same object
+SOUND = (
+    -4.0
+)  # least log odds of a sound object: 99 of 100 true ones have more, also half a pixel off
+_EDGE = 0.15  # the same for a component whose predicted centre is not its own
+_OFF = 0.25  # of its extent: least distance of such a centre
 _CLEARLY = 3.0  # least ratio of the distance of two centres to the spread of their predictions
 
 
@@ -27,16 +33,42 @@ _NEIGHBOURS[1] = ndimage.generate_binary_structure(2, 1)
 class DetectedObject(NamedTuple):
     """One object that the reader detects."""
 
-    label: int  # index in CLASS_NAMES
+    shape: str  # one of SHAPES
+    colour: str  # one of COLOURS
+    size: str  # one of SIZES
+    material: str  # one of MATERIALS
     box: tuple[float, float, float, float]  # left, top, right, bottom in [0, 1]
     pixels: int
     certainty: float  # mean probability of its colour, times that of its shape
-    size: str  # one of SIZES
-    material: str  # one of MATERIALS
+    sound: float  # log odds that its edges and its light are a true object's
+    x: float  # its place in the world, in the units of `data.scenes.world`
+    y: float
+    radius: float
+    turn: float
+
+    @property
+    def label(self) -> int:
+        """Index in CLASS_NAMES."""
+        return SHAPES.index(self.shape) * len(COLOURS) + COLOURS.index(self.colour)
 
     @property
     def name(self) -> str:
         return CLASS_NAMES[self.label]
+
+    @property
+    def is_sound(self) -> bool:
+        return self.sound >= SOUND
+
+    @property
+    def solid(self) -> SceneObject:
+        """The object of the world that it looks like."""
+        words = (self.shape, self.colour, self.size, self.material)
+        return SceneObject(*words, self.x, self.y, self.radius, self.turn)
+
+    @property
+    def footprint(self) -> float:
+        """Radius of the smallest vertical cylinder around it, in the world."""
+        return self.solid.footprint
 
 
 def detect_objects(images) -> list[list[DetectedObject]]:
@@ -68,19 +100,31 @@ def _merge(centres, groups):
     """(rows, columns) of each object, the largest first; small components are merged into theirs.
 
     A highlight may look white, and a shadow may divide an object: the pixels of both still predict
-    its centre.
+    its centre. Where two objects touch, pixels between them predict a centre that is neither's, nor
+    that of their own component.
     """
     whole = []
     for rows, columns in sorted(groups, key=lambda group: -len(group[0])):
         centre = centres[rows, columns].mean(axis=0)
-        for k, (main, main_rows, main_columns) in enumerate(whole):
-            if np.linalg.norm(main - centre) < _SAME and 2 * len(rows) < len(main_rows):
-                joined = (main_rows, rows), (main_columns, columns)
-                whole[k] = main, *(np.concatenate(parts) for parts in joined)
-                break
+        near = _EDGE if _is_part(centre, rows, columns, len(centres)) else _SAME
+        distances = [np.linalg.norm(main - centre) for main, *_ in whole]
+        k = int(np.argmin(distances)) if whole else -1
+        if whole and distances[k] < near and 2 * len(rows) < len(whole[k][1]):
+            main, *others = whole[k]
+            joined = zip(others, (rows, columns), strict=True)
+            whole[k] = main, *(np.concatenate(parts) for parts in joined)
         else:
             whole.append((centre, rows, columns))
     return [group for _, *group in sorted(whole, key=lambda group: -len(group[1]))]
+
+
+def _is_part(centre, rows, columns, side) -> bool:
+    """Whether a component's pixels predict a centre that is far from its own, for its size."""
+    for predicted, places in zip(centre, (columns, rows), strict=True):
+        low, high = places.min(), places.max() + 1
+        if abs(predicted * side - (low + high) / 2) > _OFF * (high - low):
+            return True
+    return False
 
 
 def min_pixels(side: int) -> int:
@@ -160,11 +204,18 @@ def _summary(seen, image, rows, columns) -> DetectedObject:
     shapes = seen.shapes[at].mean(axis=0)
     shape = int(np.argmax(shapes))
     box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    x, y, radius, turn = np.median(seen.pose[at], axis=0)
     return DetectedObject(
-        label=shape * len(COLOURS) + int(np.bincount(seen.colour[at]).argmax()),
+        shape=SHAPES[shape],
+        colour=COLOURS[int(np.bincount(seen.colour[at]).argmax())],
+        size=SIZES[int(seen.large[at].mean() > 0)],
+        material=MATERIALS[int(seen.shiny[at].mean() > 0)],
         box=tuple(float(edge) / side for edge in box),
         pixels=len(rows),
         certainty=float(seen.certainty[at].mean() * shapes[shape]),
-        size=SIZES[int(seen.large[at].mean() > 0.5)],
-        material=MATERIALS[int(seen.shiny[at].mean() > 0.5)],
+        sound=float(seen.sound[at].mean()),
+        x=float(x),
+        y=float(y),
+        radius=float(radius),
+        turn=float(turn),
     )

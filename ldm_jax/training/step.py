@@ -246,7 +246,7 @@ def compile_step(
     init = jax.jit(
         partial(init_state, objective, config),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state),
-        compiler_options=_quickly(mesh),
+        compiler_options=quickly(mesh),
     )
 
     # Through the raw bits, which every process can hand over as plain NumPy
@@ -296,7 +296,7 @@ def count_parameters(params: Tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _quickly(mesh: Mesh) -> dict[str, Any]:
+def quickly(mesh: Mesh) -> dict[str, Any]:
     """Compiler options for a program that runs once: a CPU would optimise it for half a minute."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": 0} if on_cpu else {}

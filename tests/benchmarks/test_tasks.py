@@ -14,11 +14,21 @@ from ldm_jax.plots import save_png
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCORES = {
-    "oracle": {
+    "reader": {
         "samples": {"iou": 0.5, "found": 0.6, "precision": 0.4},
         "floor": {"iou": 0.01},
         "ceiling": {"iou": 0.99},
         "reconstructed": {"iou": 0.9},
+        "images": 256,
+    }
+}
+KID = {
+    "kid": {
+        "samples": {"mean": 0.0312, "standard_error": 0.0021},
+        "bicubic": {"mean": 0.2, "standard_error": 0.01},
+        "reconstructed": {"mean": 0.01, "standard_error": 0.001},
+        "held_out": {"mean": -0.0001, "standard_error": 0.001},
+        "features": "scene-reader",
         "images": 256,
     }
 }
@@ -90,8 +100,10 @@ def test_rows(tasks):
         "| layout | box IoU | 50.0% | shuffled 1.0% | true renders 99.0%, reconstructed 90.0% "
         "| 2 min |"
     ]
-    assert tasks.rows("sr", {"diffusion": RESTORED | {"seconds": 600}}) == [
-        "| sr | PSNR, SSIM | 27.2, 0.834 | bicubic 22.2, 0.7 | reconstructed 28.9, 0.88 | 10 min |"
+    assert tasks.rows("sr", {"diffusion": RESTORED | KID | {"seconds": 600}}) == [
+        "| sr | PSNR, SSIM | 27.2, 0.834 | bicubic 22.2, 0.7 | reconstructed 28.9, 0.88 | 10 min |",
+        "| sr | KID (scene-reader features) | 0.0312 ± 0.0021 | bicubic 0.2000 "
+        "| held-out -0.0001, reconstructed 0.0100 | 10 min |",
     ]
 
 

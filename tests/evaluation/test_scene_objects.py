@@ -79,14 +79,23 @@ def reading(shape, colour, centre=None):
     n, side = 1, shape.shape[0]
     ticks = (np.arange(side) + 0.5) / side
     place = np.stack(np.meshgrid(ticks, ticks), axis=-1) * 0 + 0.5
+
+    def everywhere(value, *more):
+        return np.broadcast_to(np.float32(value), (n, side, side, *more))
+
     return Reading(
         semantic=np.where(shape < 0, 1, shape + 2).astype(np.uint8)[None],
-        certainty=np.full((n, side, side), 0.75, np.float32),
+        certainty=everywhere(0.75),
         shapes=np.eye(4, dtype=np.float32)[np.maximum(shape, 0)][None] * 0.6 + 0.1,
         colour=np.broadcast_to(np.uint8(colour), (n, side, side)),
-        large=np.full((n, side, side), 0.9, np.float32),
-        shiny=np.full((n, side, side), 0.2, np.float32),
+        large=everywhere(2.0),
+        shiny=everywhere(-1.0),
         centre=(place if centre is None else centre)[None],
+        sound=everywhere(3.0),
+        pose=everywhere((0.5, 5.0, 0.9, 0.7), 4),
+        floor=np.zeros(n, np.uint8),
+        sky=np.zeros(n, np.uint8),
+        view=np.zeros((n, 7), np.float32),
     )
 
 
@@ -98,7 +107,11 @@ def test_an_object_is_summed_up():
     assert thing.name == "blue cube" and thing.label == CLASS_NAMES.index("blue cube")
     assert thing.box == (0.25, 0.125, 0.5, 0.375)
     assert thing.pixels == 256 and thing.certainty == pytest.approx(0.75 * 0.7, rel=1e-4)
+    assert (thing.shape, thing.colour) == ("cube", "blue")
     assert (thing.size, thing.material) == ("large", "matte")
+    assert thing.sound == 3 and thing.is_sound
+    assert (thing.x, thing.y, thing.radius, thing.turn) == pytest.approx((0.5, 5.0, 0.9, 0.7))
+    assert thing.footprint == pytest.approx(0.8 * 0.9 * 2**0.5)
 
 
 def test_touching_objects_of_one_class_are_parted_by_where_they_think_their_middle_is():

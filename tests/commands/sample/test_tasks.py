@@ -52,7 +52,7 @@ def test_a_task_trains_is_judged_and_leaves_a_figure(kind, trained_task):
         assert scores[other]["ssim"] > 0.3 and other.replace("_", " ") in ended.out
     else:
         number = {"none": "valid", "layout": "iou", "semantic": "mean_iou"}[kind]
-        scores = summary["oracle"]
+        scores = summary["reader"]
         assert scores["ceiling"][number] > max(0.3, scores["reconstructed"][number])
         assert 0 <= scores["samples"][number] <= 1 and "reconstructed" in ended.out
         assert "true renders" in ended.out

@@ -19,11 +19,11 @@ def test_smoke_leaves_everything(smoke):
     assert ended.code == 0, ended.err
     [line] = ended.out.splitlines()
     assert line.startswith("autoencoder: ") and " | diffusion: " in line
-    for fact in ("parameters", "images/s", "peak", "PSNR", "shape and colour as asked"):
+    for fact in ("parameters", "images/s", "peak", "PSNR", "whole caption", "KID (scene-reader"):
         assert fact in line
     names = {path.name for path in run.iterdir()}
     files = {"config.json", "metrics.jsonl", "curves.png", "samples.png", "summary.json"}
-    files |= {"training_images.png"}
+    files |= {"training_images.png", "kid.png"}
     assert names == files | {"samples", "checkpoints"}
     previews = {path.name for path in (run / "samples").iterdir()}
     stages = ("autoencoder", "diffusion")
@@ -36,7 +36,15 @@ def test_smoke_leaves_everything(smoke):
 
 def test_metrics_have_a_line_every_few_steps_of_each_stage(smoke):
     _, run = smoke
-    lines = read(run / "metrics.jsonl")
+    written = read(run / "metrics.jsonl")
+    held_out = [line for line in written if any(key.startswith("held_out") for key in line)]
+    assert [(line["stage"], line["step"]) for line in held_out] == [
+        (s, step) for s in ("autoencoder", "diffusion") for step in (20, 40)
+    ]
+    # On the same images, t and noise each time
+    assert held_out[1]["held_out_psnr"] > held_out[0]["held_out_psnr"]
+    assert held_out[3]["held_out_loss"] < held_out[2]["held_out_loss"]
+    lines = [line for line in written if line not in held_out]
     steps = [(line["stage"], line["step"]) for line in lines]
     assert steps == [(s, step) for s in ("autoencoder", "diffusion") for step in range(5, 41, 5)]
     assert {"loss", "psnr", "kl_per_element", "adaptive_weight", "disc_loss"} <= lines[0].keys()
@@ -54,9 +62,12 @@ def test_the_summary_says_how_large_how_fast_and_how_good(smoke):
         for number in ("parameters", "peak_bytes", "flops", "seconds", "images_per_s"):
             assert part[number] > 0
     assert summary["autoencoder"]["psnr"] > 10 and summary["diffusion"]["scale_factor"] > 0
-    oracle = summary["diffusion"]["oracle"]
-    assert oracle["ceiling"]["both"] > 0.9 and oracle["images"] == 32
-    assert {"samples", "floor"} <= oracle.keys()
+    read = summary["diffusion"]["reader"]
+    assert read["ceiling"]["whole"] > 0.8 and read["images"] == 32
+    assert {"samples", "floor"} <= read.keys()
+    kid = summary["diffusion"]["kid"]
+    assert kid["samples"]["mean"] > kid["reconstructed"]["mean"] > kid["held_out"]["mean"]
+    assert kid["images"] == kid["reference_images"] == 32
     assert summary["wall_seconds"] > summary["autoencoder"]["seconds"]
     assert summary["device"] == "1 x cpu" and "jax" in summary["versions"]
 
