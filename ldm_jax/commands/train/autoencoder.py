@@ -34,6 +34,7 @@ from ldm_jax.training.step import TrainState
 
 log = logging.getLogger(__name__)
 PREVIEWS = 16  # held-out images in a preview
+FOLLOWED = 64  # held-out images whose PSNR is followed while training, at most
 MEASURED = 512  # held-out images whose PSNR is reported, at most
 USAGE_IMAGES = 256  # training images that decide which codes are in use
 
@@ -134,6 +135,7 @@ def autoencoder_task(
     """Stage 1 of a run; `constants` are the `perceptual_weights`."""
     reconstruct = jax.jit(first.reconstruct)
     held_out = data.validation.read(spread(data.validation, PREVIEWS))["image"]
+    followed = data.validation.read(spread(data.validation, FOLLOWED))["image"]
 
     def transform(batch: Batch, rngs: list[np.random.Generator]) -> Batch:
         batch = {"image": batch["image"]}
@@ -148,6 +150,11 @@ def autoencoder_task(
             file = run.to_write(f"samples/autoencoder_{step:07d}.png")
             plots.save_png(file, plots.reconstructions(held_out, x_hat))
 
+    def measure(state: TrainState) -> dict[str, float]:
+        weights = replicate_fsdp(state.weights["autoencoder"], mesh)
+        x_hat = map_batches(reconstruct, (weights,), (followed,), mesh)
+        return {"held_out_psnr": float(np.mean(psnr(followed, x_hat)))}
+
     edit = None
     if first.bottleneck == "vq" and config.reset_dead_codes_every:
         edit = _dead_code_reset(first, data.train, mesh, seed, config.reset_dead_codes_every)
@@ -160,7 +167,9 @@ def autoencoder_task(
         threads=loader.threads,
         prefetch=loader.ahead,
     )
-    return StageTask("autoencoder", config, first.objective, batches, constants, preview, edit)
+    return StageTask(
+        "autoencoder", config, first.objective, batches, constants, preview, measure, edit
+    )
 
 
 def measure_autoencoder(

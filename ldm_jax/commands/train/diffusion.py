@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,15 +12,19 @@ from ldm_jax import plots
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, latent_loader
 from ldm_jax.commands.train.stage import StageTask
+from ldm_jax.data.source import Source
+from ldm_jax.data.spread import spread
 from ldm_jax.model.data import OpenData
 from ldm_jax.model.initial import InitialWeights
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.model.weights import Weights
-from ldm_jax.training.sharding import fetch, replicate_fsdp
-from ldm_jax.training.step import TrainState
+from ldm_jax.training.sharding import fetch, map_batches, replicate_fsdp
+from ldm_jax.training.step import TrainState, quickly
 
 PREVIEWS = 16  # images in a preview
+FOLLOWED = 64  # held-out images whose loss is followed while training, at most
+DRAWS = 4  # of t and of the noise for each of them
 
 
 def diffusion_task(
@@ -53,8 +58,33 @@ def diffusion_task(
         loader,
         constants,
         preview,
+        held_out_loss(model, view, data.validation, mesh),
         initial=initial.diffusion,
     )
+
+
+def held_out_loss(
+    model: LatentDiffusion, view: LatentView, held_out: Source, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState], dict[str, float]]:
+    """The training loss on held-out examples, with the same t and noise each time."""
+    rows = np.repeat(spread(held_out, FOLLOWED), DRAWS)
+    rngs = [np.random.default_rng([model.config.seed, 4, i]) for i in range(len(rows))]
+    batch = view.transform(cached=False)(held_out.read(rows), rngs)
+    names, seed = list(batch), model.config.seed
+
+    @partial(jax.jit, compiler_options=quickly(mesh))
+    def loss(params, constants, number, *arrays):
+        key = jax.random.fold_in(jax.random.key(seed), number[0])
+        return model.objective.loss(params, constants, dict(zip(names, arrays, strict=True)), key)[
+            0
+        ]
+
+    def measure(state: TrainState) -> dict[str, float]:
+        weights = replicate_fsdp((state.params, state.constants), mesh)
+        arrays = np.arange(len(rows), dtype=np.int32), *batch.values()
+        return {"held_out_loss": float(np.mean(map_batches(loss, weights, arrays, mesh)))}
+
+    return measure
 
 
 def settled_scale_factor(

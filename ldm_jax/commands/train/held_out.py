@@ -44,6 +44,15 @@ class HeldOut:
         rngs = [np.random.default_rng(i) for i in range(n)]
         return cls(condition, truth, condition.to_batch(condition.to_cache(truth), rngs), n)
 
+    @staticmethod
+    def others(source: Source, n: int, most: int = 1024) -> np.ndarray:
+        """Images of a source that `read(source, ..., n)` leaves out: uint8, at most `most`.
+
+        None of them where it leaves out none.
+        """
+        rest = np.setdiff1d(np.arange(len(source)), spread(source, n))
+        return source.read(rest[:most] if len(rest) else [0])["image"][: len(rest)]
+
     def sample(
         self, model: LatentDiffusion, settings: SamplingSettings, progress: str | None = None
     ) -> np.ndarray:

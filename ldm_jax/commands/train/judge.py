@@ -8,28 +8,37 @@ from typing import Any
 import jax
 import numpy as np
 
+from ldm_jax import plots
 from ldm_jax.autoencoder.perceptual import lpips
 from ldm_jax.autoencoder.step import to_model_range
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.data.degradations import upscale
 from ldm_jax.data.masks import mean_fill
-from ldm_jax.data.scenes import ScenesConfig
-from ldm_jax.evaluation import oracle
+from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig
 from ldm_jax.evaluation.distortion import psnr, ssim
+from ldm_jax.evaluation.features import NETWORKS, FeatureName, extract
+from ldm_jax.evaluation.kid import kid
+from ldm_jax.evaluation.scene_network import SIZE, SMALL
 from ldm_jax.evaluation.scene_reports import box_report, caption_report, semantic_report, validity
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.pretrained.feature_networks import load_network
 
+FEATURES: FeatureName = "scene-reader"
+KID_BATCH = 64  # images whose features are computed at a time
+LEAST = 32  # images of a kind, for KID: the standard error of fewer hides any difference
 BATCH = 16  # pairs of images compared by LPIPS at a time
 
 
 def is_judged(experiment: Experiment, kind: str) -> bool:
-    """Whether there is a number for samples of this kind of condition, and it is wanted."""
-    data = experiment.data
+    """Whether samples of this kind of condition are measured when training ends.
+
+    Large images take long to sample: `evaluate` measures them when asked.
+    """
     if experiment.evaluation.judged_images == 0:
         return False
     if kind in ("super-resolution", "inpainting"):
-        return data.size >= 11  # the window of SSIM
-    return isinstance(data, ScenesConfig) and data.size in (oracle.SIZE, 2 * oracle.SIZE)
+        return experiment.data.size >= 11  # the window of SSIM
+    return experiment.data.size <= SIZE
 
 
 def judge(
@@ -38,36 +47,75 @@ def judge(
     held_out: HeldOut,
     images: np.ndarray,
     reconstruct: Callable[[np.ndarray], np.ndarray],
+    reference: np.ndarray,
     weights: dict | None,
 ) -> dict[str, Any]:
     """The numbers of a task, for the summary of a run.
 
-    On scenes `oracle`: what is read in the `samples`, in the true images (`ceiling`), in what the
-    first stage makes of those (`reconstructed`: as good as any second stage can be), and in the
-    samples with the conditions of others (`floor`). For images that are restored `restored`: how
-    far the `samples`, the simplest alternative, and the first stage's reconstructions (a ceiling)
-    are from the truth.
+    `kid`: the distance of the `samples` to other held-out images, of what the first stage makes of
+    the true images (`reconstructed`: as good as any second stage can be), and of the true images
+    themselves (`held_out`: 0 but for chance). On scenes `reader`: what is read in the samples, in
+    the reconstructions, in the true images (`ceiling`), and in the samples with the conditions of
+    others (`floor`). For images that are restored `restored`: how far the samples, the simplest
+    alternative, and the reconstructions are from the truth.
 
     Args:
       images: samples, uint8 `[n, H, W, C]`. reconstruct: x -> D(E(x)), likewise.
+      reference: other held-out images, likewise.
       weights: of LPIPS on SqueezeNet, or None to do without.
     """
-    n, truth = len(images), {key: rows[: len(images)] for key, rows in held_out.truth.items()}
-    reconstructed = reconstruct(truth["image"])
+    n = len(images)
+    truth = {key: rows[:n] for key, rows in held_out.truth.items()}
+    compared = {"samples": images}
     if kind == "super-resolution":
         low = held_out.conditions["low_res"][:n]
-        other = {"bicubic": upscale(low, experiment.autoencoder.network.f)}
+        compared["bicubic"] = upscale(low, experiment.autoencoder.network.f)
     elif kind == "inpainting":
-        other = {
-            "mean_fill": np.stack(list(map(mean_fill, truth["image"], held_out.conditions["mask"])))
+        masks = held_out.conditions["mask"]
+        compared["mean_fill"] = np.stack(list(map(mean_fill, truth["image"], masks)))
+    compared["reconstructed"] = reconstruct(truth["image"])
+
+    report: dict[str, Any] = {}
+    if kind in ("super-resolution", "inpainting"):
+        report["restored"] = {
+            who: distances(truth["image"], x, weights) for who, x in compared.items()
         }
-    else:
-        best = _read(experiment, kind, truth, reconstructed)["samples"]
-        report = _read(experiment, kind, truth, images)
-        return {"oracle": report | {"reconstructed": best, "images": n}}
-    compared = {"samples": images, **other, "reconstructed": reconstructed}
-    scores = {who: distances(truth["image"], x, weights) for who, x in compared.items()}
-    return {"restored": scores | {"images": n}}
+    elif isinstance(experiment.data, ScenesConfig) and experiment.data.size in (SMALL, SIZE):
+        best = _read(experiment, kind, truth, compared["reconstructed"])["samples"]
+        report["reader"] = _read(experiment, kind, truth, images) | {"reconstructed": best}
+    if min(n, len(reference)) >= LEAST:
+        report["kid"] = kernel_distances(compared | {"held_out": truth["image"]}, reference)
+    return {name: scores | {"images": n} for name, scores in report.items()}
+
+
+def kernel_distances(compared: dict[str, np.ndarray], reference: np.ndarray) -> dict[str, Any]:
+    """KID of each set of images and its standard error, on the features that come with the package.
+
+    Args:
+      compared: name -> images uint8 `[n, H, W, C]`; a set of `reference` images, likewise.
+    """
+    network = NETWORKS[FEATURES]
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return extract(network, load_network(FEATURES), images, KID_BATCH)
+
+    real, found = features(reference), {}
+    for who, images in compared.items():
+        distance = kid(real=real, generated=features(images), num_subsets=10)
+        found[who] = {"mean": distance.mean, "standard_error": distance.standard_error}
+    return found | {"features": FEATURES, "reference_images": len(reference)}
+
+
+def kid_figure(report: dict[str, Any]) -> np.ndarray:
+    """The bars of a report's `kid`, the best that can be above the samples: uint8."""
+    order = ("held_out", "reconstructed", "samples", "bicubic", "mean_fill")
+    values = {
+        who.replace("_", "-"): (report[who]["mean"], report[who]["standard_error"])
+        for who in order
+        if who in report
+    }
+    title = f"KID, {report['features']} features, {report['images']} images (lower is better)"
+    return plots.bars(values, title)
 
 
 def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) -> dict[str, Any]:
@@ -78,10 +126,10 @@ def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) ->
         return box_report(images, truth["boxes"], truth["box_labels"], truth["image"])
     if kind == "semantic":
         return semantic_report(images, truth["semantic"], truth["image"])
-    if experiment.data.level != "single":
-        return caption_report(images, truth["caption"], truth["image"], truth["caption"])
-    labels = truth["class_label"]
-    return oracle.oracle_report(images, labels, truth["image"], labels)
+    captions = truth["caption"]
+    if kind == "class":
+        captions = [CLASS_NAMES[label] for label in truth["class_label"]]
+    return caption_report(images, captions, truth["image"], captions)
 
 
 def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:

@@ -32,7 +32,7 @@ from ldm_jax.commands.train.autoencoder import (
 from ldm_jax.commands.train.classifier import classifier_task, measure_classifier
 from ldm_jax.commands.train.diffusion import diffusion_task, trained_model
 from ldm_jax.commands.train.held_out import HeldOut
-from ldm_jax.commands.train.judge import is_judged, judge
+from ldm_jax.commands.train.judge import is_judged, judge, kid_figure
 from ldm_jax.commands.train.stage import train_stage
 from ldm_jax.commands.train.summary import summary_line
 from ldm_jax.commands.train.training_images import training_images
@@ -361,7 +361,12 @@ def _final_samples(
     def reconstruct(x: np.ndarray) -> np.ndarray:
         return x if model.first.bottleneck == "none" else model.reconstruct(x)
 
-    numbers = judge(config, kind, held_out, images[:judged], reconstruct, lpips_weights)
+    reference = HeldOut.others(data.validation, max(shown, judged))
+    numbers = judge(config, kind, held_out, images[:judged], reconstruct, reference, lpips_weights)
+    if "kid" in numbers and jax.process_index() == 0:
+        file = run.to_write("kid.png")
+        plots.save_png(file, kid_figure(numbers["kid"]))
+        log.info("KID of the samples, and the best that can be: %s", file)
     return {name: report | {"guidance": settings.guidance} for name, report in numbers.items()}
 
 

@@ -42,6 +42,8 @@ class StageTask:
     """What the objective reads but does not train."""
     preview: Callable[[TrainState, int], None] | None = None
     """Writes images of a step."""
+    measure: Callable[[TrainState], dict[str, float]] | None = None
+    """Numbers of held-out examples, for metrics.jsonl."""
     edit: Hook | None = None
     """A change of the state that is no gradient step."""
     initial: ByPath = field(default_factory=dict)
@@ -87,8 +89,14 @@ def train_stage(
         if jax.process_index() == 0 and (lines := metrics_file.read(run.metrics.path)):
             plots.save_png(run.to_write("curves.png"), plots.curves(lines))
 
+    def save_measures(state: TrainState, step: int) -> None:
+        numbers = task.measure(state)
+        if jax.process_index() == 0:
+            run.metrics.append({"stage": name, "step": step, **numbers})
+
     progress = config.progress
     hooks = [Hook(progress.preview_every, task.preview)] if task.preview else []
+    hooks += [Hook(progress.preview_every, save_measures)] if task.measure else []
     hooks += [
         Hook(progress.preview_every, save_curves),
         Hook(progress.save_every, lambda _state, _step: run.record()),

@@ -45,22 +45,27 @@ def _facts(s: dict[str, Any]) -> list[str]:
 
 # What the first number of a report is called.
 _NAMES = {
-    "both": "shape and colour as asked",
+    "whole": "whole caption",
     "valid": "proper scenes",
     "iou": "box IoU",
     "mean_iou": "mean IoU",
-    "objects": "objects of the captions present",
 }
 
 
 def _measured(summary: dict[str, Any]) -> list[str]:
     """The first number of each report, with what it is compared to."""
     facts = []
-    if report := summary.get("oracle"):
+    if report := summary.get("reader"):
         name = next(name for name in _NAMES if name in report["samples"])
         others = {"ceiling": "true renders", "reconstructed": "reconstructed", "floor": "shuffled"}
         beside = ", ".join(f"{others[o]} {report[o][name]:.1%}" for o in others if o in report)
         facts.append(f"{_NAMES[name]} {report['samples'][name]:.1%} ({beside})")
+    if report := summary.get("kid"):
+        parts = {"samples": "", "reconstructed": "reconstructed ", "held_out": "held-out "}
+        first, *rest = (f"{said}{report[who]['mean']:.4f}" for who, said in parts.items())
+        error = report["samples"]["standard_error"]
+        features = f"{report['features']} features, {report['images']} images"
+        facts.append(f"KID ({features}) {first} ± {error:.4f} ({', '.join(rest)})")
     if report := summary.get("restored"):
         for who, scores in report.items():
             if isinstance(scores, dict):
