@@ -6,7 +6,8 @@ A run is killed (SIGKILL) once in each of its phases, in their order, and starte
 kill: at its start, in the steps of each stage, while a checkpoint is written, while it is sealed,
 and at its end. Then it is let finish; every byte of its newest checkpoints, the samples and the
 steps in metrics.jsonl must be those of the run that was left alone. Then the next run begins, until
-all kills are made. Words behind the options go to train.py; without any it is a tiny run.
+all kills are made. A kill that came after its phase is counted as such. Words behind the options go
+to train.py; without any it is a tiny run.
 """
 
 import argparse

@@ -55,6 +55,21 @@ class AutoencoderConfig:
         """Downsampling factor f = H/h = W/w (Sec. 3.1)."""
         return 1 if self.bottleneck == "none" else 2 ** (len(self.channel_mult) - 1)
 
+    def largest_array(self, height: int, width: int) -> int:
+        """Numbers in the largest array that E or D computes of an image of so many pixels.
+
+        That is features, or what each position pays to each other one where there is attention.
+        """
+        if self.bottleneck == "none":
+            return 0
+        deeper = [*self.channel_mult[1:], self.channel_mult[-1]]  # D upsamples, then narrows
+        widths = map(max, self.channel_mult, deeper)
+        positions = [height * width // 4**level for level in range(len(self.channel_mult))]
+        attends = {*self.attention_factors, *([self.f] if self.mid_attention else [])}
+        pairs = [n**2 for level, n in enumerate(positions) if 2**level in attends]
+        features = [self.channels * w * n for w, n in zip(widths, positions, strict=True)]
+        return max(features + pairs)
+
 
 def _block_config(config: AutoencoderConfig, remat: bool, dtype) -> BlockConfig:
     return BlockConfig(config.groups, EPSILON, config.dropout, remat, dtype)

@@ -12,10 +12,12 @@ import numpy as np
 from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
 from ldm_jax.data.open import DataConfig, into_memory, open_sources
+from ldm_jax.data.scenes import ScenesSource, check_fits
 from ldm_jax.data.source import Source, digest
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.training.memory import host_bytes
 
 # Arrays of an example that are drawn or read only where they are needed
 EXTRAS = {
@@ -52,19 +54,27 @@ class OpenData:
 
 
 def open_data(
-    data: DataConfig, stage: DiffusionStage, seed: int, needs_classes: bool = False
+    data: DataConfig,
+    stage: DiffusionStage,
+    seed: int,
+    needs_classes: bool = False,
+    memory: float | None = None,
 ) -> OpenData:
     """Draws or reads the data, into memory if it fits.
 
     Args:
       stage: what of it the diffusion model is conditioned on.
+      memory: bytes of this machine; None: as `host_bytes` finds them.
 
     Raises:
-      UserError: there is none, or its images have no class although `needs_classes`.
+      UserError: there is none, its images have no class although `needs_classes`, or scenes do not
+        fit into the memory.
     """
     progress = jax.process_index() == 0  # one of the processes shows bars
     extras = EXTRAS.get(stage.condition, ())
     train, validation = open_sources(data, seed, extras, progress)
+    if isinstance(train, ScenesSource):
+        check_fits(train, host_bytes() if memory is None else memory)
     condition = _condition(stage, train)  # before all of it is drawn or read
     identity = _identity(train, validation)
     if needs_classes and not train.class_names:

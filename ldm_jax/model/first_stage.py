@@ -10,8 +10,10 @@ from ldm_jax.autoencoder.kl import sample_posterior, split_moments
 from ldm_jax.autoencoder.step import AutoencoderObjective, to_bytes, to_model_range
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import AutoencoderStage
+from ldm_jax.training.sharding import ROWS_PER_DEVICE
 
 Array = jax.Array
+LARGEST_BYTES = 2**30  # of an array, where fewer images at a time make it smaller
 
 
 class FirstStage:
@@ -41,6 +43,14 @@ class FirstStage:
     def latent_channels(self) -> int:
         """Channels c of the latents."""
         return self.channels if self.bottleneck == "none" else self.network.z_channels
+
+    def rows_at_once(self, height: int, width: int, most: int = ROWS_PER_DEVICE) -> int:
+        """How many images of so many pixels a device encodes or decodes at a time, up to `most`.
+
+        One takes 1 GiB with f = 2 at 256x256, for the attention between 128x128 positions.
+        """
+        each = 4 * self.network.largest_array(height, width)
+        return max(1, min(most, LARGEST_BYTES // max(1, each)))
 
     def checked(self, images: np.ndarray) -> np.ndarray:
         """One image or several: `[n, H, W, C]`, uint8 or float32. UserError for other shapes."""

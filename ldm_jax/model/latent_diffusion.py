@@ -96,12 +96,15 @@ class LatentDiffusion(Networks):
 
     def geometry(self, settings: SamplingSettings | None = None) -> Geometry:
         """The size of the images that these settings give. UserError for one that cannot be."""
-        return (settings or self.settings).geometry(
+        settings = settings or self.settings
+        geometry = settings.geometry(
             self.config.data.size,
             self.first.f,
             self.config.diffusion.unet.factor,
             self.first.latent_channels,
         )
+        sides = (min(side, settings.tile or side) for side in geometry[:2])
+        return geometry._replace(at_once=self.first.rows_at_once(*sides, geometry.at_once))
 
     def with_weights(self, weights: Weights, mesh: Mesh | None = None) -> LatentDiffusion:
         """The same model, sharing its compiled programs, with other weights.
@@ -274,7 +277,8 @@ class LatentDiffusion(Networks):
         images = self.first.checked(images)
         weights, sharding = self.placed(len(images))
         autoencoder = weights.constants["autoencoder"]
-        return map_batches(self._jit["reconstruct"], (autoencoder,), (images,), sharding.mesh)
+        each = self.first.rows_at_once(*images.shape[1:3])
+        return map_batches(self._jit["reconstruct"], (autoencoder,), (images,), sharding.mesh, each)
 
     def predict(
         self, z_t: Array, t: Array, condition: Any = None, guidance: float = 1.0
@@ -358,7 +362,9 @@ class LatentDiffusion(Networks):
 
     def _map(self, name: str, rows: np.ndarray) -> np.ndarray:
         weights, sharding = self.placed(len(rows))
-        return map_batches(self._jit[name], (weights.constants,), (rows,), sharding.mesh)
+        f = self.first.f if name == "decode" else 1
+        each = self.first.rows_at_once(*(f * side for side in rows.shape[1:3]))
+        return map_batches(self._jit[name], (weights.constants,), (rows,), sharding.mesh, each)
 
     def placed(self, n: int) -> tuple[Weights, NamedSharding]:
         """(the weights on the devices, how batches are split over these), for n images."""

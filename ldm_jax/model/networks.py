@@ -17,6 +17,7 @@ from ldm_jax.model.conditions import make_condition
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.sampling.sample import Sampler
+from ldm_jax.training.memory import check_program
 
 Array = jax.Array
 
@@ -57,6 +58,7 @@ class Networks:
             stage.prediction,
             null if self.guidable else None,
             concatenates=self.spec.how == "concatenation",
+            before_run=partial(check_program, "sampling a batch of images"),
         )
 
     @property

@@ -153,6 +153,10 @@ class RunDir:
             Experiment, on_first(lambda: to_json(self._resumed(name, experiment, stage, begun)))
         )
 
+    def unused(self, experiment: Experiment) -> list[str]:
+        """Fields of `experiment` that a finished run does not take over, with both values."""
+        return [str(one) for one in changes(self.load()[1], experiment, self.begun())]
+
     def _resumed(
         self, name: str, experiment: Experiment, stage: str, begun: dict[str, int]
     ) -> Experiment:

@@ -19,6 +19,7 @@ def decode(
     z_0: Array,
     num_shards: int = 1,
     tiles: Tiles | None = None,
+    at_once: int = AT_ONCE,
 ) -> tuple[Array, Array]:
     """D(z_0) as bytes: `[B, h, w, c]` -> (uint8 `[B, H, W, C]`, whether finite: bool `[B]`).
 
@@ -29,6 +30,7 @@ def decode(
     Args:
       decoder: z_0 `[b, h, w, c]` -> floats `[b, H, W, C]` in [-1, 1], for any h and w.
       num_shards: over how many devices the rows are split; divides B.
+      at_once: images that each device decodes at a time, at most.
     """
     whole = decoder
     if tiles is not None:
@@ -40,7 +42,7 @@ def decode(
             return apply_in_tiles(whole, z, tiles, f)
 
     each = len(z_0) // num_shards
-    groups = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= AT_ONCE)
+    groups = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= at_once)
     if groups == 1:
         return _as_bytes(decoder(z_0))
     # Rows 0, n, 2n, ... are the first group: so each device has its share of every group.
@@ -54,9 +56,10 @@ def decode_all(
     estimates: Array,
     num_shards: int = 1,
     tiles: Tiles | None = None,
+    at_once: int = AT_ONCE,
 ) -> tuple[Array, Array]:
     """As `decode`, of every step's estimate of z_0: `[S, B, h, w, c]` -> `[B, S, ...]`."""
-    decoded = jax.lax.map(lambda z_0: decode(decoder, z_0, num_shards, tiles), estimates)
+    decoded = jax.lax.map(lambda z_0: decode(decoder, z_0, num_shards, tiles, at_once), estimates)
     return jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1), decoded)
 
 

@@ -6,7 +6,7 @@ noise and decoder around it, compiles that once, and runs it batch by batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -141,6 +141,8 @@ class Sampler:
       schedule, prediction: as the model was trained.
       null: the null condition, or None for a model that cannot be guided.
       concatenates: whether the condition is a map, stacked with z_t.
+      before_run: (compiled program, its devices) -> nothing; called before a program runs. It may
+        raise where there is too little memory.
     """
 
     def __init__(
@@ -151,8 +153,10 @@ class Sampler:
         prediction: Prediction,
         null: np.ndarray | None,
         concatenates: bool = False,
+        before_run: Callable[[Any, Sequence[jax.Device]], None] = lambda *_: None,
     ):
         self.model, self.decoder, self.schedule = model, decoder, schedule
+        self._before_run = before_run
         self.prediction, self.null, self.concatenates = prediction, null, concatenates
         self._program = jax.jit(self._sample, static_argnames="static")
 
@@ -232,6 +236,7 @@ class Sampler:
         scalars = (guidance_of(settings), *scalars)
         scaled = [(guide.weights, jnp.float32(guide.scale)) for guide in guides]
         batch_size = -(-min(settings.batch_size, n) // num_shards) * num_shards
+        devices = jax.devices()[:1] if sharding is None else [*sharding.device_set]
         silent = progress is None or jax.process_index() != 0
         with tqdm(total=n, desc=progress, unit="image", disable=silent) as bar:
             for first in range(0, n, batch_size):
@@ -240,9 +245,11 @@ class Sampler:
                 batch = jax.tree.map(lambda array, rows=rows: array[rows], inputs.arrays())
                 if sharding is not None:
                     batch = jax.tree.map(lambda array: _split(array, sharding), batch)
-                images, finite = self._program(
-                    params, constants, grid, seed, scalars, scaled, batch, static=static
-                )
+                arguments = params, constants, grid, seed, scalars, scaled, batch
+                if first == 0:  # this compiles it, which the call then does not
+                    program = self._program.lower(*arguments, static=static).compile()
+                    self._before_run(program, devices)
+                images, finite = self._program(*arguments, static=static)
                 if sharding is not None:  # all of them to all processes
                     everywhere = NamedSharding(sharding.mesh, P())
                     images, finite = jax.device_put((images, finite), everywhere)
@@ -344,10 +351,12 @@ class Sampler:
             trajectory=static.trajectory,
         )
         decoder = partial(self.decoder, constants)
+        geometry = static.geometry
+        how = static.num_shards, geometry.decoder_tiles, geometry.at_once
         if static.trajectory:
             _, estimates = result
-            return decode_all(decoder, estimates, static.num_shards, static.geometry.decoder_tiles)
-        return decode(decoder, result, static.num_shards, static.geometry.decoder_tiles)
+            return decode_all(decoder, estimates, *how)
+        return decode(decoder, result, *how)
 
 
 def guidance_of(settings: SamplingSettings) -> Guidance | None:

@@ -19,6 +19,7 @@ from ldm_jax.bounds import (
 )
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.errors import UserError
+from ldm_jax.sampling.decoding import AT_ONCE
 from ldm_jax.sampling.solvers import SOLVERS, SolverName, check_eta
 from ldm_jax.sampling.tiling import Tiles
 from ldm_jax.sampling.timesteps import (
@@ -41,6 +42,8 @@ class Geometry(NamedTuple):
     """Of a latent: (h, w, c)."""
     unet_tiles: Tiles | None = None
     decoder_tiles: Tiles | None = None
+    at_once: int = AT_ONCE
+    """Images that each device decodes at a time, at most."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import jax
 
+from ldm_jax.training.cost import cost_of
+
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -42,3 +44,14 @@ def check_memory(
         raise MemoryError(
             f"{what} takes {needed / 1e9:,.1f} GB of memory; this machine has {there / 1e9:,.1f} GB"
         )
+
+
+def check_program(
+    what: str,
+    program: jax.stages.Compiled,
+    devices: Sequence[jax.Device],
+    there: float | None = None,
+) -> None:
+    """`check_memory` of a program that is compiled for these devices, and not run yet."""
+    if devices[0].platform == "cpu":
+        check_memory(what, cost_of(program).peak_bytes, devices, there)

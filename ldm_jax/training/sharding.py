@@ -36,7 +36,7 @@ TENSOR_RULES = (
 # Weights with fewer elements are replicated: fetching them costs more than holding them.
 SMALLEST_SHARDED = 2**14
 
-ROWS_PER_DEVICE = 16  # rows that each device takes at a time, in `map_batches`
+ROWS_PER_DEVICE = 16  # rows that each device takes at a time, in `map_batches`, at most
 
 
 def make_mesh(
@@ -200,13 +200,17 @@ def fetch(tree: Any) -> Any:
 
 
 def map_batches(
-    function: Callable[..., Any], params: tuple, arrays: tuple[np.ndarray, ...], mesh: Mesh
+    function: Callable[..., Any],
+    params: tuple,
+    arrays: tuple[np.ndarray, ...],
+    mesh: Mesh,
+    each: int = ROWS_PER_DEVICE,
 ) -> np.ndarray:
     """function(*params, *arrays `[B, ...]`) over any number of rows, one program for all.
 
-    Every process has all rows and gets all results; each device computes its share of them.
+    Every process has all rows and gets all results; each device computes `each` of them at a time.
     """
-    n, size = len(arrays[0]), ROWS_PER_DEVICE * num_shards(mesh)
+    n, size = len(arrays[0]), each * num_shards(mesh)
     rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
     batches = (put([a[r] for a in arrays], batch_sharding(mesh)) for r in rows)
     return np.concatenate([fetch(function(*params, *batch)) for batch in batches])[:n]

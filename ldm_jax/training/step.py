@@ -191,6 +191,16 @@ class CompiledStep:
         return self.compiled(state, batch, self.key)
 
 
+def abstract_state(
+    objective: Objective, config: TrainingConfig, mesh: Mesh, constants: Any
+) -> TrainState:
+    """Shapes and shardings of a state on a mesh, to restore a checkpoint with; see `lower_step`."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    constants = jax.tree.map(_as_array, constants)
+    shapes = jax.eval_shape(partial(init_state, objective, config), key, constants)
+    return jax.tree.map(_as_struct, tree_sharding(shapes, mesh), shapes)
+
+
 def lower_step(
     objective: Objective,
     config: TrainingConfig,
@@ -206,9 +216,8 @@ def lower_step(
     shapes and shardings.
     """
     replicated = NamedSharding(mesh, P())
-    shapes = jax.eval_shape(partial(init_state, objective, config), key, constants)
-    shardings = tree_sharding(shapes, mesh)
-    abstract_state = jax.tree.map(_as_struct, shardings, shapes)
+    state = abstract_state(objective, config, mesh, constants)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def step(state: TrainState, batch: Tree, key: jax.Array) -> tuple[TrainState, Metrics]:
         return train_step(state, batch, objective=objective, config=config, key=key, mesh=mesh)
@@ -216,7 +225,7 @@ def lower_step(
     # Without out_shardings XLA may hand back a replicated state; donation updates it in place.
     jitted = jax.jit(step, out_shardings=(shardings, replicated), donate_argnums=0)
     batch = jax.tree.map(partial(_as_struct, batch_sharding(mesh)), batch_example)
-    return abstract_state, jitted.lower(abstract_state, batch, _as_struct(replicated, key))
+    return state, jitted.lower(state, batch, _as_struct(replicated, key))
 
 
 def compile_step(
@@ -238,14 +247,12 @@ def compile_step(
     constants = jax.tree.map(_as_array, constants)
     init_key, step_key = jax.random.split(key)
     start = time.perf_counter()
-    abstract_state, lowered = lower_step(
-        objective, config, mesh, step_key, batch_example, constants
-    )
+    state, lowered = lower_step(objective, config, mesh, step_key, batch_example, constants)
     compiled = lowered.compile()
     compile_s = time.perf_counter() - start
     init = jax.jit(
         partial(init_state, objective, config),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract_state),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state),
         compiler_options=quickly(mesh),
     )
 
@@ -258,13 +265,12 @@ def compile_step(
     step = CompiledStep(
         compiled=compiled,
         key=step_key,
-        flops=step_flops(cost.flops, config, trained_part(objective, abstract_state.params))
-        * mesh.size,
+        flops=step_flops(cost.flops, config, trained_part(objective, state.params)) * mesh.size,
         peak_bytes=cost.peak_bytes,
         compile_s=compile_s,
-        parameters=count_parameters(abstract_state.params),
+        parameters=count_parameters(state.params),
     )
-    return partial(init, init_key, constants), abstract_state, step
+    return partial(init, init_key, constants), state, step
 
 
 def step_flops(counted: float, config: TrainingConfig, params: Tree) -> float:

@@ -1,5 +1,7 @@
 """The encoder and decoder: every f and channel, sizes; numbers: `pretrained/test_golden`."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ from flax import nnx
 
 from ldm_jax.autoencoder.kl import split_moments
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
+from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.layers import Downsample
 from ldm_jax.parameters import abstract_module
+from ldm_jax.training.cost import largest_array
 
 TINY = AutoencoderConfig(channels=8, channel_mult=(1, 2), num_res_blocks=1, z_channels=2, groups=4)
 
@@ -119,3 +123,15 @@ def test_dropout_acts_in_both_halves_and_only_with_rngs(drawn):
         np.testing.assert_array_equal(without[half], again[half])
         assert not np.allclose(without[half], masked[half])
         assert not np.allclose(other[half], masked[half])
+
+
+@pytest.mark.parametrize("name", ["kl-f2", "vq-f4", "kl-f8", "vq-f8-n256", "scenes", "smoke"])
+@pytest.mark.parametrize("size", [(64, 64), (128, 256)])
+def test_the_largest_array_is_known_without_the_network(name, size):
+    """That of its jaxpr, apart from distances to the codes."""
+    config = replace(EXPERIMENTS[name]().autoencoder.network, bottleneck="kl")
+    graph, params = nnx.split(shapes(config))
+    x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    program = jax.make_jaxpr(lambda params, x: forward(nnx.merge(graph, params), x))(params, x)
+    array = largest_array(program)
+    assert config.largest_array(*size) == array.size, array

@@ -269,6 +269,17 @@ def test_rendering_all_is_reading_everything_once(tmp_path):
     assert len(keys) == 3
 
 
+def test_scenes_that_do_not_fit_into_memory_are_refused_with_the_way_out():
+    source = source_of(256, "single", count=1000, extras=("semantic",))
+    scenes.check_fits(source, memory=1e9)
+    with pytest.raises(
+        UserError, match="1,000 scenes of 256x256 pixels take 0.4 GB .* --data.count"
+    ):
+        scenes.check_fits(source, memory=0.3e9)
+    with pytest.raises(UserError, match="not one scene fits"):
+        scenes.check_fits(source_of(2**14, count=2), memory=16e9)
+
+
 def test_processes_render_the_same_also_from_a_script_without_a_guard(tmp_path):
     source = source_of(32, "full", count=70, seed=1, extras=("boxes",))
     script = tmp_path / "script.py"

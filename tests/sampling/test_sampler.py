@@ -293,6 +293,17 @@ def test_batches_are_the_same_images_one_after_another(draw):
     np.testing.assert_array_equal(np.concatenate(batches), draw(sampler="ddim"))
 
 
+def test_a_program_that_does_not_fit_is_refused_before_it_runs():
+    def refuse(program, devices):
+        assert program.memory_analysis().temp_size_in_bytes > 0 and len(devices) == 1
+        raise MemoryError("too large")
+
+    sampler = Sampler(model, image, make().schedule, "z_0", NULL, before_run=refuse)
+    with pytest.raises(MemoryError, match="too large"):
+        sampler(*arguments(np.arange(5)))
+    assert sampler.compiled_programs() == 0
+
+
 def test_any_size_is_drawn_by_a_network_without_a_size(draw):
     images = draw(shape=(6, 10, 3))
     assert images.shape == (5, 6, 10, 3)

@@ -1,9 +1,10 @@
 """What a CPU's memory cannot hold is said, not left to the operating system."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from ldm_jax.training.memory import check_memory, host_bytes
+from ldm_jax.training.memory import check_memory, check_program, host_bytes
 
 
 def test_a_machine_has_some_memory():
@@ -15,3 +16,11 @@ def test_what_does_not_fit_is_refused_with_both_numbers():
     check_memory("a step", 2.5e9, devices, there=10e9)
     with pytest.raises(MemoryError, match="a step takes 12.0 GB of memory; this machine has 10.0"):
         check_memory("a step", 3e9, devices, there=10e9)
+
+
+def test_a_compiled_program_says_what_it_takes():
+    x = jax.ShapeDtypeStruct((1000, 1000), jnp.float32)  # 4 MB there, and 4 MB back
+    program, devices = jax.jit(lambda x: 2 * x).lower(x).compile(), jax.devices()[:1]
+    check_program("doubling", program, devices, there=9e6)
+    with pytest.raises(MemoryError, match="doubling takes 0.0 GB"):
+        check_program("doubling", program, devices, there=7e6)

@@ -145,7 +145,8 @@ def autoencoder_task(
 
     def preview(state: TrainState, step: int) -> None:
         weights = replicate_fsdp(state.weights["autoencoder"], mesh)
-        x_hat = map_batches(reconstruct, (weights,), (held_out,), mesh)
+        each = first.rows_at_once(*held_out.shape[1:3])
+        x_hat = map_batches(reconstruct, (weights,), (held_out,), mesh, each)
         if jax.process_index() == 0:
             file = run.to_write(f"samples/autoencoder_{step:07d}.png")
             plots.save_png(file, plots.reconstructions(held_out, x_hat))
@@ -185,7 +186,8 @@ def measure_autoencoder(
     PSNR in dB, LPIPS where the weights of its network `perceptual` are among `constants`.
     """
     x = held_out.read(spread(held_out, MEASURED))["image"]
-    x_hat = map_batches(jax.jit(first.reconstruct), (weights,), (x,), mesh)
+    each = first.rows_at_once(*x.shape[1:3])
+    x_hat = map_batches(jax.jit(first.reconstruct), (weights,), (x,), mesh, each)
     decibels = psnr(x, x_hat)
     scores = {
         "psnr": round(float(np.mean(decibels)), 2),
@@ -197,7 +199,7 @@ def measure_autoencoder(
         distances = map_batches(distance, (constants["perceptual"],), (x, x_hat), mesh)
         scores[f"lpips_{perceptual}"] = round(float(np.mean(distances)), 4)
     if first.bottleneck == "vq":
-        encoded = map_batches(jax.jit(first.encode), (weights,), (x,), mesh)
+        encoded = map_batches(jax.jit(first.encode), (weights,), (x,), mesh, each)
         counts = fetch(jax.jit(vq.nearest_counts)(encoded, weights["codebook"]))
         scores["codebook_usage"] = round(float(vq.usage(counts)), 4)
         scores["codebook_perplexity"] = round(float(vq.perplexity(counts)), 1)
@@ -219,7 +221,8 @@ def _dead_code_reset(
         rows = rng.permutation(len(train))[:USAGE_IMAGES]
         images = train.read(np.sort(rows))["image"]
         weights = replicate_fsdp(state.params["autoencoder"], mesh)
-        encoded = map_batches(encode, (weights,), (images,), mesh)
+        each = first.rows_at_once(*images.shape[1:3])
+        encoded = map_batches(encode, (weights,), (images,), mesh, each)
         counts = fetch(nearest_counts(encoded, weights["codebook"]))
         key = jax.random.key(rng.integers(2**31))
 

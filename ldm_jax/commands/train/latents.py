@@ -75,11 +75,12 @@ def cached_latents(view: LatentView, data: OpenData, mesh: jax.sharding.Mesh) ->
     params = put(view.params, tree_sharding(view.params, mesh, in_use=True))
     n, parts = len(data.train), []
     size, silent = ROWS_PER_DEVICE * mesh.size, jax.process_index() != 0
+    each = view.first.rows_at_once(*data.train.read([0])["image"].shape[1:3])
     with tqdm(total=n, desc="encoding images", unit="image", disable=silent) as bar:
         for start in range(0, n, size):
             batch = data.train.read(np.arange(start, min(start + size, n)))
             images = [batch["image"], batch["image"][:, :, ::-1]][: 1 + view.mirrored]
-            encoded = [map_batches(encode, (params,), (image,), mesh) for image in images]
+            encoded = [map_batches(encode, (params,), (image,), mesh, each) for image in images]
             parts.append({"encoded": np.stack(encoded, axis=1), **view.to_cache(batch)})
             bar.update(len(batch["image"]))
     return ArraySource({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
@@ -111,8 +112,8 @@ def latent_loader(
         if cached:
             return view.first.scale_factor(source.arrays["encoded"][rows, 0])
         images = data.train.read(rows)["image"]
-        encode = jax.jit(view.first.encode)
-        return view.first.scale_factor(map_batches(encode, (view.params,), (images,), mesh))
+        encode, each = jax.jit(view.first.encode), view.first.rows_at_once(*images.shape[1:3])
+        return view.first.scale_factor(map_batches(encode, (view.params,), (images,), mesh, each))
 
     loader = Loader(
         source,

@@ -136,10 +136,17 @@ def _train(
 ) -> str:
     """`train`, while no other command writes to the directory."""
     # Check
+    if stage == "classifier" and experiment.init_from and not run.begun():
+        raise UserError(
+            "--init-from starts the autoencoder and the diffusion model from other weights; "
+            "--stage classifier trains a classifier alone, from random ones: leave out --init-from"
+        )
     experiment = run.resumed(name, experiment, stage)
     summary = run.summary()
     if _is_finished(run, experiment, stage, summary):
         log.info("%s is finished; %s", run.path, _what_next(run, summary, stage))
+        if unused := run.unused(experiment):
+            log.info("nothing is left to train, so these are not used: %s", "; ".join(unused))
         return summary_line(summary)
     converted = any("converted_from" in summary.get(one, {}) for one in _stages("both"))
     if stage != "classifier" and converted:
@@ -218,7 +225,9 @@ def _train(
             state = trained.state
             weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
             autoencoder = weights["autoencoder"]
-            results = trained.summary | _measured(model, data, autoencoder, mesh, constants)
+            results = trained.summary
+            if "psnr" not in results:
+                results = results | _measured(model, data, autoencoder, mesh, constants)
         _finish(run, "autoencoder", results)
         if stage == "autoencoder":
             return summary_line(run.summary())

@@ -23,7 +23,7 @@ from ldm_jax.training.memory import check_memory
 from ldm_jax.training.processes import on_first
 from ldm_jax.training.profile import profiled
 from ldm_jax.training.sharding import put_batch
-from ldm_jax.training.step import Objective, TrainState, compile_step
+from ldm_jax.training.step import Objective, TrainState, abstract_state, compile_step
 
 TRANSFERRED_AHEAD = 2  # batches that lie on the devices before their step is dispatched
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Trained:
 
     state: TrainState
     summary: dict[str, Any]
+    """What is known of it; of a stage that was finished before, all that summary.json has."""
 
 
 def train_stage(
@@ -67,6 +68,8 @@ def train_stage(
       profile: of so many steps a trace is written into the run directory.
     """
     name, config, checkpoints = task.name, task.config, run.checkpoints(task.name)
+    if (finished := _finished(task, run, mesh)) is not None:
+        return finished
     log.info("%s: compiling the training step", name)
     init, abstract, step = compile_step(
         task.objective, config, mesh, key, _global_shapes(task.loader), task.constants
@@ -124,6 +127,23 @@ def train_stage(
         **on_first(lambda: _pace(run, name, config.batch_size)),
     }
     return Trained(state, summary)
+
+
+def _finished(task: StageTask, run: RunDir, mesh: jax.sharding.Mesh) -> Trained | None:
+    """A stage that an earlier start has trained and measured: nothing is compiled again.
+
+    None where there is something left to do, also where the last checkpoint is damaged.
+    """
+    known, steps = run.summary().get(task.name, {}), task.config.steps
+    checkpoints = run.checkpoints(task.name)
+    is_known = known.get("finished") and known.get("steps") == steps and "parameters" in known
+    if not is_known or checkpoints.latest_step() != steps:
+        return None
+    state = checkpoints.restore(abstract_state(task.objective, task.config, mesh, task.constants))
+    if state is None or int(state.step) != steps:
+        return None
+    log.info("%s: finished at step %d", task.name, steps)
+    return Trained(state, known)
 
 
 def _advice(run: RunDir, name: str) -> str:

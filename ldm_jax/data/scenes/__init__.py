@@ -1,6 +1,6 @@
 """The embedded data set: coloured solids under four skies, rendered by NumPy, with ground truth."""
 
-from ldm_jax.data.scenes.cache import RENDER_VERSION, render_all
+from ldm_jax.data.scenes.cache import RENDER_VERSION, check_fits, render_all
 from ldm_jax.data.scenes.captions import CLASS_NAMES, VOCABULARY, read_caption
 from ldm_jax.data.scenes.source import (
     SEMANTIC_NAMES,
@@ -22,6 +22,7 @@ __all__ = [
     "SIZES",
     "SKIES",
     "VOCABULARY",
+    "check_fits",
     "ObjectTruth",
     "SceneTruth",
     "ScenesConfig",

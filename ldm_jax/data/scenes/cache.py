@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,10 @@ log = logging.getLogger(__name__)
 
 RENDER_VERSION = 4  # raise it with any change to the images or captions: old caches are ignored
 
-_CHUNK = 64  # images between two steps of the progress bar
+_CHUNK = 64  # images between two steps of the progress bar, at most
+_CHUNK_PIXELS = 2**24  # likewise
+RENDER_BYTES = 500  # a pixel, while an image is rendered (measured: 470 to 481)
+_WORTH_A_LINE_S = 120
 _IMAGES_PER_PROCESS = 1_000  # fewer are rendered sooner than another interpreter starts
 
 
@@ -64,7 +68,8 @@ def render_all(
         return found
     _check_writable(path.parent)  # before the work, not after it
     if workers is None:
-        workers = min(_cores(), len(source) // _IMAGES_PER_PROCESS)
+        workers = _workers(len(source))
+    _say_how_long(source, max(1, workers))
     with tqdm(
         total=len(source), desc="rendering scenes", unit="image", disable=not progress
     ) as bar:
@@ -79,6 +84,44 @@ def render_all(
     return arrays
 
 
+def check_fits(source: ScenesSource, memory: float) -> None:
+    """Raises UserError where the rendered scenes need more than so many bytes; renders nothing."""
+    pixels = source.size**2
+    each = pixels * (3 + ("semantic" in source.extras))
+    # The part of a process is copied to those of the others.
+    rendering = RENDER_BYTES * pixels * max(1, _workers(len(source)))
+    needed = 1.5 * each * len(source) + rendering
+    if needed <= memory:
+        return
+    most = int((memory - rendering) / (1.5 * each))
+    remedy = f", or a --data.count of {most:,} at most" if most > 0 else ": not one scene fits"
+    raise UserError(
+        f"{len(source):,} scenes of {source.size}x{source.size} pixels take {needed / 1e9:,.1f} GB "
+        f"of memory while they are rendered; this machine has {memory / 1e9:,.1f} GB: give a "
+        f"smaller --data.size{remedy}"
+    )
+
+
+def _say_how_long(source: ScenesSource, workers: int) -> None:
+    began = time.perf_counter()
+    source.read([0])
+    seconds = (time.perf_counter() - began) * len(source) / workers
+    if seconds > _WORTH_A_LINE_S:
+        log.info(
+            "%d scenes of %dx%d pixels are rendered once, which takes about %.0f minutes; a "
+            "smaller --data.size or --data.count takes less",
+            len(source),
+            source.size,
+            source.size,
+            seconds / 60,
+        )
+
+
+def _workers(count: int) -> int:
+    """How many processes render so many images; below 2: this one."""
+    return min(_cores(), count // _IMAGES_PER_PROCESS)
+
+
 def _kinds(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
     """The shape and type of one example of each array."""
     return {name: (array.shape[1:], array.dtype) for name, array in arrays.items()}
@@ -88,15 +131,28 @@ def render_range(
     source: ScenesSource, start: int, stop: int, report: Callable[[int], object]
 ) -> dict[str, np.ndarray]:
     """Renders images [start, stop) in chunks, and calls `report(n)` after each chunk of n."""
-    parts = []
-    for first in range(start, stop, _CHUNK):
-        parts.append(source.read(np.arange(first, min(first + _CHUNK, stop))))
-        report(len(parts[-1]["image"]))
-    return _concatenate(parts)
+    chunk = max(1, min(_CHUNK, _CHUNK_PIXELS // source.size**2))
+
+    def parts() -> Iterator[dict[str, np.ndarray]]:
+        for first in range(start, stop, chunk):
+            part = source.read(np.arange(first, min(first + chunk, stop)))
+            report(len(part["image"]))
+            yield part
+
+    return _gathered(stop - start, parts())
 
 
-def _concatenate(parts):
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _gathered(count: int, parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`count` examples of which the parts come one by one, so that no more is held twice."""
+    whole, start = {}, 0
+    for part in parts:
+        stop = start + len(part["image"])
+        for name, array in part.items():
+            if name not in whole:
+                whole[name] = np.empty((count, *array.shape[1:]), array.dtype)
+            whole[name][start:stop] = array
+        start = stop
+    return whole
 
 
 def _check_writable(folder: Path) -> None:
@@ -150,10 +206,16 @@ def _render_in_processes(source, workers, bar):
             raise
         finally:
             codes = [process.wait() for process in processes]
-        parts = [load(file, edges[k + 1] - edges[k]) for k, file in enumerate(files)]
-    if any(codes) or any(part is None for part in parts):
-        raise RuntimeError(f"rendering scenes failed: the processes ended with codes {codes}")
-    return _concatenate(parts)
+        if not any(codes):
+            counts = np.diff(edges)
+            return _gathered(len(source), map(_loaded, files, counts))
+    raise RuntimeError(f"rendering scenes failed: the processes ended with codes {codes}")
+
+
+def _loaded(file: Path, count: int) -> dict[str, np.ndarray]:
+    if (part := load(file, count)) is None:
+        raise RuntimeError(f"rendering scenes failed: {file} is not whole")
+    return part
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -18,10 +18,10 @@ def checked():
     """`checked("grid", labels, num_images, height=...)` of a model on 32x32 pixels."""
     model = LatentDiffusion(EXPERIMENTS["smoke"](), DataInfo(3, "none"))
 
-    def check(kind, labels=1, num_images=1, command=None, **settings):
+    def check(kind, labels=1, num_images=1, command=None, memory=None, **settings):
         settings = dataclasses.replace(model.settings, **settings)
         request = Request(model, None, [""] * labels, num_images, settings, None)
-        check_size(command or SampleCommand("run"), kind, request)
+        check_size(command or SampleCommand("run"), kind, request, memory)
 
     return check
 
@@ -46,5 +46,20 @@ def test_a_file_of_too_many_images_is_refused_with_the_way_out(checked):
 
 
 def test_images_larger_than_the_memory_are_refused(checked):
-    with pytest.raises(MemoryError, match="sampling 8 images of 16384x16384 pixels at a t"):
-        checked("folder", num_images=10**5, height=2**14, width=2**14)
+    with pytest.raises(MemoryError, match="sampling 1 image of 16384x16384 pixels at a t"):
+        checked("folder", num_images=10**5, height=2**14, width=2**14, memory=4e9)
+
+
+def test_attention_between_many_positions_is_counted():
+    """With f = 2, 128x128 positions attend to each other, which is 1 GiB an image."""
+    model = LatentDiffusion(EXPERIMENTS["kl-f2"](), DataInfo(3, "none"))
+
+    def check(memory, **settings):
+        settings = dataclasses.replace(model.settings, height=256, width=256, **settings)
+        request = Request(model, None, [""], 8, settings, None)
+        check_size(SampleCommand("run"), "folder", request, memory)
+
+    with pytest.raises(MemoryError, match="1 image of 256x256 pixels at a time takes 1.1 GB"):
+        check(1e9)
+    check(2e9)
+    check(1e9, tile=64)

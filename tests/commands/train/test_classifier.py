@@ -159,3 +159,10 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, train, tmp
 def test_sizes_of_a_classifier_that_is_not_trained_do_not_matter(train, tmp_path):
     words = ["--classifier.unet.groups", 3, "--stage", "diffusion", "--run-dir", tmp_path / "run"]
     assert "no trained autoencoder" in train("smoke", *words).error
+
+
+def test_a_classifier_alone_starts_from_no_other_weights(train_tiny, trained, tmp_path):
+    first = trained("flat")[1]
+    words = ["--autoencoder.from-run", first, "--init-from", first, "--run-dir", tmp_path / "run"]
+    error = train_tiny("folder", *ALONE, *words).error
+    assert "leave out --init-from" in error and not (tmp_path / "run" / "config.json").exists()

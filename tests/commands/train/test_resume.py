@@ -103,4 +103,12 @@ def test_a_lengthened_run_is_the_one_that_was_longer_from_the_start(
     shutil.rmtree(whole / "checkpoints" / "diffusion")
     ended = train_tiny("folder", *words, "--run-dir", whole)
     assert ended.code == 0, ended.err
+    assert "autoencoder: finished at step 4" in ended.err
+    assert "autoencoder: compiling" not in ended.err
     assert parts(longer, "diffusion") == parts(whole, "diffusion")
+    before, after = (RunDir(run).summary()["autoencoder"] for run in (finished, whole))
+    assert before == after
+
+    ended = train_tiny("folder", *words, "--sampling.steps", 1, "--run-dir", whole)
+    said = "nothing is left to train, so these are not used: --sampling.steps is 3 there, 1 here"
+    assert ended.code == 0 and said in ended.err
