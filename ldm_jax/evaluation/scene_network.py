@@ -43,7 +43,7 @@ VIEW_SPREAD = (0.3, 0.05, 0.03, 0.8, 0.15, 0.35, 0.3)
 
 _WIDTHS = (32, 48, 64, 96)  # channels at a half, a quarter, an eighth, a sixteenth of the size
 _HIDDEN = 96
-FEATURES = sum(_WIDTHS) + _HIDDEN
+FEATURES = sum(_WIDTHS) + _HIDDEN + sum(_WIDTHS[:2])
 
 
 class Outputs(NamedTuple):
@@ -51,7 +51,7 @@ class Outputs(NamedTuple):
 
     pixels: Array  # [B, 64, 64, sum of PIXEL_OUTPUTS]
     image: Array  # [B, sum of IMAGE_OUTPUTS]
-    features: Array  # [B, FEATURES]: means of each layer's channels, negative values counted as 0
+    features: Array  # [B, FEATURES]: means of channels, negative values counted as 0
 
 
 class SceneNetwork(nnx.Module):
@@ -97,9 +97,7 @@ class SceneNetwork(nnx.Module):
         # Rows are kept apart: the horizon's height is the camera's.
         rows = half.mean(axis=2).reshape(len(x), -1)
         whole = relu(self.whole(jnp.concatenate([coarse.reshape(len(x), -1), rows], axis=-1)))
-        layers = fine, half, quarter, coarse
-        means = [jnp.maximum(a, 0).mean(axis=(1, 2)) for a in layers]
-        features = jnp.concatenate([*means, whole], axis=-1)
+        features = [relu(a).mean(axis=(1, 2)) for a in (fine, half, quarter, coarse)] + [whole]
 
         coarse = relu(coarse + self.whole_to_coarse(whole)[:, None, None])
         quarter = relu(quarter + self.up_quarter(upsample2x(coarse)))
@@ -108,7 +106,19 @@ class SceneNetwork(nnx.Module):
         half = self.norm_up_half(half + relu(self.half_again(half)))
         fine = relu(fine + self.up_fine(upsample2x(half)))
         fine = self.norm_up_fine(fine + relu(self.fine_again(fine)))
-        return Outputs(unfold(self.pixels_out(fine)), self.image_out(whole), features)
+        pixels = unfold(self.pixels_out(fine))
+        # Of the last two layers the means over objects, which say what these are
+        on_object = _share_of_objects(pixels)
+        for layer, share in ((fine, on_object), (half, nnx.avg_pool(on_object, (2, 2), (2, 2)))):
+            total = (relu(layer) * share).sum(axis=(1, 2))
+            features.append(total / (share.sum(axis=(1, 2)) + 1))
+        return Outputs(pixels, self.image_out(whole), jnp.concatenate(features, axis=-1))
+
+
+def _share_of_objects(pixels: Array) -> Array:
+    """`[B, 2h, 2w, n]` to `[B, h, w, 1]`: the probability of an object in each 2 x 2 pixels."""
+    semantic = jax.nn.softmax(pixels[..., : PIXEL_OUTPUTS["semantic"]])
+    return nnx.avg_pool(semantic[..., 2:].sum(axis=-1, keepdims=True), (2, 2), (2, 2))
 
 
 def _with_place(x: Array) -> Array:

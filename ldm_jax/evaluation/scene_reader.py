@@ -141,10 +141,12 @@ def read(images) -> Reading:
 
 
 def features(params: Weights, images) -> jax.Array:
-    """Features of images, in units of their spread over true renders, for the distances.
+    """Features of images for the distances, each in (-1, 1).
 
-    The means of each layer's channels over the positions. Images of 32 x 32, and those whose side
-    is a multiple of 64, are read as `read` reads them; any others are resized to 64 x 64.
+    The means of each layer's channels over the positions, of the last two also over the objects: in
+    units of their spread over true renders, and squashed, so that no outlier decides a distance.
+    Images of 32 x 32, and those whose side is a multiple of 64, are read as `read` reads them; any
+    others are resized to 64 x 64.
 
     Args:
       images: [n, H, W, 3] of 0..255.
@@ -160,7 +162,7 @@ def features(params: Weights, images) -> jax.Array:
         x = jax.image.resize(x, (n, SIZE, SIZE, 3), "bilinear")  # antialiased
     with jax.default_matmul_precision("highest"):  # equal on all devices
         found = outputs(nnx.merge(_graph(), params.params), x / 127.5 - 1)[2]
-    return (found - params.mean[None]) / params.std[None]
+    return jnp.tanh((found - params.mean[None]) / (2 * params.std[None]))
 
 
 def _check_side(shape: tuple[int, ...]) -> None:

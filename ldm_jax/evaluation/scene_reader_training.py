@@ -261,7 +261,8 @@ def statistics(params: dict, data: list[dict[str, np.ndarray]]) -> dict[str, np.
     ]
     features = np.concatenate(found).astype(np.float64)
     assert features.shape[1] == FEATURES
-    return {"mean": features.mean(axis=0), "std": features.std(axis=0) + 1e-3}
+    std = features.std(axis=0)
+    return {"mean": features.mean(axis=0), "std": std + 0.01 * np.median(std)}
 
 
 def main() -> None:

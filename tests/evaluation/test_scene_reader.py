@@ -9,6 +9,8 @@ from PIL import Image
 from ldm_jax.data.scenes import COLOURS, FLOORS, MATERIALS, SIZES, SKIES, ScenesConfig, ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation import scene_damage, scene_network, scene_reader
+from ldm_jax.evaluation.features import NETWORKS, extract
+from ldm_jax.evaluation.kid import kid
 from ldm_jax.evaluation.scene_network import SceneNetwork
 from ldm_jax.evaluation.scene_reports import caption_scores
 from ldm_jax.parameters import abstract_params
@@ -133,11 +135,24 @@ def test_a_reading_does_not_depend_on_its_batch(truths, seen):
 def test_features_are_in_units_of_their_spread_over_renders(renders):
     features = scene_reader.features(scene_reader.weights(), renders["image"])
     assert features.shape == (COUNT, scene_network.FEATURES) and features.dtype == np.float32
-    assert np.abs(features.mean(axis=0)).mean() < 0.6
-    assert 0.5 < np.median(features.std(axis=0)) < 1.5
+    units = 2 * np.arctanh(np.clip(np.float64(features), -0.999, 0.999))
+    assert np.abs(np.median(units, axis=0)).mean() < 0.6
+    assert 0.5 < np.median(units.std(axis=0)) < 1.5
     # Any other size is resized, and grey is a colour.
     other = jax.image.resize(jnp.float32(renders["image"][:4]), (4, 48, 40, 3), "bilinear")
     assert np.isfinite(scene_reader.features(scene_reader.weights(), other)).all()
+
+
+def test_kid_on_the_features_sees_soft_images(renders):
+    def features(images):
+        return extract(NETWORKS["scene-reader"], scene_reader.weights(), images, 64)
+
+    first, second = features(renders["image"][:50]), renders["image"][50:]
+    true = kid(real=first, generated=features(second))
+    soft = np.stack([scene_damage.blur(image, 0.7) for image in second])
+    blurred = kid(real=first, generated=features(soft))
+    assert abs(true.mean) < 4 * true.standard_error
+    assert blurred.mean > 6 * blurred.standard_error
 
 
 def test_folding_keeps_each_pixel_with_its_neighbours():
