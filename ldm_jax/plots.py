@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import matplotlib
 import matplotlib.colors
@@ -16,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from ldm_jax.fonts import font_for
 from ldm_jax.paths import write_whole
 
 MOST_LINES = 8  # of the label under an image
@@ -145,8 +145,10 @@ def labelled_grid(
     cell = grid(images[:1], 1, least_side=least_side)
     h, w = cell.shape[:2]
     size = min(max(w // 12, 11), 24)  # of the font, in pixels
-    font = _font(size)
-    lines = [_wrapped(label, font, w, MOST_LINES) for label in labels]
+    fonts = [font_for(label, size) for label in labels]
+    lines = [
+        _wrapped(label, font, w, MOST_LINES) for label, font in zip(labels, fonts, strict=True)
+    ]
     below = round(1.3 * size) * max(map(len, lines), default=0) + gap
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (w + gap) - gap, rows * (h + below)), "white")
@@ -156,7 +158,7 @@ def labelled_grid(
         canvas.paste(Image.fromarray(grid(image[None], 1, least_side=least_side)), (x, y))
         for number, line in enumerate(text):
             middle = (x + w // 2, y + h + round(1.3 * size) * number + round(0.65 * size))
-            draw.text(middle, line, "black", font, anchor="mm")
+            draw.text(middle, line, "black", fonts[i], anchor="mm")
     return np.asarray(canvas)
 
 
@@ -190,12 +192,6 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return f"{text}…"
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's own, which has Greek and Cyrillic letters too; its size in pixels."""
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-
-
 _OUTLINES = ("#d62728", "#ff7f0e", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17797f")
 _NAME_SIZE, _NAME_HEIGHT = 10, 14  # of the letters, and of the field that a name fills: pixels
 
@@ -219,7 +215,7 @@ def with_boxes(
     h, w = (scale * side for side in image.shape[:2])
     large = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
     canvas = Image.fromarray(np.ascontiguousarray(large))
-    draw, font = ImageDraw.Draw(canvas), _font(_NAME_SIZE)
+    draw = ImageDraw.Draw(canvas)
     taken: list[tuple[int, int, int, int]] = []
     tags = []  # names, drawn after all outlines
     for number, (box, name) in enumerate(zip(boxes, names, strict=True)):
@@ -230,13 +226,14 @@ def with_boxes(
         left, top = min(left, w - 1), min(top, h - 1)
         right, bottom = max(right - 1, left), max(bottom - 1, top)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        font = font_for(name, _NAME_SIZE)
         name = _shortened(name, font, w - 4)
         width = math.ceil(font.getlength(name)) + 4
         x = max(0, min(left, w - width))
         place = _free_place((x, top), (width, _NAME_HEIGHT), bottom, (w, h), taken)
         taken.append(place)
-        tags.append((place, colour, name))
-    for place, colour, name in tags:
+        tags.append((place, colour, name, font))
+    for place, colour, name, font in tags:
         draw.rectangle(place, fill=colour)
         draw.text((place[0] + 2, place[1] + _NAME_HEIGHT // 2), name, "white", font, anchor="lm")
     return np.asarray(canvas)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import tyro
 from etils import epath
 
@@ -19,7 +20,13 @@ from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import is_run, load_first_stage, load_published, load_run
 from ldm_jax.model.parts import network_parts
-from ldm_jax.model.published import Described, described, finished_state, published_experiment
+from ldm_jax.model.published import (
+    Described,
+    checked_words,
+    described,
+    finished_state,
+    published_experiment,
+)
 from ldm_jax.model.published_info import published_info, with_counts
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.paths import user_path
@@ -62,8 +69,9 @@ class ConvertCommand:
 class CheckCommand:
     """Reports how the names of a checkpoint map onto a model's parameters.
 
-    Exits with 0 only when they map one to one. Allocates nothing. Any field of the model can be
-    changed: --diffusion.unet.channels 64.
+    Exits with 0 only when they map one to one, and the checkpoint says nothing of itself (noise
+    schedule, scale factor, prediction) that the model is not. Allocates nothing. Any field of the
+    model can be changed: --diffusion.unet.channels 64.
     """
 
     keys: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KEYS.json")]
@@ -172,13 +180,20 @@ def _saved(model: LatentDiffusion) -> str:
 def check_names(command: CheckCommand, fields: Sequence[str] = ()) -> str:
     """The report of a list of names that fits; one that does not is printed, then a UserError."""
     of = _described(command.keys, command.model, fields, CHECK)
-    keys, stage = _read_keys(command.keys), of.experiment.diffusion
+    arrays, stage = _read_arrays(command.keys), of.experiment.diffusion
+    keys = _read_names(command.keys) if arrays is None else _shapes(arrays)
     info = of.info or published_info(stage, of.stage)
     info = with_counts(info, stage, keys, keys.__getitem__)
     report = check_keys(keys, network_parts(LatentDiffusion(of.experiment, info), of.stage))
     if report.problem:
         print(report.summary())
         raise UserError(f"{command.keys} as {of.name}: {report.problem}")
+    if arrays is not None:
+        try:
+            checked_words(command.keys, of, arrays)
+        except UserError:
+            print(report.summary())
+            raise
     return f"{report.summary()}\none to one: yes"
 
 
@@ -215,10 +230,18 @@ def _split(words: Sequence[str], command: type) -> tuple[list[str], list[str]]:
     return own, fields
 
 
-def _read_keys(file: str) -> dict[str, tuple[int, ...]]:
+def _read_arrays(file: str) -> Mapping[str, np.ndarray] | None:
+    """Name -> array of a checkpoint; None for a list of names."""
     path = user_path(file)
-    if path.suffix != ".json":
-        return {name: tuple(array.shape) for name, array in read_checkpoint(path).items()}
+    return None if path.suffix == ".json" else read_checkpoint(path)
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def _read_names(file: str) -> dict[str, tuple[int, ...]]:
+    path = user_path(file)
     try:
         keys = json.loads(path.read_text())
         return {str(name): tuple(int(n) for n in shape) for name, shape in keys.items()}

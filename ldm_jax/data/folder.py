@@ -31,7 +31,7 @@ from ldm_jax.data.images import (
     resize_map,
 )
 from ldm_jax.data.maps import Maps, check_map_size, index_dtype, open_maps
-from ldm_jax.data.notices import cut_off, some, unused_bits
+from ldm_jax.data.notices import cut_off, only_8_bits, some, unused_bits
 from ldm_jax.data.source import (
     HeldOutFraction,
     Rngs,
@@ -198,6 +198,9 @@ class FolderSource:
         for text in cut_off([header.size for header in headers.values()], config):
             log.info("%s: %s", self._root, text)
         deep = [name for name, header in headers.items() if header.deep]
+        colour = sum(headers[name].channels == 3 for name in deep)
+        if text := only_8_bits(colour, len(headers)):
+            log.warning("%s: %s", self._root, text)
         if not deep and config.value_range != WHOLE_RANGE:
             text = "--data.value-range is for images of more than 8 bits; there is none of them"
             log.warning("%s: %s", self._root, text)

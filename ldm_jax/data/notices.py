@@ -50,3 +50,10 @@ def unused_bits(highest: Sequence[int | None], config: ImageConfig) -> str:
         f"nearly black; if they hold {bits} bits: --data.value-range 0 {2**bits - 1} "
         "(for grey images; save others with 8 bits)"
     )
+
+
+def only_8_bits(colour: int, of: int) -> str:
+    """A warning where so many images are in colour with 16 bits a channel; '' for none."""
+    if not colour:
+        return ""
+    return f"{colour} of {of} images are in colour with 16 bits a channel; 8 of them are read"

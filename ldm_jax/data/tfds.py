@@ -15,16 +15,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_jax.data import boxes as box_files
-from ldm_jax.data.decode import highest_value, upright_size
+from ldm_jax.data.annotations import LeftOut
+from ldm_jax.data.decode import highest_value, is_deep, natural_channels, upright_size
 from ldm_jax.data.images import ImageConfig, Preprocessed, Preprocessor, in_threads
 from ldm_jax.data.maps import check_class_names, check_map_size, decode_map, index_dtype
-from ldm_jax.data.notices import cut_off, some, unused_bits
+from ldm_jax.data.notices import cut_off, only_8_bits, some, unused_bits
 from ldm_jax.data.source import HeldOutFraction, Rngs, choose_caption, digest
 from ldm_jax.data.tfds_features import box_features, captions_of, feature_value, features_by_kind
 from ldm_jax.errors import UserError
 from ldm_jax.paths import user_path
 from ldm_jax.resuming import Place
 
+BOXES_LOOKED_AT = 1000  # examples whose boxes are looked at before training, at most
 log = logging.getLogger(__name__)
 
 
@@ -171,6 +173,7 @@ class TfdsSource:
             ) from error
         if split == "train":
             self._say_what_is_lost(config)
+            self._say_which_boxes_are_lost()
         if self._map:
             names = getattr(maps[self._map], "names", None)
             self.semantic_names = tuple(names or self._map_numbers(builder, skip))
@@ -179,12 +182,29 @@ class TfdsSource:
         examples = self._data.__getitems__(some(len(self._data)))
         try:
             files = [Image.open(io.BytesIO(example[self._image_key])) for example in examples]
+            colour = sum(is_deep(file) and natural_channels(file) == 3 for file in files)
             sizes, highest = [file.size for file in files], [highest_value(file) for file in files]
         except Exception:  # of a damaged image, which is an error when it is read
             return
         for text in cut_off(sizes, config):
             log.info("%s: %s", self.name, text)
-        if text := unused_bits(highest, config):
+        for text in filter(None, (unused_bits(highest, config), only_8_bits(colour, len(files)))):
+            log.warning("%s: %s", self.name, text)
+
+    def _say_which_boxes_are_lost(self) -> None:
+        if not self._boxes:
+            return
+        left_out, total, rows = LeftOut(), 0, some(len(self._data), BOXES_LOOKED_AT)
+        for chunk in np.array_split(rows, -(-len(rows) // 64)):
+            chunk = chunk.tolist()
+            for i, example in zip(chunk, self._data.__getitems__(chunk), strict=True):
+                faults = self._boxes.faults(example)
+                total += len(faults)
+                for number, fault in enumerate(faults):
+                    if fault:
+                        left_out.add(f"box {number} of example {i}", fault)
+        where = f"boxes of {len(rows)} examples" if len(rows) < len(self._data) else "boxes"
+        if text := left_out.summary(total, where):
             log.warning("%s: %s", self.name, text)
 
     def _choose(self, key: str, kind: str, there: Collection[str], default: str = "") -> str:

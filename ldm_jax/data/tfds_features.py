@@ -34,7 +34,20 @@ class BoxFeature:
     names: tuple[str, ...]
 
     def read(self, example: dict) -> Boxes:
-        """The boxes of an example, without those of crowds."""
+        """The boxes of an example, without those that `faults` names."""
+        return clipped_boxes(*self._all(example))
+
+    def faults(self, example: dict) -> list[str]:
+        """Why each box of an example is left out; '' where it is not."""
+        corners, labels = self._all(example)
+        finite = np.isfinite(corners).all(axis=1)
+        inside = np.clip(corners, 0, 1)
+        said = np.where((inside[:, 2:] > inside[:, :2]).all(axis=1), "", "no area in the image")
+        said = np.where(labels < 0, "no class, or a crowd", said)
+        return np.where(finite, said, "not finite").tolist()
+
+    def _all(self, example: dict) -> tuple[np.ndarray, np.ndarray]:
+        """(corners [k, 4] as left, top, right, bottom; labels [k], -1 for a crowd)."""
         corners = np.array(feature_value(example, self.key), np.float32).reshape(-1, 4)
         corners = corners[:, [1, 0, 3, 2]]
         labels = np.zeros(len(corners), np.int32)
@@ -42,7 +55,7 @@ class BoxFeature:
             labels = np.array(feature_value(example, self.label), np.int32).reshape(-1)
         if self.crowd:
             labels = np.where(np.reshape(feature_value(example, self.crowd), -1), -1, labels)
-        return clipped_boxes(corners, labels)
+        return corners, labels
 
 
 def box_features(features) -> dict[str, BoxFeature]:

@@ -83,12 +83,7 @@ def read_published(
     """
     config, stage, path = of.experiment, of.stage, user_path(file)
     arrays = read_checkpoint(path, ema=ema)
-    said = declared(arrays, read_metadata(path), read_configs(path))
-    if wrong := list(contradictions(config, said, both=stage == "diffusion")):
-        raise UserError(
-            f"{file} says of itself what {of.name} is not; these options follow it, where there is "
-            f"one: {'; '.join(wrong)}"
-        )
+    said = checked_words(file, of, arrays)
     info = of.info
     if info is None:
         info = published_info(config.diffusion, stage)
@@ -108,6 +103,22 @@ def read_published(
         trees["autoencoder"] = autoencoder(model)
     state = _state(config, stage, trees, said, file)
     return PublishedModel(model.with_weights(_weights(state, stage)), stage, state, report)
+
+
+def checked_words(file: str, of: Described, arrays: Mapping[str, np.ndarray]) -> Declared:
+    """What a file says of itself beside its weights; UserError where that contradicts `of`.
+
+    Args:
+      arrays: those of the file, of which few are read.
+    """
+    path = user_path(file)
+    said = declared(arrays, read_metadata(path), read_configs(path))
+    if wrong := list(contradictions(of.experiment, said, both=of.stage == "diffusion")):
+        raise UserError(
+            f"{file} says of itself what {of.name} is not; these options follow it, where there is "
+            f"one: {'; '.join(wrong)}"
+        )
+    return said
 
 
 def _check_weights(

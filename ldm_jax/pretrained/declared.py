@@ -12,6 +12,7 @@ import numpy as np
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 from ldm_jax.errors import UserError
 from ldm_jax.pretrained.match import plain_name
+from ldm_jax.pretrained.pickled import LIGHTNING
 
 ROUNDING = 5e-3  # of files in half precision
 MOST_TIMESTEPS = 1_000_000
@@ -86,10 +87,17 @@ def _declared(
     names = {plain_name(name).split(".")[-1]: name for name in arrays if name.count(".") < 2}
     configs = dict(_by_kind(configs))
     scheduler, found = configs.get("scheduler", {}), {}
+    arguments = {
+        name.removeprefix(f"{LIGHTNING}."): text
+        for name, text in metadata.items()
+        if name.startswith(f"{LIGHTNING}.")
+    }
     if "scale_factor" in names:
         found["scale_factor"] = float(np.asarray(arrays[names["scale_factor"]]).ravel()[0])
     elif (scale := configs.get("vae", {}).get("scaling_factor")) is not None:
         found["scale_factor"] = float(scale)
+    elif "scale_factor" in arguments and arguments.get("scale_by_std") != "True":  # or measured
+        found["scale_factor"] = float(arguments["scale_factor"])
     if not 0 < found.get("scale_factor", 1.0) < math.inf:
         raise UserError(
             f"the file says that latents are multiplied by {found['scale_factor']}, which cannot be"
@@ -99,8 +107,9 @@ def _declared(
     elif "alphas_cumprod" in names:
         found["alpha_bar"] = np.asarray(arrays[names["alphas_cumprod"]], np.float64)
     else:
-        found["beta"] = _beta(scheduler)
+        found["beta"] = _beta(scheduler or _compvis_scheduler(arguments))
     words = metadata.get("modelspec.prediction_type") or scheduler.get("prediction_type")
+    words = words or arguments.get("parameterization")
     if "v_pred" in names:
         words = "v"
     if words is not None:
@@ -190,6 +199,22 @@ def _by_kind(
         for part, kind in classes.items():
             if part in name:
                 yield kind, config
+
+
+def _compvis_scheduler(arguments: Mapping[str, str]) -> dict[str, str]:
+    """The arguments of CompVis' DDPM as diffusers would write them; {} where they name none."""
+    names = {
+        "linear_start": "beta_start",
+        "linear_end": "beta_end",
+        "timesteps": "num_train_timesteps",
+    }
+    if not {"linear_start", "linear_end", "beta_schedule"} & arguments.keys():
+        return {}
+    found = {new: arguments[old] for old, new in names.items() if old in arguments}
+    kind = arguments.get("beta_schedule", "linear")
+    kinds = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "squaredcos_cap_v2"}
+    ends = {"beta_start": "1e-4", "beta_end": "2e-2"}
+    return ends | found | {"beta_schedule": kinds.get(kind, kind)}
 
 
 def _beta(scheduler: Mapping[str, Any]) -> np.ndarray | None:

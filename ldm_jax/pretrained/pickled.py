@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of PyTorch before 1.6
+LIGHTNING = "hyper_parameters"
 _DEPTH = 8  # of mappings in mappings that hold arrays
 # PyTorch's names of the types that NumPy has, with ml_dtypes: of storages, and of dtypes
 _STORAGES = {
@@ -172,14 +173,30 @@ def read_arrays(file: str) -> dict[str, StoredArray]:
 
 
 def read_words(file: str) -> dict[str, str]:
-    """Name -> text of the entries of a file that are text. Refused as `read_arrays` does."""
+    """Name -> text of the entries of a file that are text. Refused as `read_arrays` does.
+
+    With `hyper_parameters.NAME` for what Lightning keeps of a model's arguments.
+    """
     try:
         content = _unpickled(file)
     except Refused:
         raise
     except Exception as error:  # as above
         raise Refused(f"is truncated, damaged or not a checkpoint ({brief(error)})") from error
-    return {key: value for key, value in _entries(content) if isinstance(value, str)}
+    words = {key: value for key, value in _entries(content) if isinstance(value, str)}
+    arguments = dict(_entries(content)).get("hyper_parameters")
+    return words | {f"{LIGHTNING}.{name}": text for name, text in _arguments(arguments)}
+
+
+def _arguments(content: Any, depth: int = 4) -> Iterator[tuple[str, str]]:
+    """(name, text) of numbers and texts, also where a configuration of OmegaConf holds them."""
+    for name, value in _entries(content):
+        if name in ("params", "model", "_content", "config") and depth:
+            yield from _arguments(value, depth - 1)
+        state = getattr(value, "state", None)
+        value = state.get("_val") if isinstance(state, dict) else value
+        if isinstance(value, (str, int, float)):
+            yield name, str(value)
 
 
 def brief(error: Exception) -> str:

@@ -52,6 +52,35 @@ def test_another_scale_and_schedule_are_refused_with_what_follows_the_file(file,
     assert saved["constants"]["scale_factor"] == 0.25
 
 
+def test_check_compares_what_a_file_says_as_convert_does(file, convert):
+    path, _ = file("tiny-class", scale_factor=np.float32(0.25))
+    ended = convert("check", path, "--model", "tiny-class")
+    assert ended.code == 2 and "--diffusion.scale-factor 0.25" in ended.err
+    assert "Traceback" not in ended.err and "unet" in ended.out
+    same = convert("check", path, "--model", "tiny-class", "--diffusion.scale-factor", "0.25")
+    assert same.code == 0 and same.out.endswith("one to one: yes\n")
+
+
+def test_arguments_that_lightning_keeps_are_followed_or_refused(convert, file, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, _ = file("tiny-class", scale_factor=np.float32(2.0))
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] = {
+        "parameterization": "x0", "beta_schedule": "sqrt_linear", "linear_start": 1e-4,
+        "linear_end": 0.02, "timesteps": 1000, "scale_factor": 7.0,
+    }  # fmt: skip
+    torch.save(content, path)
+    run = [path, "--model", "tiny-class", "--out", tmp_path / "run"]
+    error = convert(*run).error
+    assert options(error) == [
+        "--diffusion.prediction z_0",
+        "--diffusion.schedule.kind linear",
+        "--diffusion.schedule.beta-start 0.0001",
+        "--diffusion.schedule.beta-end 0.02",
+    ]
+    assert convert(*run, *words(error)).code == 0
+
+
 def test_the_same_in_half_precision_is_no_other(file, convert, tmp_path):
     buffers = schedule_buffers(make_schedule(ScheduleConfig()))
     half = {name: array.astype(np.float16) for name, array in buffers.items()}

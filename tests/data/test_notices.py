@@ -3,7 +3,7 @@
 import pytest
 
 from ldm_jax.data.images import ImageConfig
-from ldm_jax.data.notices import cut_off, some, unused_bits
+from ldm_jax.data.notices import cut_off, only_8_bits, some, unused_bits
 
 
 def test_some_are_evenly_spaced():
@@ -35,3 +35,8 @@ def test_bits_that_are_not_in_use_are_said(highest, white):
 
 def test_images_of_8_bits_have_no_bits_to_spare():
     assert unused_bits([None, None], ImageConfig()) == unused_bits([], ImageConfig()) == ""
+
+
+def test_colour_of_which_half_the_bits_are_read_is_said():
+    assert only_8_bits(0, 9) == ""
+    assert only_8_bits(2, 9).startswith("2 of 9 images are in colour with 16 bits")

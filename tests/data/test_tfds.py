@@ -15,6 +15,7 @@ from PIL import Image
 from ldm_jax.data.loader import Loader, flip
 from ldm_jax.data.source import ArraySource, read_all
 from ldm_jax.data.tfds import TfdsConfig, TfdsSource, find_prepared, prepare_command, split_names
+from ldm_jax.data.tfds_features import BoxFeature
 from ldm_jax.errors import UserError
 
 N = 8
@@ -381,6 +382,23 @@ def test_boxes_and_maps_agree_with_the_image_under_random_crops_and_flips(placed
         side = np.array([60, 40, 60, 40])
         whole = np.clip(boxes[0] * side, (crop * side)[[0, 1, 0, 1]], (crop * side)[[2, 3, 2, 3]])
         np.testing.assert_allclose(whole - (crop * side)[[0, 1, 0, 1]], shown, atol=1e-4)
+
+
+def test_boxes_that_are_left_out_are_counted_and_the_first_is_named(placed, caplog):
+    opened("placed/one", "train", placed, 8)
+    (said,) = [text for text in caplog.messages if "left out" in text]
+    assert "12 of 18 boxes are left out: 12 x no class, or a crowd" in said
+    assert said.endswith("the first is box 0 of example 0: no class, or a crowd")
+
+
+def test_a_box_is_left_out_for_a_reason():
+    feature = BoxFeature("box", "label", "", ("object",))
+    rows = [[0, 0, 1, 1], [0.5, 0.5, 0.5, 0.9], [2, 2, 3, 3], [0, 0, np.nan, 1], [0, 0, 1, 1]]
+    example = {"box": rows, "label": [0, 0, 0, 0, -1]}
+    empty = "no area in the image"
+    assert feature.faults(example) == ["", empty, empty, "not finite", "no class, or a crowd"]
+    assert len(feature.read(example).labels) == 1
+    assert feature.faults({"box": [], "label": []}) == []
 
 
 def test_the_only_feature_of_boxes_is_found_and_another_can_be_named(placed):

@@ -225,6 +225,32 @@ def test_lightning_checkpoints(torch, save):
     )
 
 
+class Node:
+    """A value in a configuration of OmegaConf, or the configuration itself."""
+
+    def __init__(self, **state):
+        vars(self).update(state)
+
+
+def test_what_lightning_keeps_of_a_models_arguments(torch, save):
+    network = {"params": {"timesteps": 7}}
+    arguments = {
+        "linear_start": 1e-4,
+        "parameterization": Node(_val="v", _parent=None),
+        "params": Node(_content={"timesteps": Node(_val=500)}),
+        "first_stage_config": network,
+        "callback": print,
+    }
+    for kept in (arguments, argparse.Namespace(**arguments)):
+        path = save({"state_dict": {"w": torch.ones(2)}, "hyper_parameters": kept, "note": "a"})
+        assert read_metadata(path) == {
+            "note": "a",
+            "hyper_parameters.linear_start": "0.0001",
+            "hyper_parameters.parameterization": "v",
+            "hyper_parameters.timesteps": "500",
+        }
+
+
 class Settings(dict):
     """A dict with state, as EasyDict and Lightning's AttributeDict are."""
 
