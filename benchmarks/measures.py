@@ -13,6 +13,7 @@ import argparse
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image, ImageFilter
 
 from ldm_jax.data.scenes.source import ScenesConfig, ScenesSource
@@ -27,6 +28,7 @@ from ldm_jax.pretrained.feature_networks import load_network
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MODES = 10  # images that a collapsed model makes
 THUMBNAIL = 6  # pixels of a side
+MARKERS = "osD^vP*X"
 COLUMNS = ("KID", "sliced W2", "precision", "recall", "density", "coverage", "closer")
 
 
@@ -118,22 +120,39 @@ def main():
         cells = [f"{value:.4f} ± {error:.4f}", f"{sliced:.1f}", *(f"{x:.2f}" for x in shares)]
         print(f"| {name} | {' | '.join(cells)} | {frechet:.0f} |", flush=True)
 
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    panels = figure.subplots(2, 4).flat
-    for column, (axes, title) in enumerate(zip(panels, COLUMNS, strict=False)):
+    draw(rows, list(wrong), options.out)
+
+
+def draw(rows, wrong, file):
+    """A panel for each measure: its value against the share that is replaced."""
+    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    panels = figure.subplots(2, 4)
+    for column, (axes, title) in enumerate(zip(panels.flat, COLUMNS, strict=False)):
         for number, name in enumerate(wrong):
             values = [rows[name, share][column] for share in SHARES]
-            axes.plot(SHARES, values, "o-", ms=3, color=f"C{number}", label=name)
+            style = {"color": f"C{number}", "marker": MARKERS[number], "ms": 6, "lw": 2}
+            axes.plot(SHARES, values, label=name, **style)
             if title == "KID":
-                known = [share**2 * values[-1] for share in SHARES]
-                axes.plot(SHARES, known, ":", color="black", lw=1)
-        axes.set(title=title, xlabel="share replaced")
+                fine = np.linspace(0, 1, 50)
+                axes.plot(fine, fine**2 * values[-1], ":", color="black", lw=1.2, zorder=3)
+        perfect = np.mean([rows[name, 0.0][column] for name in wrong])
+        axes.axhline(perfect, color="black", lw=0.8, alpha=0.5)
+        axes.set_title(title, fontsize=13)
+        axes.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
+        axes.tick_params(labelsize=10)
         axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    last = figure.axes[-1]
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[1]:
+        axes.set_xlabel("share of the images that is replaced", fontsize=10)
+    panels[0, 3].set_xlabel(panels[1, 3].get_xlabel(), fontsize=10)  # above the legend
+    last = panels[1, 3]
     last.axis("off")
-    last.legend(handles, labels, loc="center")
-    figure.savefig(options.out, dpi=100)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="black", ls=":", lw=1.2))
+    handles.append(Line2D([], [], color="black", lw=0.8, alpha=0.5))
+    labels += ["KID as it must be", "true renders alone: the best"]
+    last.legend(handles, labels, loc="center left", fontsize=11, frameon=False)
+    figure.savefig(file, dpi=100)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ldm_jax.errors import UserError
 COMMANDS = {
     "train": ("train.run", "main", "train both stages of an experiment"),
     "sample": ("sample.run", "main", "sample images from a trained model"),
+    "evaluate": ("evaluate.run", "main", "compare samples and reconstructions with real images"),
     "convert": ("convert", "convert_main", "published weights to a run directory"),
     "check": ("convert", "check_main", "compare the names of published weights with a model"),
     "export": ("export", "main", "a run to a CompVis file or a diffusers pipeline"),

@@ -82,6 +82,12 @@ def check_estimate(words):
     cli.parse(EstimateCommand, fields, "python -m ldm_jax estimate", default)
 
 
+def check_evaluate(words):
+    from ldm_jax.commands.evaluate.command import parse
+
+    parse(words)
+
+
 def check_command(words):
     """Raises for a command that the program would refuse; nothing is run."""
     from ldm_jax.__main__ import COMMANDS
@@ -100,7 +106,12 @@ def check_command(words):
             if command in kinds:
                 cli.parse(kinds[command], rest, f"python -m ldm_jax {command}")
             else:
-                checks = {"train": check_train, "sample": check_sample, "estimate": check_estimate}
+                checks = {
+                    "train": check_train,
+                    "sample": check_sample,
+                    "evaluate": check_evaluate,
+                    "estimate": check_estimate,
+                }
                 checks[command](rest)
         case [script, *rest]:
             assert script.startswith("benchmarks/") and (ROOT / script).exists(), script
@@ -137,13 +148,14 @@ def classes_in(of):
 def all_options() -> set[str]:
     from ldm_jax.commands.convert import CheckCommand, ConvertCommand
     from ldm_jax.commands.estimate.report import EstimateCommand
+    from ldm_jax.commands.evaluate.command import EvaluateCommand
     from ldm_jax.commands.export import ExportCommand
     from ldm_jax.commands.sample.command import SampleCommand
     from ldm_jax.commands.train.run import TrainCommand
     from ldm_jax.experiments.config import Experiment
 
     kinds = (TrainCommand, SampleCommand, ConvertCommand, CheckCommand, ExportCommand)
-    found = set().union(*map(options_of, (*kinds, EstimateCommand, Experiment)))
+    found = set().union(*map(options_of, (*kinds, EvaluateCommand, EstimateCommand, Experiment)))
     sources = "\n".join(file.read_text() for file in (ROOT / "benchmarks").glob("*.py"))
     return found | set(re.findall(r'"(--[a-z][a-z-]*)"', sources)) | {"--help"} | OF_OTHERS
 

@@ -26,6 +26,7 @@ SAVES_MEMORY = {
         "--window PIXELS and --tile PIXELS let the networks see a large image in parts, a smaller "
         "--batch-size samples fewer at a time, --out FOLDER writes many images one by one"
     ),
+    "evaluate": "a smaller --batch-size samples and measures fewer images at a time",
 }
 
 

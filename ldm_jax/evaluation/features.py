@@ -5,12 +5,15 @@ The values of two networks are not comparable; only those on 'inception' may be 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from ldm_jax.autoencoder import perceptual
@@ -19,6 +22,7 @@ from ldm_jax.evaluation import efficientnet, inception, scene_reader
 from ldm_jax.evaluation.scene_network import FEATURES
 from ldm_jax.layers import Array
 
+_ROWS_AT_ONCE = 4096  # of features, whose logits are taken together
 FeatureName = Literal["scene-reader", "inception", "efficientnet-lite0", "squeezenet"]
 
 
@@ -63,17 +67,21 @@ def extract(
     images: np.ndarray,
     batch_size: int = 32,
     *,
+    sharding: Sharding | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Features of images of one size: uint8 `[n, H, W, 3]` -> float32 `[n, dimension]`.
 
     Grey images `[n, H, W, 1]` are taken as three equal channels. The features of an image do not
-    depend on the others. One batch is on the device at a time; one program serves all batches.
+    depend on the others. One batch is on the devices at a time; one program serves all batches.
 
     Args:
       network: such as `NETWORKS['inception']`.
       params: its weights.
-      batch_size: at most so many images at once.
+      batch_size: at most so many images at once, or one for each device.
+      sharding: how a batch is split over devices, each of which has all weights; None: one device.
+        Where the devices belong to several processes, all of them call this alike, with all images,
+        and get all features.
       progress: show a bar.
 
     Raises:
@@ -86,15 +94,56 @@ def extract(
         )
     if not images.size:
         raise UserError(f"features need at least one image, got {list(images.shape)}")
-    n, features, params = len(images), jax.jit(network.features), jax.device_put(params)
-    batch_size, found = min(batch_size, n), np.empty((n, network.dimension), np.float32)
-    with tqdm(total=n, desc=f"{network.name} features", disable=not progress, unit="img") as bar:
-        for start in range(0, n, batch_size):
-            batch = images[start : start + batch_size]
-            count = len(batch)
-            batch = np.broadcast_to(batch, (*batch.shape[:3], 3))
-            # The last batch repeats its last image: another size would compile another program.
-            batch = np.pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)), "edge")
-            found[start : start + count] = features(params, batch)[:count]
-            bar.update(count)
+    found = np.empty((len(images), network.dimension), np.float32)
+    with tqdm(
+        total=len(images), desc=f"{network.name} features", disable=not progress, unit="img"
+    ) as bar:
+        for start, part in feature_batches(network, params, images, batch_size, sharding):
+            found[start : start + len(part)] = part
+            bar.update(len(part))
     return found
+
+
+def feature_batches(
+    network: FeatureNetwork,
+    params: dict,
+    images: np.ndarray,
+    batch_size: int,
+    sharding: Sharding | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first image, features float32 `[b, dimension]`), batch by batch: `extract`."""
+    sharding = sharding or SingleDeviceSharding(jax.devices()[0])
+    program, params = _program(network, sharding), _placed(params, _everywhere(sharding))
+    shards = sharding.num_devices
+    batch_size = -(-min(batch_size, len(images)) // shards) * shards
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        count = len(batch)
+        batch = np.broadcast_to(batch, (*batch.shape[:3], 3))
+        # The last batch repeats its last image: another size would compile another program.
+        batch = np.pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)), "edge")
+        yield start, np.asarray(program(params, _placed(batch, sharding)))[:count]
+
+
+def class_logits(network: FeatureNetwork, params: dict, features: np.ndarray) -> np.ndarray:
+    """Scores of the classes, from features `[n, dimension]`: float32 `[n, classes]`."""
+    logits = jax.jit(network.logits)
+    rows = np.array_split(features, -(-len(features) // _ROWS_AT_ONCE))
+    return np.concatenate([np.asarray(logits(params, some)) for some in rows])
+
+
+@functools.lru_cache(maxsize=8)
+def _program(network: FeatureNetwork, sharding: Sharding) -> Callable[[dict, Array], Array]:
+    return jax.jit(network.features, out_shardings=_everywhere(sharding))
+
+
+def _everywhere(sharding: Sharding) -> Sharding:
+    """All of an array on each of the devices."""
+    return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
+
+
+def _placed(tree: Any, sharding: Sharding) -> Any:
+    """Arrays that every process has, whole, on the devices."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), tree
+    )

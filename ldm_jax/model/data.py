@@ -76,11 +76,11 @@ def open_data(
     if isinstance(train, ScenesSource):
         check_fits(train, host_bytes() if memory is None else memory)
     condition = _condition(stage, train)  # before all of it is drawn or read
-    identity = _identity(train, validation)
+    told_by = identity(train, validation)
     if needs_classes and not train.class_names:
         raise UserError("this data has no class labels, which a classifier needs")
     train = into_memory(train, progress)
-    info = dataclasses.replace(_info(condition, stage, train), **identity)
+    info = dataclasses.replace(_info(condition, stage, train), **told_by)
     return OpenData(train, validation, info, data.flip)
 
 
@@ -122,7 +122,7 @@ def _info(condition: str, stage: DiffusionStage, train: Source) -> DataInfo:
     return DataInfo(**info)
 
 
-def _identity(train: Source, validation: Source) -> dict[str, Any]:
+def identity(train: Source, validation: Source) -> dict[str, Any]:
     """The fields of `DataInfo` that tell this data from other data."""
 
     def both(attribute: str) -> str:

@@ -48,6 +48,7 @@ STAGES = ("autoencoder", "diffusion", "classifier")
 REMNANTS = {
     "checkpoints",
     "samples",
+    "evaluation",
     "metrics.jsonl",
     "summary.json",
     "tokenizer.json",

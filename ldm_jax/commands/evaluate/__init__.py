@@ -1,0 +1,1 @@
+"""`python -m ldm_jax evaluate`: judges a model, or any set of images."""

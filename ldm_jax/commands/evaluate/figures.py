@@ -1,0 +1,155 @@
+"""The figures of a report: the measures as bars, with images; nearest training images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ldm_jax import plots
+from ldm_jax.evaluation.nearest import Nearest
+
+# Row of the report: (title, colour)
+ROWS = {
+    "samples": ("samples", "#d62728"),
+    "reconstructions": ("reconstructions", "#1f77b4"),
+    "held_out": ("held-out images", "#7f7f7f"),
+}
+SHARES = {
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+    "density": "density_coverage",
+    "coverage": "density_coverage",
+}
+SHOWN = 16  # images of each set
+PAIRS = 12  # of an image with its nearest training image, of each kind
+
+
+def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bars of each network above some images of each set: uint8 `[H, W, 3]`, 1300 pixels wide.
+
+    Args:
+      report: as evaluation.json holds it.
+      images: title of a set -> uint8 `[n, H, W, C]`.
+    """
+    networks = report["features"]
+    heights = [2.3] * len(networks) + [4.3]
+    figure = Figure(figsize=(13, sum(heights) + 0.4), dpi=100, layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    for part, (name, one) in zip(parts, networks.items(), strict=False):
+        part.suptitle(f"{name} features", fontsize=12, x=0.01, ha="left", weight="bold")
+        distance, shares, table = part.subplots(1, 3, width_ratios=(4, 4, 5))
+        shown = {row: one["rows"][row] for row in ROWS if row in one["rows"]}
+        _kid_bars(distance, shown)
+        _share_bars(shares, shown)
+        _table(table, one)
+    for axes, (title, some) in zip(parts[-1].subplots(1, 3), images.items(), strict=False):
+        grid = plots.grid(np.broadcast_to(some, (*some.shape[:3], 3))[:SHOWN], 4)
+        axes.imshow(grid, interpolation="nearest")
+        axes.set_title(title, fontsize=11)
+    for axes in parts[-1].axes:
+        axes.axis("off")
+    return _pixels(figure)
+
+
+def _kid_bars(axes: Axes, rows: Mapping[str, Any]) -> None:
+    for place, (row, measures) in enumerate(reversed(rows.items())):
+        title, colour = ROWS[row]
+        kid = measures["kid"]
+        axes.barh(place, kid["mean"], xerr=kid["standard_error"], color=colour, capsize=3)
+        end = max(kid["mean"] + kid["standard_error"], 0)
+        text = f" {kid['mean']:.4f} ± {kid['standard_error']:.4f}"
+        axes.text(end, place, text, va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [ROWS[row][0] for row in reversed(rows)])
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.55 * (high - low))
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_title("KID (0: equal distributions)", fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.locator_params(axis="x", nbins=5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _share_bars(axes: Axes, rows: Mapping[str, Any]) -> None:
+    width = 0.8 / len(rows)
+    for number, (row, measures) in enumerate(rows.items()):
+        values = [measures[of][name] for name, of in SHARES.items()]
+        places = np.arange(len(SHARES)) + (number - (len(rows) - 1) / 2) * width
+        axes.bar(places, values, width, color=ROWS[row][1], label=ROWS[row][0])
+    axes.set_xticks(range(len(SHARES)), SHARES)
+    axes.axhline(1, color="black", lw=0.8, ls=":")
+    axes.set_title("shares (as held-out images: best)", fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _table(axes: Axes, network: Mapping[str, Any]) -> None:
+    """The other distances, with the numbers of images on which they depend."""
+    axes.axis("off")
+    name = network["frechet_distance_is"]
+    header = ["", name, "sliced W2", "IS", "N, N real"]
+    cells, few = [], False
+    for row in [*ROWS, "reconstructions_paired"]:
+        if row not in network["rows"]:
+            continue
+        measures = network["rows"][row]
+        frechet, sliced = measures["frechet_distance"], measures["sliced_wasserstein"]
+        score = measures.get("inception_score")
+        title = "the same, paired" if row not in ROWS else ROWS[row][0]
+        marks = ["*" if "caution" in one else "" for one in (frechet, sliced, score or {})]
+        few |= any(marks)
+        cells.append(
+            [
+                title,
+                f"{frechet['distance']:.4g}{marks[0]}",
+                f"{sliced['distance']:.3g}{marks[1]}",
+                "" if score is None else f"{score['mean']:.2f}{marks[2]}",
+                f"{frechet['num_generated']}, {frechet['num_real']}",
+            ]
+        )
+    table = axes.table(
+        cells, colLabels=header, loc="center", colWidths=(0.33, 0.27, 0.18, 0.1, 0.2), edges="B"
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.scale(1, 1.5)
+    if few:
+        axes.set_title("* biased by too few images: compare at equal N", fontsize=9, y=-0.02)
+
+
+def nearest_figure(
+    sets: Mapping[str, tuple[np.ndarray, Nearest]], training: Mapping[int, np.ndarray]
+) -> np.ndarray:
+    """Pairs of an image and its nearest training image, the closest first: uint8 `[H, W, 3]`.
+
+    Args:
+      sets: what the images are -> (images `[n, H, W, C]`, their nearest training images).
+      training: number -> training image `[H, W, C]`, for at least those of `closest_numbers`.
+    """
+    images, labels = [], []
+    for name, (own, nearest) in sets.items():
+        for i in closest(nearest):
+            number = int(nearest.index[i])
+            images += [own[i], training[number]]
+            labels += [f"{name} {i}, distance {nearest.distance[i]:.3g}", f"training {number}"]
+        blank = -len(images) % 8
+        images += [np.full_like(images[0], 255)] * blank
+        labels += [""] * blank
+    rgb = np.stack(images)
+    return plots.labelled_grid(np.broadcast_to(rgb, (*rgb.shape[:3], 3)), labels, columns=8)
+
+
+def closest(nearest: Nearest) -> Sequence[int]:
+    """The numbers of the images that `nearest_figure` shows."""
+    return np.argsort(nearest.distance, kind="stable")[:PAIRS].tolist()
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
