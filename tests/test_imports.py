@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FACES = ["train.py", "sample.py", "ldm_jax/__main__.py"]
 FILES = sorted(set((ROOT / "ldm_jax").rglob("*.py")) - {ROOT / face for face in FACES})
 MODELS = {"layers", "parameters", "autoencoder", "diffusion", "conditioning"}
-BASE = {"errors", "bounds", "resuming", "paths", "text_files", "lock"}
+BASE = {"errors", "bounds", "resuming", "paths", "text_files", "lock", "processes"}
 LIBRARY = MODELS | BASE | {"sampling", "training", "evaluation", "data", "plots", "pretrained"}
 # What each part of ldm_jax may import besides itself: library <- experiments <- model <- commands.
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "text_files": {"errors", "paths"},
     "lock": {"errors", "paths"},
     "fonts": set(),
+    "processes": set(),
     "layers": {"errors"},
     "parameters": set(),
     "autoencoder": {"layers", "parameters"} | BASE,

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+import ldm_jax
 from ldm_jax.data import scenes
 from ldm_jax.data.scenes import cache, captions, geometry, render, world
 from ldm_jax.errors import UserError
@@ -290,7 +291,7 @@ def test_processes_render_the_same_also_from_a_script_without_a_guard(tmp_path):
         "render_all(source, sys.argv[2], progress=False, workers=2)\n"
         "print('once')\n"
     )
-    root = os.path.dirname(os.path.dirname(cache.ldm_jax.__file__))
+    root = os.path.dirname(os.path.dirname(ldm_jax.__file__))
     out = subprocess.run(
         [sys.executable, script, json.dumps(dataclasses.asdict(source.config)), tmp_path / "cache"],
         env={**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"},
@@ -316,5 +317,5 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 def test_data_imports_no_jax():
     code = "import sys, ldm_jax.data.scenes; sys.exit('jax' in sys.modules)"
-    root = os.path.dirname(os.path.dirname(cache.ldm_jax.__file__))
+    root = os.path.dirname(os.path.dirname(ldm_jax.__file__))
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=True)

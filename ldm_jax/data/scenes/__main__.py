@@ -1,18 +1,12 @@
 """`python -m ldm_jax.data.scenes JOB`: renders one range of a source; started by `cache`."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 from ldm_jax.data.scenes.cache import render_range, save
 from ldm_jax.data.scenes.source import ScenesConfig, ScenesSource
-
-
-def print_count(count: int) -> None:
-    """Prints one line in one write: the processes share a pipe, and lines must not mix."""
-    os.write(sys.stdout.fileno(), b"%d\n" % count)
-
+from ldm_jax.processes import print_count
 
 if __name__ == "__main__":
     config, split, seed, extras, start, stop, path = json.loads(sys.argv[1])

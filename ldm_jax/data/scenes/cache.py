@@ -1,9 +1,7 @@
 """Renders a whole source once, on all cores, and keeps the result in a cache folder.
 
-The processes run `python -m ldm_jax.data.scenes`: no fork (the caller runs JAX, whose threads a
-fork would break), and no `multiprocessing` spawn (which runs the caller's script again, and so
-needs a guard in every script). Threads gain nothing, as small NumPy calls hold the
-interpreter lock: on two cores two threads render 1.0 times as fast, two processes 1.7 times.
+The processes run `python -m ldm_jax.data.scenes` (`processes.py`): on two cores two of them render
+1.7 times as fast as one, two threads 1.0 times.
 """
 
 import dataclasses
@@ -11,8 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import ldm_jax
 from ldm_jax.data.scenes.source import ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.paths import cache_folder, failure
+from ldm_jax.processes import cores, run_in_processes
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +115,7 @@ def _say_how_long(source: ScenesSource, workers: int) -> None:
 
 def _workers(count: int) -> int:
     """How many processes render so many images; below 2: this one."""
-    return min(_cores(), count // _IMAGES_PER_PROCESS)
+    return min(cores(), count // _IMAGES_PER_PROCESS)
 
 
 def _kinds(arrays: dict[str, np.ndarray]) -> dict[str, tuple]:
@@ -166,50 +162,18 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
-def _cores() -> int:
-    # A container or a scheduler may allow fewer than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _render_in_processes(source, workers, bar):
     """Each process renders one range into its own file and prints how many images are done."""
     edges = np.linspace(0, len(source), workers + 1).astype(int).tolist()
-    package = str(Path(ldm_jax.__file__).resolve().parent.parent)
-    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     arguments = dataclasses.asdict(source.config), source.split, source.seed, source.extras
-    processes = []
     with tempfile.TemporaryDirectory(prefix="ldm_jax_scenes_") as folder:
         files = [Path(folder) / f"{k}.npz" for k in range(workers)]
-        # One pipe for all: it ends with the last process, and they stop when it is closed.
-        read_end, write_end = os.pipe()
-        try:
-            with open(read_end) as lines:
-                try:
-                    for k, file in enumerate(files):
-                        job = json.dumps([*arguments, edges[k], edges[k + 1], str(file)])
-                        processes.append(
-                            subprocess.Popen(
-                                [sys.executable, "-m", "ldm_jax.data.scenes", job],
-                                stdout=write_end,
-                                env={**os.environ, "PYTHONPATH": paths},
-                            )
-                        )
-                finally:
-                    os.close(write_end)
-                for line in lines:
-                    bar.update(int(line))
-        except BaseException:
-            for process in processes:
-                process.kill()
-            raise
-        finally:
-            codes = [process.wait() for process in processes]
-        if not any(codes):
-            counts = np.diff(edges)
-            return _gathered(len(source), map(_loaded, files, counts))
-    raise RuntimeError(f"rendering scenes failed: the processes ended with codes {codes}")
+        jobs = [
+            json.dumps([*arguments, edges[k], edges[k + 1], str(file)])
+            for k, file in enumerate(files)
+        ]
+        run_in_processes("ldm_jax.data.scenes", jobs, bar)
+        return _gathered(len(source), map(_loaded, files, np.diff(edges)))
 
 
 def _loaded(file: Path, count: int) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def entry(solid: SceneObject, x, y, z, dx, dy, dz):
                 near, far = np.maximum(near, near_side), np.minimum(far, far_side)
         else:
             # Radius at height z is base - slope * z: a cylinder is a cone with slope 0.
-            slope = solid.base / solid.height if solid.shape == "cone" else 0.0
+            slope = solid.taper * solid.base / solid.height
             radius, growth = solid.base - slope * z, -slope * dz
             near_side, far_side = _quadric(
                 dx * dx + dy * dy - growth * growth,
@@ -88,7 +88,7 @@ def normal(solid: SceneObject, x, y, z):
         p, q = np.where(side, np.sign(p), 0.0), np.where(side | top, 0.0, np.sign(q))
         nx, ny, nz = p * cos - q * sin, p * sin + q * cos, top.astype(np.float32)
         return nx.astype(np.float32), ny.astype(np.float32), nz
-    lean = solid.base / solid.height if solid.shape == "cone" else 0.0
+    lean = solid.taper * solid.base / solid.height
     norm = math.sqrt(1.0 + lean * lean)
     radius = np.sqrt(x * x + y * y)
     scale = 1.0 / (np.maximum(radius, 1e-6) * norm)

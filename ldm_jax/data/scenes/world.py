@@ -59,6 +59,11 @@ class SceneObject:
         return _PROPORTIONS[self.shape][1] * self.radius
 
     @property
+    def taper(self) -> float:
+        """The share of the base's radius that is lost up to the top of a cylinder or cone."""
+        return 1.0 if self.shape == "cone" else 0.0
+
+    @property
     def footprint(self) -> float:
         """Radius of the smallest vertical cylinder around the object."""
         return self.base * (math.sqrt(2.0) if self.shape == "cube" else 1.0)
