@@ -14,7 +14,6 @@ from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.data.open import into_memory, open_sources
 from ldm_jax.data.scenes import RENDER_VERSION, ScenesConfig
 from ldm_jax.data.source import ArraySource, Source, Subset, digest
-from ldm_jax.data.spread import spread
 from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.measures import check_enough
@@ -67,7 +66,8 @@ def open_reference(
         order = np.arange(len(source))
     else:
         train, source, facts = _open(command, model, num_samples)
-        order = spread(source, len(source))
+        # Not `spread`: in turns, the classes of one half would be other than those of the next.
+        order = np.random.default_rng(0).permutation(len(source))
     if model is not None:
         _check_fits(model, source, needs_condition=condition is not None)
     check_enough(held_out=len(source))

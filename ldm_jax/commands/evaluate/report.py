@@ -18,6 +18,7 @@ from ldm_jax.commands.evaluate.figures import closest, evaluation_figure, neares
 from ldm_jax.commands.evaluate.generated import arrays_digest
 from ldm_jax.commands.evaluate.judge import read_image
 from ldm_jax.commands.evaluate.rows import Sets
+from ldm_jax.commands.evaluate.scenes import scene_lines
 from ldm_jax.commands.train.judge import distances
 from ldm_jax.data.source import Source
 from ldm_jax.evaluation.distortion import psnr
@@ -103,6 +104,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         if "lpips_squeezenet" in scores:
             numbers.append(f"LPIPS (squeezenet) {scores['lpips_squeezenet']:.4f}")
         said.append(f"reconstructions: {', '.join(numbers)} (N = {scores['num']})")
+    if scenes := report.get("scenes"):
+        said += scene_lines(scenes)
     return said
 
 

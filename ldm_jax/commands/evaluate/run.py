@@ -33,6 +33,7 @@ from ldm_jax.commands.evaluate.report import (
     write_nearest,
     write_report,
 )
+from ldm_jax.commands.evaluate.scenes import can_be_read, judge_scenes
 from ldm_jax.commands.sample.command import SampleCommand
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.commands.sample.run import sampling_settings
@@ -101,6 +102,12 @@ def evaluate(command: EvaluateCommand, model: LatentDiffusion | None) -> str:
             x = sets["examples"]
             sets["reconstructions"] = x_hat = reconstruct(model, x)
             report["distortion"] = on_first(lambda: distortion(x, x_hat, opened.lpips))
+
+        # Scenes
+        if can_be_read(command.data, sets["real"].shape[1]) and not command.real:
+            kind = "none" if opened.samples is not None or model is None else model.info.condition
+            of = (sets, reference.examples, command.data.level, kind)
+            report["scenes"] = on_first(lambda: judge_scenes(*of, folder))
 
         # Measures
         judged = {

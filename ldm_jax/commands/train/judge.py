@@ -13,6 +13,7 @@ from ldm_jax.autoencoder.perceptual import lpips
 from ldm_jax.autoencoder.step import to_model_range
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.data.degradations import upscale
+from ldm_jax.data.loader import Batch
 from ldm_jax.data.masks import mean_fill
 from ldm_jax.data.scenes import CLASS_NAMES, ScenesConfig
 from ldm_jax.evaluation.distortion import psnr, ssim
@@ -81,8 +82,10 @@ def judge(
             who: distances(truth["image"], x, weights) for who, x in compared.items()
         }
     elif isinstance(experiment.data, ScenesConfig) and experiment.data.size in (SMALL, SIZE):
-        best = _read(experiment, kind, truth, compared["reconstructed"])["samples"]
-        report["reader"] = _read(experiment, kind, truth, images) | {"reconstructed": best}
+        level = experiment.data.level
+        report["reader"] = _read(kind, level, truth, images)
+        best = read_conditions(kind, level, truth, compared["reconstructed"])
+        report["reader"]["reconstructed"] = best
     if min(n, len(reference)) >= LEAST:
         report["kid"] = kernel_distances(compared | {"held_out": truth["image"]}, reference)
     return {name: scores | {"images": n} for name, scores in report.items()}
@@ -118,18 +121,27 @@ def kid_figure(report: dict[str, Any]) -> np.ndarray:
     return plots.bars(values, title)
 
 
-def _read(experiment: Experiment, kind: str, truth: dict, images: np.ndarray) -> dict[str, Any]:
-    if kind == "none":
-        shares = {"samples": images, "ceiling": truth["image"]}
-        return {who: {"valid": float(validity(x).mean())} for who, x in shares.items()}
+def read_conditions(kind: str, level: str, truth: Batch, images: np.ndarray) -> dict[str, float]:
+    """What the reader reads of the conditions of images of scenes, as shares.
+
+    Args:
+      kind: of the condition. level: of the scenes. truth: the example of each image.
+    """
+    return _read(kind, level, truth, images)["samples"]
+
+
+def _read(kind: str, level: str, truth: Batch, images: np.ndarray) -> dict[str, Any]:
     if kind == "layout":
         return box_report(images, truth["boxes"], truth["box_labels"], truth["image"])
     if kind == "semantic":
         return semantic_report(images, truth["semantic"], truth["image"])
-    captions = truth["caption"]
-    if kind == "class":
-        captions = [CLASS_NAMES[label] for label in truth["class_label"]]
-    return caption_report(images, captions, truth["image"], captions)
+    if kind in ("class", "text"):
+        captions = truth["caption"]
+        if kind == "class" and level == "single":
+            captions = [CLASS_NAMES[label] for label in truth["class_label"]]
+        return caption_report(images, captions, truth["image"], captions)
+    shares = {"samples": images, "ceiling": truth["image"]}
+    return {who: {"valid": float(validity(x).mean())} for who, x in shares.items()}
 
 
 def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:

@@ -1,0 +1,144 @@
+"""What only scenes can say, as their world is known: words, coverage, nearest true renders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ldm_jax import plots
+from ldm_jax.commands.train.held_out import HeldOut
+from ldm_jax.commands.train.judge import read_conditions
+from ldm_jax.data.loader import Batch
+from ldm_jax.data.scenes import ScenesConfig
+from ldm_jax.evaluation.scene_coverage import Coverage, coverage
+from ldm_jax.evaluation.scene_guess import guess_scenes, object_masks
+from ldm_jax.evaluation.scene_match import Match
+from ldm_jax.evaluation.scene_match_set import match_set
+from ldm_jax.evaluation.scene_network import SIZE, SMALL
+from ldm_jax.evaluation.scene_reader import read
+from ldm_jax.evaluation.scene_reports import Seen, see
+
+MATCHED = 64  # images of each set whose nearest true render is searched
+SHOWN = 16  # of them in the figure
+READ = ("samples", "reconstructions", "held_out")
+
+
+def can_be_read(data: Any, side: int) -> bool:
+    """Whether the images are scenes of a size that the reader reads."""
+    return isinstance(data, ScenesConfig) and side in (SMALL, SIZE)
+
+
+def judge_scenes(
+    sets: Mapping[str, np.ndarray], examples: HeldOut, level: str, kind: str, folder: epath.Path
+) -> dict[str, Any]:
+    """Every word read back, coverage of the world, nearest true renders: as JSON.
+
+    `words`: agreement with the conditions, of samples, of reconstructions and of the true images.
+    `coverage`: of each factor, against the known distribution. `nearest_renders`: the share of
+    proper scenes among some images of each set, and how far their objects are from a true render.
+
+    Args:
+      sets: images, as `rows.Sets`.
+      examples: those whose conditions the samples have, in turns.
+      level: of the scenes. kind: of the model's condition; 'none' also where the samples have
+        conditions that are not known.
+      folder: gets scenes.png, samples (or else reconstructions) above their nearest true renders.
+    """
+    images = {
+        "samples": sets.get("samples"),
+        "reconstructions": sets.get("reconstructions"),
+        "held_out": sets["examples"],
+    }
+    images = {name: images[name] for name in READ if images[name] is not None}
+    report: dict[str, dict[str, Any]] = {"words": {}, "coverage": {}, "nearest_renders": {}}
+    figures = []
+    for name, x in images.items():
+        words = read_conditions(kind, level, _in_turns(examples.truth, len(x)), x)
+        report["words"][name] = words | {"images": len(x)}
+        report["coverage"][name] = _coverage(see(x), level)
+        matches = _matches(x[:MATCHED], level)
+        report["nearest_renders"][name] = _distances(matches)
+        figures.append(_figure(x[:SHOWN], matches[:SHOWN]))
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.save_png(folder / "scenes.png", figures[0])
+    return report
+
+
+def _in_turns(truth: Batch, n: int) -> Batch:
+    rows = np.arange(n) % len(truth["image"])
+    return {key: values[rows] for key, values in truth.items()}
+
+
+def _coverage(seen: Sequence[Seen], level: str) -> dict[str, Any]:
+    return {name: _as_json(one) for name, one in coverage(seen, level).items()}
+
+
+def _as_json(one: Coverage) -> dict[str, Any]:
+    return {
+        "chi_square": float(one.statistic),
+        "degrees": int(one.degrees),
+        "p_value": None if one.p_value is None else float(one.p_value),
+        "missing": [" ".join(map(str, words)) for words in one.missing],
+        "total_variation": float(one.total_variation),
+        "total_variation_of_true": float(one.total_variation_of_true),
+        "unread": int(one.unread),
+    }
+
+
+def _matches(images: np.ndarray, level: str) -> list[Match | None]:
+    """The nearest true render of each image; None where the reader detects no object."""
+    seen = read(images)
+    guesses, masks = guess_scenes(seen), object_masks(seen)
+    chosen = [i for i, guess in enumerate(guesses) if guess.objects]
+    found: list[Match | None] = [None] * len(images)
+    matched = match_set(
+        images[chosen], [guesses[i] for i in chosen], masks[chosen], level, progress=True
+    )
+    for i, one in zip(chosen, matched, strict=True):
+        found[i] = one
+    return found
+
+
+def _distances(matches: Sequence[Match | None]) -> dict[str, Any]:
+    psnr = [one.psnr for one in matches if one is not None]
+    median = float(np.median(psnr)) if psnr else -math.inf
+    return {
+        "proper": float(np.mean([one is not None and one.is_proper for one in matches])),
+        "median_psnr": round(median, 2) if math.isfinite(median) else None,
+        "images": len(matches),
+    }
+
+
+def _figure(images: np.ndarray, matches: Sequence[Match | None]) -> np.ndarray:
+    """Images above their nearest true renders, white where there is none."""
+    renders = [np.full_like(images[0], 255) if one is None else one.render for one in matches]
+    return plots.stacked([images, np.stack(renders)])
+
+
+def scene_lines(report: Mapping[str, Any]) -> list[str]:
+    """The main numbers."""
+    said = []
+    for name, scores in report["words"].items():
+        parts = [f"{key} {value:.1%}" for key, value in scores.items() if key != "images"]
+        said.append(
+            f"read in {name.replace('_', '-')}: {', '.join(parts)} (N = {scores['images']})"
+        )
+    for name, one in report["nearest_renders"].items():
+        median = one["median_psnr"]
+        far = "no object" if median is None else f"median {median} dB"
+        said.append(
+            f"nearest true renders of {name.replace('_', '-')}: {one['proper']:.1%} proper scenes, "
+            f"{far} (N = {one['images']})"
+        )
+    missing = [
+        combination
+        for one in report["coverage"].get("samples", {}).values()
+        for combination in one["missing"]
+    ]
+    if missing:
+        said.append(f"never in the samples: {', '.join(missing[:8])}")
+    return said
