@@ -23,23 +23,18 @@ from scipy import stats
 
 from ldm_jax.data.scenes import geometry
 from ldm_jax.data.scenes.cache import RENDER_VERSION
+from ldm_jax.data.scenes.combinations import OBJECT_WORDS, SCENE_WORDS
 from ldm_jax.data.scenes.world import (
-    COLOURS,
-    FLOORS,
     LEVELS,
-    MATERIALS,
     MAX_OBJECTS,
     SHAPES,
     SIZES,
-    SKIES,
     generator,
     sample_scene,
 )
 from ldm_jax.errors import UserError
 from ldm_jax.paths import cache_folder, write_whole
 
-OBJECT_WORDS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}
-SCENE_WORDS = {"floor": FLOORS, "sky": SKIES}
 _MOST_OBJECTS = {"single": 1, "pair": 2, "full": MAX_OBJECTS}
 NUMBER = "number"  # of objects
 _COUNTED = (NUMBER, "shape", "size")  # factors that decide whether objects can be seen

@@ -11,7 +11,6 @@ object, with a rim around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,26 +124,6 @@ def _psnr(a, b) -> float:
         return -math.inf  # nothing is shown that could be compared
     error = np.mean((a.astype(np.float64) - b) ** 2)
     return math.inf if error == 0.0 else float(10.0 * np.log10(255.0**2 / error))
-
-
-def perceptual_distances(
-    images: np.ndarray,
-    matches: Sequence[Match],
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """The distance of each image to itself with the objects of its nearest true render: [n].
-
-    Args:
-      images: uint8 [n, H, H, 3], those that were matched.
-      distance: (uint8 [n, H, H, 3], uint8 [n, H, H, 3]) -> [n], such as LPIPS.
-    Raises:
-      UserError: if there is not one match for each image.
-    """
-    if len(images) != len(matches) or not len(images):
-        raise UserError(
-            f"distances need one match for each image, not {len(matches)} for {len(images)}"
-        )
-    return np.asarray(distance(images, np.stack([one.nearest for one in matches])))
 
 
 _WORDS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "material": MATERIALS}

@@ -176,6 +176,14 @@ def caption_scores(images, captions) -> dict[str, float]:
     return _caption_score(see(images), asked)
 
 
+def right_captions(images, captions) -> np.ndarray:
+    """Whether each caption is right as a whole, as `caption_scores` counts it: bool [n]."""
+    asked = [parse_caption(str(text)) for text in captions]
+    _check_pairs("images", images, asked)
+    scores = [_caption_score([one], [scene]) for one, scene in zip(see(images), asked, strict=True)]
+    return np.array([score["whole"] == 1 for score in scores], bool)
+
+
 class Seen(NamedTuple):
     """What the reader finds in one image."""
 

@@ -13,6 +13,7 @@ import pytest
 import ldm_jax
 from ldm_jax.data import scenes
 from ldm_jax.data.scenes import cache, captions, geometry, render, world
+from ldm_jax.data.scenes.combinations import has_combination, parse_combination
 from ldm_jax.errors import UserError
 
 
@@ -319,3 +320,39 @@ def test_data_imports_no_jax():
     code = "import sys, ldm_jax.data.scenes; sys.exit('jax' in sys.modules)"
     root = os.path.dirname(os.path.dirname(ldm_jax.__file__))
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, check=True)
+
+
+def test_training_images_are_free_of_held_out_combinations_of_words():
+    words = ("red ball", "cone at night")
+    config = scenes.ScenesConfig(8, "pair", 120, 120, held_out_words=words)
+    held_out = [parse_combination(text) for text in words]
+
+    def has_one(scene):
+        return any(has_combination(scene, one) for one in held_out)
+
+    plain = source_of(8, "pair", 120, 1)
+    without = scenes.ScenesSource(config, "train", 1)
+    assert not any(has_one(without.scene(i)) for i in range(120))
+    validation = scenes.ScenesSource(config, "validation", 1)
+    assert any(has_one(validation.scene(i)) for i in range(120))
+    kept = [i for i in range(120) if not has_one(plain.scene(i))]
+    assert 60 < len(kept) < 120
+    assert all(plain.scene(i) == without.scene(i) for i in kept)
+    assert cache.cache_file(plain) != cache.cache_file(without)
+
+
+EVERY = tuple(f"{colour} {shape}" for colour in world.COLOURS for shape in world.SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("red",), "at least two words"),
+        (("red dog",), "unknown word 'dog'"),
+        (EVERY, "name fewer"),
+    ],
+)
+def test_combinations_that_cannot_be_held_out_are_refused(words, match):
+    with pytest.raises(UserError, match=match):
+        config = scenes.ScenesConfig(8, "single", 4, held_out_words=words)
+        scenes.ScenesSource(config, "train").scene(0)

@@ -17,7 +17,7 @@ from ldm_jax.data.scenes.world import LEVELS
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_factors import OBJECT, SURROUNDINGS, errors, factors, ranges
 from ldm_jax.evaluation.scene_factors import with_factors as scene_with
-from ldm_jax.evaluation.scene_match import PROPER_PSNR, match, perceptual_distances
+from ldm_jax.evaluation.scene_match import PROPER_PSNR, match
 from ldm_jax.evaluation.scene_match_set import match_set
 from ldm_jax.evaluation.scene_search import compare, shrunk
 
@@ -170,20 +170,6 @@ def test_a_set_is_matched_by_processes_as_one_by_one(tmp_path):
         text=True,
     )
     assert out.stdout.strip() == str([x.psnr for x in one])
-
-
-def test_perceptual_distances_take_the_samples_and_their_nearest(from_noisy_readings):
-    images = np.stack([image for _, image, _ in from_noisy_readings])
-    matches = [found for *_, found in from_noisy_readings]
-    found = perceptual_distances(
-        images, matches, lambda a, b: np.abs(a.astype(int) - b).mean(axis=(1, 2, 3))
-    )
-    expected = [
-        np.abs(m.nearest.astype(int) - x).mean() for x, m in zip(images, matches, strict=True)
-    ]
-    assert np.allclose(found, expected)
-    with pytest.raises(UserError, match="one match for each"):
-        perceptual_distances(images[:2], matches, lambda a, b: a)
 
 
 @pytest.mark.parametrize(

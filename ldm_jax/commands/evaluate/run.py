@@ -106,8 +106,8 @@ def evaluate(command: EvaluateCommand, model: LatentDiffusion | None) -> str:
         # Scenes
         if can_be_read(command.data, sets["real"].shape[1]) and not command.real:
             kind = "none" if opened.samples is not None or model is None else model.info.condition
-            of = (sets, reference.examples, command.data.level, kind)
-            report["scenes"] = on_first(lambda: judge_scenes(*of, folder))
+            of = (sets, reference.examples, command.data, kind, folder, opened.lpips)
+            report["scenes"] = on_first(lambda: judge_scenes(*of))
 
         # Measures
         judged = {

@@ -11,16 +11,19 @@ from etils import epath
 
 from ldm_jax import plots
 from ldm_jax.commands.train.held_out import HeldOut
-from ldm_jax.commands.train.judge import read_conditions
+from ldm_jax.commands.train.judge import distances, read_conditions
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesConfig
+from ldm_jax.errors import UserError
+from ldm_jax.evaluation.held_out_words import held_out_report
+from ldm_jax.evaluation.scene_captions import parse_caption
 from ldm_jax.evaluation.scene_coverage import Coverage, coverage
 from ldm_jax.evaluation.scene_guess import guess_scenes, object_masks
 from ldm_jax.evaluation.scene_match import Match
 from ldm_jax.evaluation.scene_match_set import match_set
 from ldm_jax.evaluation.scene_network import SIZE, SMALL
 from ldm_jax.evaluation.scene_reader import read
-from ldm_jax.evaluation.scene_reports import Seen, see
+from ldm_jax.evaluation.scene_reports import Seen, right_captions, see
 
 MATCHED = 64  # images of each set whose nearest true render is searched
 SHOWN = 16  # of them in the figure
@@ -33,7 +36,12 @@ def can_be_read(data: Any, side: int) -> bool:
 
 
 def judge_scenes(
-    sets: Mapping[str, np.ndarray], examples: HeldOut, level: str, kind: str, folder: epath.Path
+    sets: Mapping[str, np.ndarray],
+    examples: HeldOut,
+    data: ScenesConfig,
+    kind: str,
+    folder: epath.Path,
+    lpips: dict | None = None,
 ) -> dict[str, Any]:
     """Every word read back, coverage of the world, nearest true renders: as JSON.
 
@@ -44,10 +52,12 @@ def judge_scenes(
     Args:
       sets: images, as `rows.Sets`.
       examples: those whose conditions the samples have, in turns.
-      level: of the scenes. kind: of the model's condition; 'none' also where the samples have
+      data: the scenes. kind: of the model's condition; 'none' also where the samples have
         conditions that are not known.
       folder: gets scenes.png, samples (or else reconstructions) above their nearest true renders.
+      lpips: weights of LPIPS on SqueezeNet, or None to do without.
     """
+    level = data.level
     images = {
         "samples": sets.get("samples"),
         "reconstructions": sets.get("reconstructions"),
@@ -61,8 +71,10 @@ def judge_scenes(
         report["words"][name] = words | {"images": len(x)}
         report["coverage"][name] = _coverage(see(x), level)
         matches = _matches(x[:MATCHED], level)
-        report["nearest_renders"][name] = _distances(matches)
+        report["nearest_renders"][name] = _distances(x[:MATCHED], matches, lpips)
         figures.append(_figure(x[:SHOWN], matches[:SHOWN]))
+    if data.held_out_words and kind == "text" and "samples" in images:
+        report["held_out_words"] = _held_out(images["samples"], examples.truth, data.held_out_words)
     folder.mkdir(parents=True, exist_ok=True)
     plots.save_png(folder / "scenes.png", figures[0])
     return report
@@ -103,13 +115,34 @@ def _matches(images: np.ndarray, level: str) -> list[Match | None]:
     return found
 
 
-def _distances(matches: Sequence[Match | None]) -> dict[str, Any]:
-    psnr = [one.psnr for one in matches if one is not None]
-    median = float(np.median(psnr)) if psnr else -math.inf
-    return {
+def _distances(
+    images: np.ndarray, matches: Sequence[Match | None], lpips: dict | None
+) -> dict[str, Any]:
+    matched = [one for one in matches if one is not None]
+    median = float(np.median([one.psnr for one in matched])) if matched else -math.inf
+    found = {
         "proper": float(np.mean([one is not None and one.is_proper for one in matches])),
         "median_psnr": round(median, 2) if math.isfinite(median) else None,
         "images": len(matches),
+    }
+    if lpips is not None and matched:
+        own = images[[one is not None for one in matches]]
+        nearest = np.stack([one.nearest for one in matched])
+        found["lpips_squeezenet"] = distances(own, nearest, lpips)["lpips_squeezenet"]
+    return found
+
+
+def _held_out(images: np.ndarray, truth: Batch, combinations: Sequence[str]) -> dict[str, Any]:
+    """Whole captions read right, with and without a held-out combination of words, as JSON."""
+    captions = _in_turns(truth, len(images))["caption"]
+    asked = [parse_caption(str(text)) for text in captions]
+    try:
+        found = held_out_report(asked, right_captions(images, captions), combinations)
+    except UserError as error:  # no caption of a kind among the samples
+        return {"note": str(error)}
+    shares = {"held_out": found.held_out, "seen": found.seen}
+    return {name: share._asdict() for name, share in shares.items()} | {
+        "combinations": {name: share._asdict() for name, share in found.combinations.items()}
     }
 
 
@@ -134,6 +167,13 @@ def scene_lines(report: Mapping[str, Any]) -> list[str]:
             f"nearest true renders of {name.replace('_', '-')}: {one['proper']:.1%} proper scenes, "
             f"{far} (N = {one['images']})"
         )
+    if "seen" in (words := report.get("held_out_words", {})):
+        parts = (
+            f"{name.replace('_', '-')} {words[name]['share']:.1%} ± "
+            f"{words[name]['standard_error']:.1%} (N = {words[name]['n']})"
+            for name in ("held_out", "seen")
+        )
+        said.append(f"whole captions, combinations of words: {', '.join(parts)}")
     missing = [
         combination
         for one in report["coverage"].get("samples", {}).values()

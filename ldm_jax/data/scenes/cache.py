@@ -35,7 +35,7 @@ _IMAGES_PER_PROCESS = 1_000  # fewer are rendered sooner than another interprete
 
 def cache_file(source: ScenesSource, cache_dir=None, version: int = RENDER_VERSION) -> Path:
     """The file of the cache for this source, whether it exists or not."""
-    names = ("size", "level", "count", "seed", "split", "extras")
+    names = ("size", "level", "count", "seed", "split", "extras", "held_out_words")
     images = {name: getattr(source, name) for name in names}  # all that decides them
     key = json.dumps([version, images], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:20]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ldm_jax.bounds import Bounds, PositiveInt, violations
 from ldm_jax.data.scenes import captions, geometry
+from ldm_jax.data.scenes.combinations import has_combination, parse_combination
 from ldm_jax.data.scenes.render import render
 from ldm_jax.data.scenes.world import (
     LEVELS,
@@ -24,6 +25,7 @@ from ldm_jax.errors import UserError
 
 SEMANTIC_NAMES = ("sky", "floor", *SHAPES)
 EXTRAS = ("semantic", "boxes")
+_MOST_TRIES = 1000  # for a scene without a held-out combination
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class ScenesConfig:
     """Held-out images to render."""
     flip: bool = False
     """Mirror images at random; captions that say left and right would then be wrong."""
+    held_out_words: tuple[str, ...] = ()
+    """Combinations of words that no training image shows, such as "cyan cone at night"."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class ScenesSource:
             raise UserError("; ".join(wrong))
         if seed < 0:
             raise UserError(f"the seed of scenes must be 0 or more, not {seed}")
+        combinations = [parse_combination(text) for text in config.held_out_words]
+        self.held_out_words = config.held_out_words if split == "train" else ()
+        self._held_out = combinations if split == "train" else []
         unknown = set(extras) - set(EXTRAS)
         if unknown:
             raise UserError(
@@ -124,7 +131,11 @@ class ScenesSource:
         if not -self.count <= index < self.count:
             raise IndexError(f"scene {index} of {self.count}")
         rng = generator(self.seed, self.split, self.level, int(index) % self.count)
-        return sample_scene(rng, self.level, geometry.visible_pixels)
+        for _ in range(_MOST_TRIES):
+            scene = sample_scene(rng, self.level, geometry.visible_pixels)
+            if not any(has_combination(scene, words) for words in self._held_out):
+                return scene
+        raise UserError("--data.held-out-words leaves out (nearly) all scenes; name fewer")
 
     def read(self, indices, rngs: Rngs = None) -> dict[str, np.ndarray]:
         """Renders the images at `indices` (integers [n], any order).

@@ -28,7 +28,8 @@ def report(source, tmp_path_factory):
     truth = examples.truth["image"]
     blurred = np.stack([scene_damage.blur(image, 1.5) for image in truth])
     sets = {"real": truth, "examples": truth, "samples": truth, "reconstructions": blurred}
-    return judge_scenes(sets, examples, "single", "text", folder), folder
+    data = ScenesConfig(32, "single", held_out_words=("red ball", "cyan cone"))
+    return judge_scenes(sets, examples, data, "text", folder), folder
 
 
 def test_true_renders_are_read_right_and_blurred_ones_are_not(report):
@@ -51,6 +52,12 @@ def test_coverage_is_against_the_known_distribution(report):
     assert tables["colour"]["degrees"] == 7
     assert 0 <= tables["colour"]["total_variation"] <= 1
     assert tables["colour"]["p_value"] is None  # ten images are too few for eight colours
+
+
+def test_held_out_combinations_of_words_stand_beside_the_seen_ones(report):
+    words = report[0]["held_out_words"]
+    assert words["held_out"]["n"] + words["seen"]["n"] == N
+    assert words["seen"]["share"] >= 0.7 and 0 < words["held_out"]["n"] < N
 
 
 def test_the_lines_say_the_main_numbers(report):
