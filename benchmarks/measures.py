@@ -74,7 +74,7 @@ def main():
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("--features", choices=NETWORKS, default="efficientnet-lite0")
+    arguments.add_argument("--features", choices=NETWORKS, default="scene-reader")
     arguments.add_argument("--weights", default="", help="a file, where it is not found without")
     arguments.add_argument("--images", type=int, default=1000, help="in each set")
     arguments.add_argument("--size", type=int, default=64, help="side of the images in pixels")
@@ -123,6 +123,14 @@ def main():
     draw(rows, list(wrong), options.out)
 
 
+def signed_root(values):
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def signed_square(values):
+    return np.sign(values) * np.square(values)
+
+
 def draw(rows, wrong, file):
     """A panel for each measure: its value against the share that is replaced."""
     figure = Figure(figsize=(13, 7.2), layout="constrained")
@@ -137,7 +145,10 @@ def draw(rows, wrong, file):
                 axes.plot(fine, fine**2 * values[-1], ":", color="black", lw=1.2, zorder=3)
         perfect = np.mean([rows[name, 0.0][column] for name in wrong])
         axes.axhline(perfect, color="black", lw=0.8, alpha=0.5)
-        axes.set_title(title, fontsize=13)
+        if title in COLUMNS[:2]:  # squared distances: what they are of a mixture is a line then
+            axes.set_yscale("function", functions=(signed_root, signed_square))
+            title += ", square-root scale"
+        axes.set_title(title, fontsize=12)
         axes.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
         axes.tick_params(labelsize=10)
         axes.grid(alpha=0.3)

@@ -59,3 +59,44 @@ def test_the_network_has_the_published_layers():
     params = efficientnet.abstract_params()
     assert params["_blocks.3._depthwise_conv"]["kernel"].shape == (5, 5, 1, 144)
     assert "_blocks.0._expand_conv" not in params and "_blocks.15._project_conv" in params
+
+
+def restated(state, x):
+    """The network in PyTorch's operations, written from its description: `[n, 3, 224, 224]`."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
+
+    def norm(x, name):
+        arrays = (state[f"{name}.{part}"] for part in ("running_mean", "running_var"))
+        return F.batch_norm(x, *arrays, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-3)
+
+    def conv(x, name, stride=1, groups=1):
+        kernel = state[f"{name}.weight"]
+        missing = max((-(-x.shape[-1] // stride) - 1) * stride + kernel.shape[-1] - x.shape[-1], 0)
+        x = F.pad(x, 2 * (missing // 2, missing - missing // 2))  # "same" of TensorFlow
+        return F.conv2d(x, kernel, None, stride, groups=groups)
+
+    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]  # of the 16 blocks
+    x = F.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))
+    for number, stride in enumerate(strides):
+        name, h = f"_blocks.{number}", x
+        if f"{name}._expand_conv.weight" in state:
+            h = F.relu6(norm(conv(h, f"{name}._expand_conv"), f"{name}._bn0"))
+        h = conv(h, f"{name}._depthwise_conv", stride, groups=h.shape[1])
+        h = F.relu6(norm(h, f"{name}._bn1"))
+        h = norm(conv(h, f"{name}._project_conv"), f"{name}._bn2")
+        x = x + h if stride == 1 and h.shape == x.shape else h
+    return F.relu6(norm(conv(x, "_conv_head"), "_bn1")).mean((2, 3))
+
+
+def test_features_are_those_of_a_restatement_in_pytorch(params):
+    """Of small images as well, which are enlarged."""
+    torch = pytest.importorskip("torch")
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3), np.uint8)
+    x = torch.tensor(images).permute(0, 3, 1, 2).float()
+    x = torch.nn.functional.interpolate(x, (224, 224), mode="bicubic", antialias=True)
+    state = torch.load(packaged_file(), weights_only=True)
+    with torch.no_grad():
+        expected = restated(state, (x - 127) / 128).numpy()
+    found = jax.jit(efficientnet.features)(params, images)
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -28,6 +28,7 @@ SHARES = {
 }
 SHOWN = 16  # images of each set
 PAIRS = 12  # of an image with its nearest training image, of each kind
+COLUMNS = 4  # of pairs
 
 
 def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -92,7 +93,7 @@ def _table(axes: Axes, network: Mapping[str, Any]) -> None:
     """The other distances, with the numbers of images on which they depend."""
     axes.axis("off")
     name = network["frechet_distance_is"]
-    header = ["", name, "sliced W2", "IS", "N, N real"]
+    header = ["", name, "sliced W2", "N, N real", "IS"]
     cells, few = [], False
     for row in [*ROWS, "reconstructions_paired"]:
         if row not in network["rows"]:
@@ -108,12 +109,17 @@ def _table(axes: Axes, network: Mapping[str, Any]) -> None:
                 title,
                 f"{frechet['distance']:.4g}{marks[0]}",
                 f"{sliced['distance']:.3g}{marks[1]}",
-                "" if score is None else f"{score['mean']:.2f}{marks[2]}",
                 f"{frechet['num_generated']}, {frechet['num_real']}",
+                "" if score is None else f"{score['mean']:.2f}{marks[2]}",
             ]
         )
+    shown = 5 if any(row[-1] for row in cells) else 4  # only some networks have classes
     table = axes.table(
-        cells, colLabels=header, loc="center", colWidths=(0.33, 0.27, 0.18, 0.1, 0.2), edges="B"
+        [row[:shown] for row in cells],
+        colLabels=header[:shown],
+        loc="center",
+        colWidths=(0.33, 0.27, 0.18, 0.2, 0.12)[:shown],
+        edges="B",
     )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
@@ -131,17 +137,18 @@ def nearest_figure(
       sets: what the images are -> (images `[n, H, W, C]`, their nearest training images).
       training: number -> training image `[H, W, C]`, for at least those of `closest_numbers`.
     """
-    images, labels = [], []
+    cells, labels = [], []
     for name, (own, nearest) in sets.items():
         for i in closest(nearest):
             number = int(nearest.index[i])
-            images += [own[i], training[number]]
-            labels += [f"{name} {i}, distance {nearest.distance[i]:.3g}", f"training {number}"]
-        blank = -len(images) % 8
-        images += [np.full_like(images[0], 255)] * blank
-        labels += [""] * blank
-    rgb = np.stack(images)
-    return plots.labelled_grid(np.broadcast_to(rgb, (*rgb.shape[:3], 3)), labels, columns=8)
+            c = max(own.shape[-1], training[number].shape[-1])
+            pair = [np.broadcast_to(x, (*x.shape[:2], c)) for x in (own[i], training[number])]
+            cells.append(np.concatenate(pair, axis=1))
+            labels.append(f"{name} {i}, training {number}: distance {nearest.distance[i]:.3g}")
+        while len(cells) % COLUMNS:
+            cells.append(np.full_like(cells[0], 255))
+            labels.append("")
+    return plots.labelled_grid(np.stack(cells), labels, COLUMNS)
 
 
 def closest(nearest: Nearest) -> Sequence[int]:
