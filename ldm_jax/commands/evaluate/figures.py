@@ -17,6 +17,8 @@ from ldm_jax.evaluation.nearest import Nearest
 # Row of the report: (title, colour)
 ROWS = {
     "samples": ("samples", "#d62728"),
+    "bicubic": ("bicubic", "#ff7f0e"),
+    "mean_fill": ("mean fill", "#ff7f0e"),
     "reconstructions": ("reconstructions", "#1f77b4"),
     "held_out": ("held-out images", "#7f7f7f"),
 }
@@ -49,7 +51,9 @@ def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray
         _kid_bars(distance, shown)
         _share_bars(shares, shown)
         _table(table, one)
-    for axes, (title, some) in zip(parts[-1].subplots(1, 3), images.items(), strict=False):
+    for axes, (title, some) in zip(
+        parts[-1].subplots(1, max(3, len(images))), images.items(), strict=False
+    ):
         grid = plots.grid(np.broadcast_to(some, (*some.shape[:3], 3))[:SHOWN], 4)
         axes.imshow(grid, interpolation="nearest")
         axes.set_title(title, fontsize=11)

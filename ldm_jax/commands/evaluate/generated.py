@@ -17,6 +17,8 @@ from ldm_jax.commands.evaluate.image_files import read_images
 from ldm_jax.commands.sample.outputs import ManyImages
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.commands.train.held_out import HeldOut
+from ldm_jax.data.degradations import upscale
+from ldm_jax.data.masks import mean_fill
 from ldm_jax.data.source import digest
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.sampling.settings import SamplingSettings
@@ -96,6 +98,20 @@ def reconstruct(model: LatentDiffusion, images: np.ndarray) -> np.ndarray:
                 bar.update(len(part))
 
     return np.concatenate(list(parts()))
+
+
+def simplest(model: LatentDiffusion, examples: HeldOut) -> dict[str, np.ndarray]:
+    """What restores images of the examples without a model: {} for other conditions.
+
+    `bicubic` for super-resolution, `mean_fill` for in-painting: uint8 `[n, H, W, C]`.
+    """
+    conditions, kind = examples.conditions, model.info.condition
+    if kind == "super-resolution":
+        return {"bicubic": upscale(conditions["low_res"], model.first.f)}
+    if kind == "inpainting":
+        pairs = zip(examples.truth["image"], conditions["mask"], strict=True)
+        return {"mean_fill": np.stack([mean_fill(*pair) for pair in pairs])}
+    return {}
 
 
 def arrays_digest(tree: Any) -> str:

@@ -17,7 +17,7 @@ from ldm_jax import plots
 from ldm_jax.commands.evaluate.figures import closest, evaluation_figure, nearest_figure
 from ldm_jax.commands.evaluate.generated import arrays_digest
 from ldm_jax.commands.evaluate.judge import read_image
-from ldm_jax.commands.evaluate.rows import Sets
+from ldm_jax.commands.evaluate.rows import MADE_OF_EXAMPLES, Sets
 from ldm_jax.commands.evaluate.scenes import scene_lines
 from ldm_jax.commands.train.judge import distances
 from ldm_jax.data.source import Source
@@ -62,7 +62,8 @@ def write_report(folder: epath.Path, report: Mapping[str, Any], sets: Sets) -> N
     write_whole(folder / "evaluation.json", content)
     # Each reconstruction is shown at the place of its original
     shown = {"real": sets["examples" if "reconstructions" in sets else "real"]}
-    shown |= {name: sets[name] for name in ("reconstructions", "samples") if name in sets}
+    names = ("reconstructions", "samples", *MADE_OF_EXAMPLES)
+    shown |= {name: sets[name] for name in names if name in sets}
     plots.save_png(folder / "evaluation.png", evaluation_figure(report, shown))
 
 
@@ -85,7 +86,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     said = []
     for name, one in report["features"].items():
         parts = []
-        for row in ("samples", "reconstructions", "held_out"):
+        for row in ("samples", *MADE_OF_EXAMPLES, "held_out"):
             if row in one["rows"]:
                 kid = one["rows"][row]["kid"]
                 numbers = f"{kid['mean']:.4f} ± {kid['standard_error']:.4f}"
@@ -97,23 +98,36 @@ def lines(report: Mapping[str, Any]) -> list[str]:
                 f"image in {one['nearest_training']['closer']:.1%} of pairs (50 %: nothing "
                 "memorised)"
             )
-    if scores := report.get("distortion"):
+    for name, scores in report["distortion"].items():
         numbers = ["equal" if scores["psnr"] is None else f"PSNR {scores['psnr']:.2f} dB"]
         if "ssim" in scores:
             numbers.append(f"SSIM {scores['ssim']:.4f}")
         if "lpips_squeezenet" in scores:
             numbers.append(f"LPIPS (squeezenet) {scores['lpips_squeezenet']:.4f}")
-        said.append(f"reconstructions: {', '.join(numbers)} (N = {scores['num']})")
+        said.append(f"{name.replace('_', '-')}: {', '.join(numbers)} (N = {scores['num']})")
     if scenes := report.get("scenes"):
         said += scene_lines(scenes)
     return said
 
 
-def distortion(x: np.ndarray, x_hat: np.ndarray, lpips: dict | None) -> dict[str, Any]:
-    """PSNR, SSIM and LPIPS of reconstructions, means over the images, as JSON.
+def distortions(sets: Sets, restored: bool, lpips: dict | None) -> dict[str, Any]:
+    """PSNR, SSIM and LPIPS of what was made of the examples, means over the images, as JSON.
 
     None for the PSNR of equal images; without SSIM where images are smaller than its window.
+
+    Args:
+      restored: whether the samples are to be the images of the examples, too.
     """
+    x, found = sets["examples"], {}
+    names = ["samples", *MADE_OF_EXAMPLES] if restored else MADE_OF_EXAMPLES
+    for name in names:
+        if name in sets:
+            truth = x[np.arange(len(sets[name])) % len(x)]
+            found[name] = _distortion(truth, sets[name], lpips)
+    return found
+
+
+def _distortion(x: np.ndarray, x_hat: np.ndarray, lpips: dict | None) -> dict[str, Any]:
     if min(x.shape[1:3]) < SMALLEST_SIDE:
         scores = {"psnr": round(float(psnr(x, x_hat).mean()), 4)}
     else:

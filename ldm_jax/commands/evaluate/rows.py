@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,46 +11,33 @@ from ldm_jax.evaluation.measures import FEWEST, compare, compare_pairs
 from ldm_jax.evaluation.nearest import Memorisation, memorisation
 
 Sets = Mapping[str, np.ndarray]
-"""`real`, `examples`, and where there are such `samples` and `reconstructions`, of the examples:
-images or features `[n, ...]`."""
-
-
-class Halves(NamedTuple):
-    """Two sets of real images that have none in common, and reconstructions of the second."""
-
-    first: np.ndarray
-    second: np.ndarray
-    reconstructions: np.ndarray | None
-
-
-def halves(sets: Sets, independent: bool) -> Halves | None:
-    """None where there are too few images. independent: whether the examples are not the real."""
-    real, examples, rebuilt = sets["real"], sets["examples"], sets.get("reconstructions")
-    if not independent:
-        real, examples = real[::2], examples[1::2]
-        rebuilt = None if rebuilt is None else rebuilt[1::2]
-    return Halves(real, examples, rebuilt) if len(examples) >= FEWEST else None
+"""Images or features `[n, ...]`: `real`, `examples`, and where there are such `samples`, and what
+was made of the examples: `reconstructions`, `bicubic`, `mean_fill`."""
+MADE_OF_EXAMPLES = ("reconstructions", "bicubic", "mean_fill")
 
 
 def rows(features: Sets, independent: bool, logits: np.ndarray | None) -> dict[str, Any]:
     """Every measure of each row, as JSON.
 
-    `samples` against all real images. `reconstructions` and `held_out`, other real images, against
-    the first half of `halves`: what a perfect second stage would reach, and what a perfect model
-    would. `reconstructions_paired`: of reconstructions against the same images.
+    `samples` against all real images. Against real images that they are not made of, a half where
+    the examples are the real images: `reconstructions`, what a perfect second stage would reach;
+    `held_out`, other real images, what a perfect model would; `bicubic` or `mean_fill`, the
+    simplest way to restore images. `reconstructions_paired`: against the same images.
 
     Args:
       features: of all sets, `[N, d]`.
+      independent: whether the examples are others than the real images.
       logits: of the samples, `[N, classes]`.
     """
-    found, split = {}, halves(features, independent)
+    real, found = features["real"], {}
+    others = {name: features[name] for name in MADE_OF_EXAMPLES if name in features}
+    others["held_out"] = features["examples"]
     if "samples" in features:
-        sets = {"real": features["real"], "generated": features["samples"]}
-        found["samples"] = compare(**sets, logits=logits)
-    if split is not None and split.reconstructions is not None:
-        found["reconstructions"] = compare(real=split.first, generated=split.reconstructions)
-    if split is not None:
-        found["held_out"] = compare(real=split.first, generated=split.second)
+        found["samples"] = compare(real=real, generated=features["samples"], logits=logits)
+    if not independent:
+        real, others = real[::2], {name: array[1::2] for name, array in others.items()}
+    if len(others["held_out"]) >= FEWEST:
+        found |= {name: compare(real=real, generated=array) for name, array in others.items()}
     if "reconstructions" in features:
         pair = {"originals": features["examples"], "reconstructions": features["reconstructions"]}
         found["reconstructions_paired"] = compare_pairs(**pair)

@@ -20,13 +20,13 @@ from ldm_jax.commands.evaluate.command import (
     parse,
     parse_without_data,
 )
-from ldm_jax.commands.evaluate.generated import draw, reconstruct, sampling_request
+from ldm_jax.commands.evaluate.generated import draw, reconstruct, sampling_request, simplest
 from ldm_jax.commands.evaluate.image_files import read_images
 from ldm_jax.commands.evaluate.judge import judge_by
 from ldm_jax.commands.evaluate.networks import default_features, load_networks
 from ldm_jax.commands.evaluate.reference import Reference, open_reference
 from ldm_jax.commands.evaluate.report import (
-    distortion,
+    distortions,
     environment,
     lines,
     model_facts,
@@ -98,10 +98,11 @@ def evaluate(command: EvaluateCommand, model: LatentDiffusion | None) -> str:
             samples = draw(opened.request, folder, report["model"]["weights_sha256"])
             sets["samples"] = samples.images
             report["samples"] = samples.facts
+            sets |= simplest(model, reference.examples)
         if model is not None and model.first.bottleneck != "none":
-            x = sets["examples"]
-            sets["reconstructions"] = x_hat = reconstruct(model, x)
-            report["distortion"] = on_first(lambda: distortion(x, x_hat, opened.lpips))
+            sets["reconstructions"] = reconstruct(model, sets["examples"])
+        restored = "bicubic" in sets or "mean_fill" in sets
+        report["distortion"] = on_first(lambda: distortions(sets, restored, opened.lpips))
 
         # Scenes
         if can_be_read(command.data, sets["real"].shape[1]) and not command.real:

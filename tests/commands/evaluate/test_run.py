@@ -57,7 +57,8 @@ def test_samples_and_reconstructions_of_a_run_are_judged(judged):
     assert set(found["features"]["scene-reader"]["rows"]) == ROWS
     assert len(found["features"]["scene-reader"]["sha256_of_weights"]) == 64
     assert found["features"]["scene-reader"]["frechet_distance_is"] == "Frechet distance"
-    assert found["distortion"]["num"] == found["data"]["compared_with"] == NUM
+    assert set(found["distortion"]) == {"reconstructions"}  # smaller than the window of SSIM
+    assert found["distortion"]["reconstructions"]["num"] == found["data"]["compared_with"] == NUM
     assert found["data"]["config"]["type"] == "FolderConfig" and found["data"]["digest"]
     assert found["model"]["condition"] == "text" and found["model"]["steps"]["diffusion"] == 4
     assert "EMA" in found["model"]["weights"] and len(found["model"]["weights_sha256"]) == 64
@@ -104,9 +105,23 @@ def test_a_first_stage_is_judged_by_its_reconstructions_alone(judged, evaluate, 
     assert ended.code == 0, ended.err
     found = report(tmp_path / "out")
     assert set(found["features"]["scene-reader"]["rows"]) == ROWS - {"samples"}
-    assert "samples" not in found and "psnr" in found["distortion"]
+    assert "samples" not in found and "psnr" in found["distortion"]["reconstructions"]
     refused = evaluate(run, *words[1:-1], tmp_path / "out", "--training", True)
     assert "this model is a first stage alone" in refused.error
+
+
+@pytest.mark.slow
+def test_a_model_of_pixels_is_judged_by_its_samples_alone(train_tiny, evaluate, squares, tmp_path):
+    words = ["--data.path", squares, "--data.validation", 0.5, "--run-dir", tmp_path / "run"]
+    ended = train_tiny("folder", *words, "--autoencoder.network.bottleneck", "none")
+    assert ended.code == 0, ended.err
+    words = ["--num-samples", NUM, *FEATURES, "--weights", "squeezenet=none"]
+    assert "there is no file none" in evaluate(tmp_path / "run", *words).error
+    ended = evaluate(tmp_path / "run", *words[:-2])
+    assert ended.code == 0, ended.err
+    found = report(tmp_path / "run" / "evaluation")
+    assert set(found["features"]["scene-reader"]["rows"]) == {"samples", "held_out"}
+    assert found["distortion"] == {}
 
 
 def test_copies_of_training_images_are_found(evaluate, data, squares, tmp_path):

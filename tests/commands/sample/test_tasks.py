@@ -1,11 +1,13 @@
 """Every task of the paper: it trains, is judged, leaves a figure, and draws from a file."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.commands.evaluate.run import main as evaluate_main
 from ldm_jax.data.scenes import ScenesConfig, ScenesSource
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,21 @@ def test_a_task_trains_is_judged_and_leaves_a_figure(kind, trained_task):
         assert "true renders" in ended.out
     figure = np.asarray(Image.open(run / "samples.png"))
     assert figure.std() > 10
+
+
+@pytest.mark.parametrize("kind", ["super-resolution", "inpainting"])
+def test_evaluate_compares_with_the_simplest_restoration(kind, trained_task, command, loaded, tmp_path):
+    main = partial(evaluate_main, open_model=loaded)
+    words = [trained_task(kind)[1], "--num-samples", 12, "--out", tmp_path / "out"]
+    ended = command(main, words)
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    simplest = {"super-resolution": "bicubic", "inpainting": "mean_fill"}[kind]
+    rows = {"samples", simplest, "reconstructions", "held_out", "reconstructions_paired"}
+    assert set(found["features"]["scene-reader"]["rows"]) == rows
+    assert set(found["distortion"]) == {"samples", simplest, "reconstructions"}
+    assert found["distortion"][simplest]["psnr"] > 12 and found["distortion"][simplest]["ssim"] > 0.3
+    assert np.asarray(Image.open(tmp_path / "out" / "evaluation.png")).std() > 10
 
 
 SIZES = {
