@@ -63,7 +63,9 @@ def test_a_task_trains_is_judged_and_leaves_a_figure(kind, trained_task):
 
 
 @pytest.mark.parametrize("kind", ["super-resolution", "inpainting"])
-def test_evaluate_compares_with_the_simplest_restoration(kind, trained_task, command, loaded, tmp_path):
+def test_evaluate_compares_with_the_simplest_restoration(
+    kind, trained_task, command, loaded, tmp_path
+):
     main = partial(evaluate_main, open_model=loaded)
     words = [trained_task(kind)[1], "--num-samples", 12, "--out", tmp_path / "out"]
     ended = command(main, words)
@@ -73,7 +75,9 @@ def test_evaluate_compares_with_the_simplest_restoration(kind, trained_task, com
     rows = {"samples", simplest, "reconstructions", "held_out", "reconstructions_paired"}
     assert set(found["features"]["scene-reader"]["rows"]) == rows
     assert set(found["distortion"]) == {"samples", simplest, "reconstructions"}
-    assert found["distortion"][simplest]["psnr"] > 12 and found["distortion"][simplest]["ssim"] > 0.3
+    assert (
+        found["distortion"][simplest]["psnr"] > 12 and found["distortion"][simplest]["ssim"] > 0.3
+    )
     assert np.asarray(Image.open(tmp_path / "out" / "evaluation.png")).std() > 10
 
 
