@@ -160,7 +160,9 @@ def _check_fits(model: LatentDiffusion, source: Source, needs_condition: bool) -
         )
     own = {"class": info.class_names, "layout": info.box_names}.get(info.condition)
     names = source.class_names if info.condition == "class" else source.box_names
-    if own is not None and tuple(names or ()) != tuple(own):
+    # Published weights may have numbers for names: of as many classes, in their order
+    numbered = own is not None and list(own) == [str(i) for i in range(len(names or ()))]
+    if own is not None and tuple(names or ()) != tuple(own) and not numbered:
         here, there = set(names or ()), set(own)
         parts = [("new", sorted(here - there)), ("missing", sorted(there - here))]
         said = "; ".join(f"{title}: {', '.join(some[:5])}" for title, some in parts if some)
