@@ -65,7 +65,9 @@ def _say_what_is_missing(scripts: frozenset[str]) -> None:
 
 
 def _script(character: str) -> str:
-    """DEVANAGARI, CJK: the first word of the character's name."""
+    """DEVANAGARI, CJK: the first word of a letter's name."""
+    if unicodedata.category(character)[0] not in "LM":
+        return "symbols"
     return unicodedata.name(character, "unnamed").split()[0].split("-")[0]
 
 

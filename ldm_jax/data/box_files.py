@@ -74,7 +74,10 @@ def _coco(path: epath.Path, images: Collection[str]) -> BoxFile:
     try:
         if not isinstance(content, dict):
             raise TypeError(f"got a {type(content).__name__}")
-        categories = {plain_id(one["id"]): str(one["name"]) for one in content["categories"]}
+        categories = {
+            plain_id(one["id"]): str(one["id"] if one["name"] is None else one["name"])
+            for one in content["categories"]
+        }
         good = (one for one in content["images"] if {"id", "file_name"} <= one.keys())
         listed = {plain_id(one["id"]): _listed_image(one) for one in good}
         annotations = list(content["annotations"])
@@ -181,7 +184,9 @@ def _yolo_rows(image: str, path: epath.Path) -> list[_Row]:
             continue
         where, numbers = f"{path}, line {i}", _numbers(line.split())
         if numbers is None or len(numbers) != 5:
-            rows.append(_Row(where, fault="not 'class centre_x centre_y width height'"))
+            polygon = numbers is not None and len(numbers) > 6
+            kind = "a polygon, " if polygon else ""
+            rows.append(_Row(where, fault=f"{kind}not 'class centre_x centre_y width height'"))
             continue
         label, x, y, w, h = numbers
         if not label.is_integer() or not 0 <= label < _MOST_CLASSES:

@@ -117,7 +117,7 @@ class FolderSource:
         if embeddings:
             check_embeddings(self._root, self._embeddings)
             names = [name for name in names if name in self._embeddings]
-            if missing := len(contents.names) - len(names):
+            if (missing := len(contents.names) - len(names)) and split == "train":
                 text = "%d of %d images in %s left out: no embedding beside them"
                 log.warning(text, missing, len(contents.names), self._root)
         truth, self.box_names = {}, None

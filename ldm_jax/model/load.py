@@ -103,7 +103,33 @@ def load_run(run: RunDir) -> LatentDiffusion:
         weights = Weights(None, {"autoencoder": autoencoder, "scale_factor": np.float32(1)})
     if damaged := not_finite((weights.params or {}) | weights.constants):
         raise UserError(f"{run.path}: the weights {damaged} hold NaN or infinity; they are damaged")
-    return LatentDiffusion(config, info, weights, f"{run.path} ({name})")
+    model = LatentDiffusion(config, info, weights, f"{run.path} ({name})")
+    _check_shapes(run, model)
+    return model
+
+
+def _check_shapes(run: RunDir, model: LatentDiffusion) -> None:
+    """Raises UserError where the weights of a run are not those of the networks of its config."""
+    key, weights = jax.random.key(0), model.weights
+    parts = [(model.objective, weights.params)] if weights.params is not None else []
+    wanted = [jax.eval_shape(objective.init, key) for objective, _ in parts]
+    found = [params for _, params in parts]
+    if model.first.bottleneck != "none":
+        wanted.append(jax.eval_shape(model.first.objective.init, key)["autoencoder"])
+        found.append(weights.constants["autoencoder"])
+    there, here = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+         for path, leaf in jax.tree.leaves_with_path(trees)}
+        for trees in (found, wanted)
+    )  # fmt: skip
+    for path in sorted(there.keys() | here.keys()):
+        if there.get(path) != here.get(path):
+            sizes = (one.get(path, "missing") for one in (there, here))
+            what = path.partition("/")[2]
+            raise UserError(
+                "{}: its checkpoint does not fit its config.json: {} is {} there, {} by the "
+                "configuration; one of the two was changed".format(run.path, what, *sizes)
+            )
 
 
 def diffusion_weights(run: RunDir, config: Experiment) -> Weights | None:

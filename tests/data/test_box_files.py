@@ -245,7 +245,7 @@ def test_yolo_names_may_lie_beside_the_folder(tmp_path):
     ("line", "fault"),
     [
         ("0 0.5 0.5 1", "not 'class centre_x"),
-        ("0 0.1 0.1 0.9 0.1 0.5 0.9", "not 'class centre_x"),
+        ("0 0.1 0.1 0.9 0.1 0.5 0.9", "a polygon, not 'class centre_x"),
         ("cat 0.5 0.5 1 1", "not 'class centre_x"),
         ("0.5 0.5 0.5 1 1", "not a whole number from 0 to 9999"),
         ("-1 0.5 0.5 1 1", "not a whole number from 0 to 9999"),

@@ -25,6 +25,8 @@ from ldm_jax.commands.sample.prompts import parse_negative, parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
 from ldm_jax.commands.sample.size import check_size
 from ldm_jax.data.loader import Batch
+from ldm_jax.errors import UserError
+from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.conditions import with_size_of
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import load_run
@@ -53,6 +55,11 @@ def main(words: Sequence[str], load: Callable[[RunDir], LatentDiffusion] = load_
     command = cli.parse(SampleCommand, words, PROGRAM)
     check_options(command)
     check_output(command.out)
+    if command.model in EXPERIMENTS and not user_path(command.model).exists():
+        raise UserError(
+            f"{command.model} is an experiment, not a trained model: train it by python train.py "
+            f"{command.model}, then sample from its run directory, runs/{command.model}"
+        )
     cli.start_jax(command.hosts)
     model = load(RunDir(command.model))
     # Once more: what is left out is as the model's own configuration says.

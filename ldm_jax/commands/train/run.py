@@ -91,6 +91,10 @@ def main(words: Sequence[str]) -> None:
         print(HELP.format(default=cli.DEFAULT_EXPERIMENT, experiments=experiments))
         return
     name, command = parse_command(words)
+    if not command.run_dir:
+        raise UserError(f"--run-dir is empty; without it, it is runs/{name}")
+    if command.profile < 0:
+        raise UserError(f"--profile is {command.profile}; it must be at least 0")
     cli.start_jax(command.hosts)
     run = RunDir(command.run_dir)
     how = (command.stage, command.changed_data, command.profile)

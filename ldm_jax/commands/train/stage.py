@@ -70,6 +70,12 @@ def train_stage(
     name, config, checkpoints = task.name, task.config, run.checkpoints(task.name)
     if (finished := _finished(task, run, mesh)) is not None:
         return finished
+    if (warmup := config.optimiser.warmup_steps) >= config.steps:
+        log.warning(
+            "%s: its %d steps end before the learning rate is warmed up, which takes %d: "
+            "--%s.optimiser.warmup-steps",
+            *(name, config.steps, warmup, name),
+        )
     log.info("%s: compiling the training step", name)
     init, abstract, step = compile_step(
         task.objective, config, mesh, key, _global_shapes(task.loader), task.constants

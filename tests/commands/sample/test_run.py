@@ -149,6 +149,32 @@ def test_what_is_no_run_is_refused(place, sample, tmp_path):
     assert "MODEL" in sample().error
 
 
+def test_the_name_of_an_experiment_is_explained(sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = sample("scenes-class", "--class-label", "red ball").error
+    assert "is an experiment" in error and "python train.py scenes-class" in error
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (lambda c: c["config"]["diffusion"]["unet"].update(channels=16), "unet/"),
+        (lambda c: c["data"]["vocabulary"].append("zebra"), "tau/tok_emb/embedding"),
+        (lambda c: c["config"]["autoencoder"]["network"].update(z_channels=3), "conv_in"),
+    ],
+    ids=["channels", "vocabulary", "first stage"],
+)
+def test_a_checkpoint_of_other_networks_than_the_configuration_is_refused(
+    change, named, run, sample, tmp_path
+):
+    copy = shutil.copytree(run, tmp_path / "run")
+    content = json.loads((copy / "config.json").read_text())
+    change(content)
+    (copy / "config.json").write_text(json.dumps(content))
+    error = sample(copy, "--prompt", RED).error
+    assert "its checkpoint does not fit its config.json" in error and named in error
+
+
 def test_a_model_that_is_still_in_its_first_stage_is_refused(run, sample, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "checkpoints" / "diffusion")

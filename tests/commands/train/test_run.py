@@ -133,3 +133,21 @@ def test_what_is_advised_before_the_first_checkpoint_helps_in_the_same_directory
     again = train_tiny("folder", *words, 1e-4)
     assert again.code == 0, again.err
     assert "--autoencoder.optimiser.learning-rate is 0.0001 now, 1e+30 before" in again.err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--run-dir", ""], "--run-dir is empty; without it, it is runs/smoke"),
+        (["--profile", -3], "--profile is -3; it must be at least 0"),
+    ],
+)
+def test_options_of_the_command_itself_are_checked(words, said, train):
+    assert train("smoke", *words).error == said
+
+
+def test_a_warm_up_that_outlasts_the_training_is_said(train_tiny, photographs, tmp_path):
+    words = ["--data.path", photographs / "flat", "--run-dir", tmp_path / "run"]
+    words += ["--stage", "autoencoder", "--autoencoder.optimiser.warmup-steps", 100]
+    ended = train_tiny("folder", *words)
+    assert "autoencoder: its 4 steps end before the learning rate is warmed up" in ended.err
