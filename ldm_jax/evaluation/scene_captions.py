@@ -114,6 +114,11 @@ def right_words(asked: CaptionObject, found: DetectedObject | None) -> dict[str,
     return right | {"shape": right["shape"] and found.is_sound}
 
 
+def looks_like(asked: CaptionObject, found: DetectedObject | None) -> bool:
+    """Whether shape and colour are as asked, sound or not."""
+    return found is not None and found.shape == asked.shape and asked.colour in (None, found.colour)
+
+
 def match_objects(
     asked: CaptionScene, found: Sequence[DetectedObject]
 ) -> list[DetectedObject | None]:

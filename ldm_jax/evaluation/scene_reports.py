@@ -16,6 +16,7 @@ from ldm_jax.data.scenes.world import MAX_OBJECTS
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_captions import (
     CaptionScene,
+    looks_like,
     match_objects,
     parse_caption,
     right_relations,
@@ -164,10 +165,10 @@ def caption_scores(images, captions) -> dict[str, float]:
         each.
     Returns:
       These shares: 'whole', of the captions of which every word is right, with no object that was
-      not asked for; 'objects', of the objects that are there with their shape and colour; of the
-      words of each kind that are said and right: 'shape', 'colour', 'size', 'material', 'relation',
-      'floor', 'sky'. A shape is right only with the edges and the light of a true one. A kind that
-      is never said is left out.
+      not asked for; 'objects', of the objects that are there with their shape and colour;
+      'recognised', the same whatever their edges; of the words of each kind that are said and
+      right: 'shape', 'colour', 'size', 'material', 'relation', 'floor', 'sky'. A shape is right only
+      with the edges and the light of a true one. A kind that is never said is left out.
     Raises:
       UserError: the numbers differ, there is no image, or a caption says nothing of a scene.
     """
@@ -203,7 +204,7 @@ WORDS = ("shape", "colour", "size", "material", "relation", "floor", "sky")
 
 
 def _caption_score(seen: Sequence[Seen], asked: Sequence[CaptionScene]):
-    right: dict[str, list[bool]] = {name: [] for name in ("whole", "objects", *WORDS)}
+    right: dict[str, list[bool]] = {name: [] for name in ("whole", "objects", "recognised", *WORDS)}
     for image, scene in zip(seen, asked, strict=True):
         objects = match_objects(scene, image.objects)
         words = [right_words(*pair) for pair in zip(scene.objects, objects, strict=True)]
@@ -215,6 +216,7 @@ def _caption_score(seen: Sequence[Seen], asked: Sequence[CaptionScene]):
         for name, holds in said:
             right[name].append(holds)
         right["objects"] += [one["shape"] and one.get("colour", True) for one in words]
+        right["recognised"] += map(looks_like, scene.objects, objects)
         added = scene.objects and len(image.objects) > len(scene.objects)
         right["whole"].append(all(holds for _, holds in said) and not added)
     return {name: _mean(holds) for name, holds in right.items() if holds}

@@ -116,6 +116,7 @@ def test_the_score_of_captions_by_hand():
         # does not look like a ball.
         "whole": pytest.approx(1 / 5),
         "objects": pytest.approx(5 / 7),
+        "recognised": pytest.approx(6 / 7),
         "shape": pytest.approx(5 / 7),
         "colour": pytest.approx(6 / 7),
         "size": pytest.approx(3 / 5),
