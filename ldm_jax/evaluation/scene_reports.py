@@ -167,8 +167,8 @@ def caption_scores(images, captions) -> dict[str, float]:
       These shares: 'whole', of the captions of which every word is right, with no object that was
       not asked for; 'objects', of the objects that are there with their shape and colour;
       'recognised', the same whatever their edges; of the words of each kind that are said and
-      right: 'shape', 'colour', 'size', 'material', 'relation', 'floor', 'sky'. A shape is right only
-      with the edges and the light of a true one. A kind that is never said is left out.
+      right: 'shape', 'colour', 'size', 'material', 'relation', 'floor', 'sky'. A shape is right
+      only with the edges and the light of a true one. A kind that is never said is left out.
     Raises:
       UserError: the numbers differ, there is no image, or a caption says nothing of a scene.
     """
