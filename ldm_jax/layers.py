@@ -235,7 +235,6 @@ class Attention(nnx.Module):
         same).
       out_dim: width of the output; None: `dim`.
       qkv_bias: Q, K and V have a bias.
-      zero_out: the output layer starts at zero.
 
     Its attribute `record`, False until `set_attributes(record=True)`, keeps the probabilities of a
     call as `nnx.Intermediate`.
@@ -252,7 +251,6 @@ class Attention(nnx.Module):
         head_dim: int,
         out_dim: int | None = None,
         qkv_bias: bool = False,
-        zero_out: bool = False,
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -262,7 +260,7 @@ class Attention(nnx.Module):
         self.q = linear(dim, inner, bias=qkv_bias, **kw)
         self.k = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
         self.v = linear(context_dim or dim, inner, bias=qkv_bias, **kw)
-        self.out = linear(inner, out_dim or dim, zero=zero_out, **kw)
+        self.out = linear(inner, out_dim or dim, **kw)
 
     def __call__(
         self, x_bnc: Array, context_bmd: Array | None = None, *, causal: bool = False
@@ -306,9 +304,11 @@ class SpatialSelfAttention(nnx.Module):
             heads=heads,
             head_dim=channels // heads,
             qkv_bias=True,
-            zero_out=zero_out,
             **kw,
         )
+        if zero_out:  # so the block adds 0 at first
+            kernel = self.attention.out.kernel
+            kernel[...] = jnp.zeros_like(kernel[...])
 
     def __call__(self, x: Array) -> Array:
         return run_block(SpatialSelfAttention._forward, self, x, remat=self.remat)

@@ -170,8 +170,10 @@ def vq_f8() -> Experiment:
 
         python train.py vq-f8 --data.path FOLDER
     """
-    adversary = {"disc_weight": 0.6, "disc_start": 1, "disc_layers": 2}
-    return _vq((1, 2, 2, 4), 4, 16_384, (8,), **adversary, batch_size=10, steps=971_043)
+    adversary = {"disc_start": 1, "disc_layers": 2}
+    stage = _vq((1, 2, 2, 4), 4, 16_384, (8,), **adversary, batch_size=10, steps=971_043)
+    loss = replace(stage.autoencoder.loss, disc_weight=0.6)
+    return replace(stage, autoencoder=replace(stage.autoencoder, loss=loss))
 
 
 def vq_f8_n256() -> Experiment:
@@ -259,7 +261,6 @@ def _vq(
     codebook_size: int,
     attention_factors: tuple[int, ...] = (),
     *,
-    disc_weight: float = 0.75,
     disc_start: int,
     disc_layers: int = 3,
     batch_size: int,
@@ -278,7 +279,7 @@ def _vq(
         perceptual_weight=1.0,
         codebook_weight=0.25,
         commitment_weight=1.0,
-        disc_weight=disc_weight,
+        disc_weight=0.75,
         disc_start=disc_start,
     )
     crop = 1.0 if len(channel_mult) == 3 else 2 / 3  # only f = 4 was trained on whole images
