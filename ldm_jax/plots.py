@@ -327,10 +327,13 @@ def curves_figure(lines: Sequence[Mapping[str, object]]) -> Figure:
         table += [(stage, stage_lines, items[start : start + _COLUMNS]) for start in starts]
     columns = max((len(items) for *_, items in table), default=1)
     width, height = _PANEL
-    figure = Figure(figsize=(width * columns, height * max(1, len(table))), layout="constrained")
+    size = w, h = width * columns, height * max(1, len(table))
+    figure = Figure(figsize=size)
     for row, (stage, stage_lines, items) in enumerate(table):
         for column, (title, metrics) in enumerate(items):
-            axes = figure.add_subplot(len(table), columns, row * columns + column + 1)
+            # Margins are given: to fit them to the texts takes longer than to draw.
+            left, bottom = width * column + 0.6, h - height * (row + 1) + 0.5
+            axes = figure.add_axes((left / w, bottom / h, (width - 0.7) / w, (height - 0.8) / h))
             for metric in metrics:
                 points = [(line["step"], line[metric]) for line in stage_lines if metric in line]
                 label = metric.replace("_", " ")
