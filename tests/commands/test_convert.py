@@ -23,18 +23,18 @@ KEYS = Path(__file__).parents[3] / "shared" / "reference" / "keys"
 
 
 def test_published_weights_draw_and_come_out_as_they_went_in(
-    file, sample, tmp_path, convert, command
+    file, sample, tmp_path, convert, command, words_of
 ):
-    path, arrays = file("tiny-class")
+    path, arrays = file("class")
     run, out = tmp_path / "run", tmp_path / "out.ckpt"
-    ended = convert(path, "--model", "tiny-class", "--out", run)
+    ended = convert(path, *words_of("class"), "--out", run)
     assert ended.code == 0, ended
     assert "unet: " in ended.out and "weights whose average is used" in ended.out
 
     words = ["--class-label", "3", "--num-images", "2", "--steps", "2", "--out", tmp_path / "a.png"]
     assert sample(run, *words).code == 0
     assert Image.open(tmp_path / "a.png").size[0] > 100
-    again = command(train_main, ["tiny-class", "--run-dir", run])
+    again = command(train_main, [*words_of("class")[1:], "--run-dir", run])
     assert again.code == 0 and "finished" in again.err
 
     assert convert("export", run, "--out", out).code == 0
@@ -48,35 +48,37 @@ def test_published_weights_draw_and_come_out_as_they_went_in(
     assert {len(exported[key]) for key in extra} == {1000} and len(extra) == 12
 
 
-def test_raw_weights_on_request_and_safetensors(file, tmp_path, convert):
-    path, arrays = file("tiny-class", ".safetensors")
+def test_raw_weights_on_request_and_safetensors(file, tmp_path, convert, words_of):
+    path, arrays = file("class", ".safetensors")
     key = "model.diffusion_model.input_blocks.0.0.weight"
     taken = {}
     for ema in ("True", "False"):
         run = tmp_path / ema
-        assert convert(path, "--model", "tiny-class", "--out", run, "--ema", ema).code == 0
+        assert convert(path, *words_of("class"), "--out", run, "--ema", ema).code == 0
         saved = RunDir(run).checkpoints("diffusion").restore_part(["ema"])["ema"]
         taken[ema] = saved["unet"]["conv_in"]["kernel"].transpose(3, 2, 0, 1)
     np.testing.assert_array_equal(taken["True"], arrays[averaged(key)])
     np.testing.assert_array_equal(taken["False"], arrays[key])
 
 
-def test_the_scale_factor_is_the_file_s_where_the_model_measured_it(file, tmp_path, convert):
-    path, _ = file("tiny-measured", scale_factor=np.float32(0.75))
-    assert convert(path, "--model", "tiny-measured", "--out", tmp_path / "run").code == 0
+def test_the_scale_factor_is_the_file_s_where_the_model_measured_it(
+    file, tmp_path, convert, words_of
+):
+    path, _ = file("measured", scale_factor=np.float32(0.75))
+    assert convert(path, *words_of("measured"), "--out", tmp_path / "run").code == 0
     saved = RunDir(tmp_path / "run").checkpoints("diffusion").restore_part(["constants"])
     assert saved["constants"]["scale_factor"] == 0.75
-    path, _ = file("tiny-measured")
-    refused = convert(path, "--model", "tiny-measured", "--out", tmp_path / "other")
+    path, _ = file("measured")
+    refused = convert(path, *words_of("measured"), "--out", tmp_path / "other")
     assert "multiplied" in refused.error and not (tmp_path / "other" / "config.json").exists()
 
 
 def test_a_first_stage_reconstructs_and_serves_another_run(
-    file, sample, photographs, tmp_path, convert
+    file, sample, photographs, tmp_path, convert, words_of
 ):
-    path, arrays = file("tiny-first")
+    path, arrays = file("first")
     run = tmp_path / "run"
-    assert convert(path, "--model", "tiny-first", "--out", run).code == 0
+    assert convert(path, *words_of("first"), "--out", run).code == 0
     images = photographs / "captions"
     done = sample(run, "--reconstruct", images, "--out", tmp_path / "rec.png")
     assert done.code == 0 and "PSNR" in done.out
@@ -91,15 +93,15 @@ def test_a_first_stage_reconstructs_and_serves_another_run(
         np.testing.assert_array_equal(exported[key], value)
 
 
-def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path, convert):
+def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path, convert, words_of):
     tokenizers = pytest.importorskip("tokenizers")
     vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "cube"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    path, _ = file("tiny-text")
+    path, _ = file("text")
     run = tmp_path / "run"
-    words = [path, "--model", "tiny-text", "--out", run, "--tokenizer"]
+    words = [path, *words_of("text"), "--out", run, "--tokenizer"]
     assert "tokenizer" in convert(*words, tmp_path / "gone.json").error
     assert convert(*words, tmp_path / "tokenizer.json").code == 0
     (tmp_path / "tokenizer.json").unlink()
@@ -112,16 +114,16 @@ def test_a_model_of_texts_takes_its_tokenizer_along(file, sample, tmp_path, conv
     pipeline, again = tmp_path / "pipeline", tmp_path / "again"
     assert convert("export", run, "--out", pipeline).code == 0
     (pipeline / "ldm_jax.json").unlink()  # so that it is like any other
-    assert convert(pipeline, "--model", "tiny-text", "--out", again).code == 0
+    assert convert(pipeline, *words_of("text"), "--out", again).code == 0
     saved = (json.loads((one / "tokenizer.json").read_text()) for one in (run, again))
     assert next(saved) == next(saved)
 
 
 def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_given(
-    file, sample, tmp_path, convert
+    file, sample, tmp_path, convert, words_of
 ):
-    path, _ = file("tiny-layout")
-    convert_to = partial(convert, path, "--model", "tiny-layout", "--out")
+    path, _ = file("layout")
+    convert_to = partial(convert, path, *words_of("layout"), "--out")
     assert convert_to(tmp_path / "numbers").code == 0
     names = tmp_path / "names.txt"
     for lines, wrong in [
@@ -149,10 +151,10 @@ def test_a_model_of_layouts_knows_its_objects_by_number_or_by_the_names_it_is_gi
     assert "unknown label 'kind 3'" in error
 
 
-def test_only_models_that_call_something_by_name_take_names(file, tmp_path, convert):
-    path, _ = file("tiny-measured")
+def test_only_models_that_call_something_by_name_take_names(file, tmp_path, convert, words_of):
+    path, _ = file("measured")
     (tmp_path / "names.txt").write_text("a")
-    words = ["--model", "tiny-measured", "--out", tmp_path / "run"]
+    words = [*words_of("measured"), "--out", tmp_path / "run"]
     error = convert(path, *words, "--names", tmp_path / "names.txt").error
     assert "classes or layouts" in error
 
@@ -165,8 +167,8 @@ class Malicious:
         return Path.touch, (Path(self.marker),)
 
 
-def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path, convert):
-    good, _ = file("tiny-class")
+def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path, convert, words_of):
+    good, _ = file("class")
     run, marker = tmp_path / "run", tmp_path / "executed"
     bad = {name: tmp_path / name for name in ("cut.ckpt", "words.ckpt", "evil.ckpt", "raw.pth")}
     bad["cut.ckpt"].write_bytes(good.read_bytes()[:-2000])
@@ -177,20 +179,20 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(file, tmp_path, convert
         archive.writestr("readme.txt", "no checkpoint")
     bad |= {"some.zip": tmp_path / "some.zip", "none": tmp_path / "none.ckpt"}
     for path in bad.values():
-        assert path.name in convert(path, "--model", "tiny-class", "--out", run).error
+        assert path.name in convert(path, *words_of("class"), "--out", run).error
     assert not marker.exists() and not run.exists()
 
-    other = convert(good, "--model", "tiny-measured", "--out", run).error
+    other = convert(good, *words_of("measured"), "--out", run).error
     assert "do not fit" in other and "seems to hold" in other
     assert "unknown model 'celeba'" in convert(good, "--model", "celeba", "--out", run).error
     assert "its data decides" in convert(good, "--model", "folder", "--out", run).error
-    assert "--out" in convert(good, "--model", "tiny-class").error
+    assert "--out" in convert(good, *words_of("class")).error
     assert not run.exists()
 
 
-def test_an_existing_directory_is_not_overwritten(file, tmp_path, convert):
-    path, _ = file("tiny-class")
-    words = [path, "--model", "tiny-class", "--out"]
+def test_an_existing_directory_is_not_overwritten(file, tmp_path, convert, words_of):
+    path, _ = file("class")
+    words = [path, *words_of("class"), "--out"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert "not empty" in convert(*words, tmp_path / "mine").error
@@ -198,13 +200,13 @@ def test_an_existing_directory_is_not_overwritten(file, tmp_path, convert):
     assert "is a run already" in convert(*words, tmp_path / "run").error
 
 
-def test_check_compares_names_and_shapes_alone(file, tmp_path, convert):
-    _, arrays = file("tiny-class")
+def test_check_compares_names_and_shapes_alone(file, tmp_path, convert, words_of):
+    _, arrays = file("class")
     keys = {key: list(value.shape) for key, value in arrays.items()}
 
-    def check(keys, model="tiny-class"):
+    def check(keys):
         (tmp_path / "keys.json").write_text(json.dumps(keys))
-        return convert("check", tmp_path / "keys.json", "--model", model)
+        return convert("check", tmp_path / "keys.json", *words_of("class"))
 
     fits = check(keys)
     assert fits.code == 0 and "one to one: yes" in fits.out
@@ -216,7 +218,7 @@ def test_check_compares_names_and_shapes_alone(file, tmp_path, convert):
     ):
         assert "do not fit" in check(changed).error
     assert "not a list of names" in check({"a": "b"}).error
-    assert "has no weights" in convert("check", tmp_path, "--model", "tiny-class").error
+    assert "has no weights" in convert("check", tmp_path, *words_of("class")).error
 
 
 @pytest.mark.skipif(not KEYS.exists(), reason="the published lists of names are not here")

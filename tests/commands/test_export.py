@@ -67,25 +67,25 @@ def test_an_own_run_is_read_back(smoke, tmp_path, convert, out):
     assert ldm_jax.load(str(tmp_path / out)).scale_factor == ldm_jax.load(str(smoke)).scale_factor
 
 
-def test_a_first_stage_is_written_for_diffusers_and_read_back(file, tmp_path, convert):
-    path, _ = file("tiny-first")
+def test_a_first_stage_is_written_for_diffusers_and_read_back(file, tmp_path, convert, words_of):
+    path, _ = file("first")
     run, out = tmp_path / "run", tmp_path / "vae"
-    assert convert(path, "--model", "tiny-first", "--out", run).code == 0
+    assert convert(path, *words_of("first"), "--out", run).code == 0
     assert convert("export", run, "--out", out).code == 0
     assert json.loads((out / "config.json").read_text())["_class_name"] == "VQModel"
     (out / "ldm_jax.json").unlink()
-    assert convert(out, "--model", "tiny-first", "--out", tmp_path / "again").code == 0
+    assert convert(out, *words_of("first"), "--out", tmp_path / "again").code == 0
     one, other = (weights(run, "autoencoder") for run in (run, tmp_path / "again"))
     assert_equal(one["autoencoder"], other["autoencoder"])
 
 
-def test_another_first_stage(file, sample, tmp_path, convert):
+def test_another_first_stage(file, sample, tmp_path, convert, words_of):
     """In place of the file's own, or of that of a run; from a file or a run."""
-    path, _ = file("tiny-class")
-    first, _ = file("tiny-first")
-    words = [path, "--model", "tiny-class", "--out"]
+    path, _ = file("class")
+    first, _ = file("first")
+    words = [path, *words_of("class"), "--out"]
     assert convert(*words, tmp_path / "run").code == 0
-    assert convert(first, "--model", "tiny-first", "--out", tmp_path / "first").code == 0
+    assert convert(first, *words_of("first"), "--out", tmp_path / "first").code == 0
     expected = weights(tmp_path / "first", "autoencoder")["autoencoder"]
     assert convert(*words, tmp_path / "a", "--first-stage", first).code == 0
     assert convert(*words, tmp_path / "b", "--first-stage", tmp_path / "first").code == 0
@@ -95,13 +95,13 @@ def test_another_first_stage(file, sample, tmp_path, convert):
         assert_equal(weights(tmp_path / run)["autoencoder"], expected)
         assert_equal(weights(tmp_path / run)["unet"], weights(tmp_path / "run")["unet"])
     assert "already" in convert(tmp_path / "run", "--out", tmp_path / "d").error
-    assert convert(path, "--model", "tiny-first", "--out", tmp_path / "e").code == 0
+    assert convert(path, *words_of("first"), "--out", tmp_path / "e").code == 0
     own = weights(tmp_path / "e", "autoencoder")["autoencoder"]
     assert_equal(own, weights(tmp_path / "run")["autoencoder"])
 
 
 def test_what_says_nothing_of_itself_needs_a_model(file, tmp_path, convert):
-    path, _ = file("tiny-class")
+    path, _ = file("class")
     assert "give --model" in convert(path, "--out", tmp_path / "run").error
     assert "there is no" in convert(tmp_path / "none.ckpt", "--out", tmp_path / "run").error
     for content in (b"a note", b"PK", b"\x80\x02", b"\x80\x02}.", b"12345678{"):
