@@ -1,5 +1,6 @@
 """What every test runs under. Set through the environment, so that child processes share it."""
 
+import functools
 import math
 import os
 import re
@@ -19,10 +20,18 @@ if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 # A shape that is broadcast to more dimensions by accident is an error.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Programs that run a few steps on small arrays take longer to optimise than to run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 # Compiled programs are kept between runs, and between a test and its child processes.
 cache = Path(tempfile.gettempdir()) / f"ldm_jax-test-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: while the last of them runs, a worker has others to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +98,11 @@ def drawn():
 
     from ldm_jax.parameters import abstract_module
 
+    @functools.cache
+    def shapes(module, *args, **kwargs):
+        graph, state = nnx.split(abstract_module(lambda rngs: module(*args, **kwargs, rngs=rngs)))
+        return graph, nnx.to_pure_dict(state)
+
     def draw(module, *args, **kwargs):
         rng = np.random.default_rng(0)
 
@@ -100,8 +114,7 @@ def drawn():
                 noise = (path[-1].key == "scale") + 0.1 * noise
             return noise.astype(like.dtype)
 
-        model = abstract_module(lambda rngs: module(*args, **kwargs, rngs=rngs))
-        graph, state = nnx.split(model)
-        return graph, jax.tree_util.tree_map_with_path(leaf, nnx.to_pure_dict(state))
+        graph, wanted = shapes(module, *args, **kwargs)
+        return graph, jax.tree_util.tree_map_with_path(leaf, wanted)
 
     return draw

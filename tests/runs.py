@@ -1,7 +1,9 @@
 """Command lines run inside the test process or as real ones, tiny experiments, tiny real data."""
 
 import contextlib
+import fcntl
 import io
+import json
 import logging
 import os
 import shutil
@@ -175,18 +177,50 @@ def ended():
 
 
 @pytest.fixture(scope="session")
-def smoke(process, ended, tmp_path_factory):
-    """(`python train.py smoke`, how it ended; its run directory): the run that nothing disturbs."""
-    path = tmp_path_factory.mktemp("runs") / "smoke"
-    return ended(process("train.py", "smoke", "--run-dir", path)), path
+def made_once(tmp_path_factory):
+    """`made_once("name", make)`: (how `make(path)` ended, the run directory that it made).
+
+    One of pytest's processes makes it, while the others wait; each has a copy of its own.
+    """
+    own, shared = tmp_path_factory.mktemp("runs"), tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    shared = shared / "made_once"
+    shared.mkdir(exist_ok=True)
+    copies = {}
+
+    def run(name, make):
+        if name not in copies:
+            path, note = shared / name, shared / f"{name}.json"
+            with (shared / f"{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not note.exists():
+                    shutil.rmtree(path, ignore_errors=True)  # of one that has failed
+                    ended = make(path)
+                    note.write_text(json.dumps([ended.code, ended.out, ended.err]))
+            copy = shutil.copytree(path, own / name)
+            code, *texts = json.loads(note.read_text())
+            copies[name] = Ended(code, *(t.replace(str(path), str(copy)) for t in texts)), copy
+        return copies[name]
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def classified(smoke, process, ended, tmp_path_factory):
+def smoke(made_once, process, ended):
+    """(`python train.py smoke`, how it ended; its run directory): the run that nothing disturbs."""
+    return made_once("smoke", lambda p: ended(process("train.py", "smoke", "--run-dir", p)))
+
+
+@pytest.fixture(scope="session")
+def classified(made_once, smoke, process, ended):
     """(how training a classifier ended, the run directory): beside all that smoke has left."""
-    path = shutil.copytree(smoke[1], tmp_path_factory.mktemp("runs") / "classified")
-    started = process("train.py", "smoke", "--run-dir", path, "--stage", "classifier")
-    return ended(started), path
+
+    def make(path):
+        shutil.copytree(smoke[1], path)
+        return ended(process("train.py", "smoke", "--run-dir", path, "--stage", "classifier"))
+
+    return made_once("classified", make)
 
 
 @pytest.fixture(scope="session")
@@ -227,18 +261,14 @@ def photographs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(train_tiny, photographs, tmp_path_factory):
+def trained(made_once, train_tiny, photographs):
     """`trained('flat')` etc.: (how training on that folder ended, its run directory), done once."""
     views = {"flat": ("random", True), "classes": ("centre", True), "captions": ("centre", False)}
-    runs = {}
 
     def run(layout):
-        if layout not in runs:
-            path = tmp_path_factory.mktemp("runs") / layout
-            crop, flip = views[layout]
-            words = ["--data.path", photographs / layout, "--data.crop", crop, "--data.flip", flip]
-            runs[layout] = train_tiny("folder", *words, "--run-dir", path), path
-        return runs[layout]
+        crop, flip = views[layout]
+        words = ["--data.path", photographs / layout, "--data.crop", crop, "--data.flip", flip]
+        return made_once(layout, lambda path: train_tiny("folder", *words, "--run-dir", path))
 
     return run
 
@@ -256,30 +286,30 @@ def damage():
 
 
 @pytest.fixture(scope="session")
-def trained_task(train_tiny, tmp_path_factory):
+def trained_task(made_once, train_tiny):
     """`trained_task('layout')`: (how training scenes-layout ended, its run directory), once."""
-    root, runs = tmp_path_factory.mktemp("tasks"), {}
 
     def run(kind):
-        if kind not in runs:
-            path = root / kind
-            words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
-            words += ["--evaluation.judged-images", 16, "--run-dir", path]
-            words += ["--autoencoder.network.channel-mult", 1, 2]
-            if kind != "none":  # one first stage for all
-                words += ["--autoencoder.from-run", run("none")[1]]
-            name = "unconditional" if kind == "none" else kind
-            runs[kind] = train_tiny(f"scenes-{name}", *words), path
-        return runs[kind]
+        words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
+        words += ["--evaluation.judged-images", 16]
+        words += ["--autoencoder.network.channel-mult", 1, 2]
+        if kind != "none":  # one first stage for all
+            words += ["--autoencoder.from-run", run("none")[1]]
+        name = "scenes-unconditional" if kind == "none" else f"scenes-{kind}"
+        return made_once(name, lambda path: train_tiny(name, *words, "--run-dir", path))
 
     return run
 
 
 @pytest.fixture(scope="session")
-def of_classes(trained, train_tiny, photographs, tmp_path_factory):
+def of_classes(made_once, trained, train_tiny, photographs):
     """The run directory of `trained('classes')`, with a classifier too."""
-    run = shutil.copytree(trained("classes")[1], tmp_path_factory.mktemp("runs") / "classes")
     words = ["--data.path", photographs / "classes", "--data.crop", "centre", "--data.flip", True]
-    ended = train_tiny("folder", *words, "--run-dir", run, "--stage", "classifier")
+
+    def make(path):
+        shutil.copytree(trained("classes")[1], path)
+        return train_tiny("folder", *words, "--run-dir", path, "--stage", "classifier")
+
+    ended, run = made_once("classes-classified", make)
     assert ended.code == 0, ended.err
     return run

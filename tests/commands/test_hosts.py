@@ -49,7 +49,6 @@ def pair():
             port = free.getsockname()[1]
         environment = os.environ | {
             "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
             "PYTHONPATH": str(REPOSITORY),
         }
         both = []

@@ -173,11 +173,11 @@ def test_temperature_scales_the_noise_of_the_steps_and_not_z_T():
     def add(schedule, denoise, z_t, t, s, noise, eta):
         return z_t + noise, z_t
 
-    keys = image_keys(0, jnp.arange(2))
-    grid = jnp.array([0, -1])
-    # Not quickly: to the last bit, noise is that of `noise_like` under the same options alone.
-    run = jax.jit(lambda temperature: walk(None, Solver(add), grid, keys, noise=(0.0, temperature)))
+    keys, grid = image_keys(0, jnp.arange(2)), jnp.array([0, -1])
     z_T = np.asarray(noise_like(keys, SHAPE))
+    run = jit(
+        lambda temperature: walk(None, Solver(add), grid, keys, z_T, noise=(0.0, temperature))
+    )
     np.testing.assert_array_equal(run(0.0), z_T)
     np.testing.assert_allclose(run(0.5) - z_T, 0.5 * (run(1.0) - z_T), atol=1e-6)
 
