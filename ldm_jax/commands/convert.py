@@ -146,9 +146,9 @@ def _with_first_stage(old: RunDir, first_stage: str, new: RunDir, fields: Sequen
 
 
 def _check_new(run: RunDir, name: str, experiment: Experiment) -> None:
-    run.resumed(name, experiment)
-    if run.summary():
+    if run.summary() or run.begun():
         raise UserError(f"{run.path} is a run already; choose another --out")
+    run.resumed(name, experiment)
 
 
 def _write(

@@ -119,6 +119,8 @@ class _Unpickler(pickle.Unpickler):
         what, kind, *place = pid
         if what == "module":  # the source code of a class, in old files
             return kind
+        if not isinstance(kind, _Type):  # of quantised numbers, which NumPy has not
+            return _Placeholder()
         return self._storage(kind.dtype, *place)
 
 
@@ -291,6 +293,8 @@ def _read_legacy(file: str) -> Any:
         load(), load()  # version, system
         content = load()
         for key in load():
+            if key not in types:
+                raise Refused("holds quantised arrays in the old format of PyTorch: save it again")
             start = stream.tell() + 8
             size = struct.unpack("<q", stream.read(8))[0] * types[key].itemsize
             if not 0 <= size <= len(data) - start:

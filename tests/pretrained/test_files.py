@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -223,6 +224,18 @@ def test_lightning_checkpoints(torch, save):
         read_state_dict(path),
         {"betas": np.arange(3, dtype=np.float32), "logvar": np.zeros(2, np.float16)},
     )
+
+
+def test_quantised_arrays_keep_nobody_from_the_others(torch, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    content = {"state_dict": {"q": quantised, "w": torch.ones(2)}}
+    torch.save(content, tmp_path / "new.ckpt")
+    assert_same(read_state_dict(tmp_path / "new.ckpt"), {"w": np.ones(2, np.float32)})
+    torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match="quantised arrays in the old format"):
+        read_state_dict(tmp_path / "old.ckpt")
 
 
 class Node:
