@@ -72,13 +72,12 @@ def errors(scene: Scene) -> np.ndarray:
 def ranges(scene: Scene, level: str) -> tuple[np.ndarray, np.ndarray]:
     """The least and the greatest value of each factor in scenes of this level, as `factors`.
 
-    They depend on the sky (the light), the sizes of the objects (the radii) and the side of the
-    light, which stays.
+    Those of the light depend on the sky and on the side where it stands, which stays. A radius may
+    be that of a small or a large object, whatever is said: the distance decides that too.
     """
     found = _ranges(level)
     names = [(name, "") for name in CAMERA] + [(name, scene.sky) for name in SUN]
-    for solid in scene.objects:
-        names += [(name, solid.size if name == "radius" else "") for name in OBJECT]
+    names += [(name, "") for name in OBJECT] * len(scene.objects)
     low, high = np.array([found[name] for name in names]).T
     azimuth = SURROUNDINGS.index("azimuth")
     if scene.sun[0] < 0:
@@ -88,7 +87,7 @@ def ranges(scene: Scene, level: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _ranges(level: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """(name, sky or size that it depends on) -> (least, greatest), from scenes of the level."""
+    """(name, sky that it depends on) -> (least, greatest), from scenes of the level."""
     values: dict[tuple[str, str], list[float]] = {}
     for seed in range(_SCENES):
         scene = sample_scene(
@@ -100,8 +99,7 @@ def _ranges(level: str) -> dict[tuple[str, str], tuple[float, float]]:
             values.setdefault((name, kind), []).append(abs(value) if name == "azimuth" else value)
         for solid in scene.objects:
             for name in OBJECT:
-                kind = solid.size if name == "radius" else ""
-                values.setdefault((name, kind), []).append(getattr(solid, name))
+                values.setdefault((name, ""), []).append(getattr(solid, name))
     margins = {key: _MARGIN * np.ptp(found) for key, found in values.items()}
     return {
         key: (float(min(found) - margins[key]), float(max(found) + margins[key]))

@@ -102,16 +102,12 @@ class Search:
         self.renders = 0
         self._groups = _groups(guess)
 
-    def run(self, stages: tuple[Stage, ...], start: np.ndarray) -> np.ndarray:
-        """The refined factors, from those at the start."""
-        values = np.clip(start, self.low, self.high)
+    def run(self, stages: tuple[Stage, ...]) -> np.ndarray:
+        """The refined factors."""
+        values = np.clip(factors(self.guess), self.low, self.high)
         for stage in stages:
             values = self._refine(values, stage)
         return values
-
-    def start(self) -> np.ndarray:
-        """The factors of the guess, within their ranges."""
-        return np.clip(factors(self.guess), self.low, self.high)
 
     def scene(self, values: np.ndarray) -> Scene:
         """The guess with these factors."""
