@@ -41,8 +41,10 @@ def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray
       images: title of a set -> uint8 `[n, H, W, C]`.
     """
     networks = report["features"]
-    heights = [2.3] * len(networks) + [4.3]
-    figure = Figure(figsize=(13, sum(heights) + 0.4), dpi=100, layout="constrained")
+    columns = max(3, len(images))
+    lines = -(-max(min(len(some), SHOWN) for some in images.values()) // 4)
+    heights = [2.5] * len(networks) + [13 / columns * lines / 4 + 0.2]
+    figure = Figure(figsize=(13, sum(heights) + 0.2), dpi=100, layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights)
     for part, (name, one) in zip(parts, networks.items(), strict=False):
         part.suptitle(f"{name} features", fontsize=12, x=0.01, ha="left", weight="bold")
@@ -51,12 +53,10 @@ def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray
         _kid_bars(distance, shown)
         _share_bars(shares, shown)
         _table(table, one)
-    for axes, (title, some) in zip(
-        parts[-1].subplots(1, max(3, len(images))), images.items(), strict=False
-    ):
+    for axes, (title, some) in zip(parts[-1].subplots(1, columns), images.items(), strict=False):
         grid = plots.grid(np.broadcast_to(some, (*some.shape[:3], 3))[:SHOWN], 4)
         axes.imshow(grid, interpolation="nearest")
-        axes.set_title(title, fontsize=11)
+        axes.set_title(title.replace("_", " "), fontsize=11)
     for axes in parts[-1].axes:
         axes.axis("off")
     return _pixels(figure)
@@ -68,7 +68,8 @@ def _kid_bars(axes: Axes, rows: Mapping[str, Any]) -> None:
         kid = measures["kid"]
         axes.barh(place, kid["mean"], xerr=kid["standard_error"], color=colour, capsize=3)
         end = max(kid["mean"] + kid["standard_error"], 0)
-        text = f" {kid['mean']:.4f} ± {kid['standard_error']:.4f}"
+        digits = ".4f" if abs(kid["mean"]) < 10 else ".0f"
+        text = f" {kid['mean']:{digits}} ± {kid['standard_error']:{digits}}"
         axes.text(end, place, text, va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [ROWS[row][0] for row in reversed(rows)])
     low, high = axes.get_xlim()
@@ -112,7 +113,7 @@ def _table(axes: Axes, network: Mapping[str, Any]) -> None:
             [
                 title,
                 f"{frechet['distance']:.4g}{marks[0]}",
-                f"{sliced['distance']:.3g}{marks[1]}",
+                f"{sliced['distance']:.4g}{marks[1]}",
                 f"{frechet['num_generated']}, {frechet['num_real']}",
                 "" if score is None else f"{score['mean']:.2f}{marks[2]}",
             ]
@@ -129,7 +130,7 @@ def _table(axes: Axes, network: Mapping[str, Any]) -> None:
     table.set_fontsize(9)
     table.scale(1, 1.5)
     if few:
-        axes.set_title("* biased by too few images: compare at equal N", fontsize=9, y=-0.02)
+        axes.set_title("* biased by too few images: compare at equal N", fontsize=9, y=-0.14)
 
 
 def nearest_figure(
