@@ -32,12 +32,16 @@ class HeldOut:
     """How many images are sampled: one for each condition, or so many without any."""
 
     @classmethod
-    def read(cls, source: Source, condition: Condition | None, n: int) -> HeldOut:
-        """At most `n` of a source, spread over it; none is there twice.
+    def read(
+        cls, source: Source, condition: Condition | None, n: int, shown: int | None = None
+    ) -> HeldOut:
+        """At most `n` of a source, none of them twice.
 
-        What is random in a condition depends on its number.
+        The first `shown` (all, by default) are spread over it and its classes; the others are drawn
+        at random, as measures of distributions need them. What is random in a condition depends on
+        its number.
         """
-        truth = source.read(spread(source, n))
+        truth = source.read(_rows(source, n, shown))
         if condition is None:
             return cls(None, truth, None, n)
         n = len(truth["image"])
@@ -45,12 +49,12 @@ class HeldOut:
         return cls(condition, truth, condition.to_batch(condition.to_cache(truth), rngs), n)
 
     @staticmethod
-    def others(source: Source, n: int, most: int = 1024) -> np.ndarray:
-        """Images of a source that `read(source, ..., n)` leaves out: uint8, at most `most`.
+    def others(source: Source, n: int, shown: int, most: int = 1024) -> np.ndarray:
+        """Images of a source that `read(source, ..., n, shown)` leaves out: uint8, at most `most`.
 
         None of them where it leaves out none.
         """
-        rest = np.setdiff1d(np.arange(len(source)), spread(source, n))
+        rest = np.setdiff1d(np.arange(len(source)), _rows(source, n, shown))
         return source.read(rest[:most] if len(rest) else [0])["image"][: len(rest)]
 
     def sample(
@@ -75,3 +79,9 @@ class HeldOut:
         if shown is None:
             return plots.labelled_grid(images, self.condition.labels(self.truth)[:n])
         return plots.stacked([shown, images, self.truth["image"][:n]])
+
+
+def _rows(source: Source, n: int, shown: int | None) -> np.ndarray:
+    first = spread(source, n if shown is None else min(shown, n))
+    rest = np.setdiff1d(np.arange(len(source)), first)
+    return np.concatenate([first, np.random.default_rng(0).permutation(rest)])[:n]

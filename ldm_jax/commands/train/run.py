@@ -362,7 +362,8 @@ def _final_samples(
     config, settings = model.config, model.settings
     shown, kind = config.evaluation.num_images, data.info.condition
     judged = config.evaluation.judged_images if is_judged(config, kind) else 0
-    held_out = HeldOut.read(data.validation, model.condition, max(shown, judged))
+    n = max(shown, judged)
+    held_out = HeldOut.read(data.validation, model.condition, n, shown)
     images = held_out.sample(model, settings, progress="sampling")
     if jax.process_index() == 0:
         file = run.to_write("samples.png")
@@ -374,7 +375,7 @@ def _final_samples(
     def reconstruct(x: np.ndarray) -> np.ndarray:
         return x if model.first.bottleneck == "none" else model.reconstruct(x)
 
-    reference = HeldOut.others(data.validation, max(shown, judged))
+    reference = HeldOut.others(data.validation, n, shown)
     numbers = judge(config, kind, held_out, images[:judged], reconstruct, reference, lpips_weights)
     if "kid" in numbers and jax.process_index() == 0:
         file = run.to_write("kid.png")
