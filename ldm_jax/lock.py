@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from ldm_jax.errors import UserError
-from ldm_jax.paths import PART, failure, is_remote
+from ldm_jax.paths import PART, changed_at, failure, is_remote
 
 LOCK = "writer.lock"
 BEAT_S = 10.0  # seconds from one heartbeat to the next
@@ -158,7 +158,7 @@ class Lock:
         """(who holds the lock, time of the last heartbeat); None: nobody, {}: it is damaged."""
         try:
             content = self.file.read_bytes()  # a shared disk looks anew when a file is opened
-            beat = self.file.stat().mtime
+            beat = changed_at(self.file)
         except (FileNotFoundError, NotADirectoryError):
             return None, 0
         try:
@@ -174,7 +174,7 @@ class Lock:
         """Seconds since a heartbeat, by the clock of the file system."""
         probe = self.file.with_name(f"{self._mine['id']}{PART}")
         probe.write_text("")
-        now = probe.stat().mtime
+        now = changed_at(probe)
         probe.unlink()
         return now - beat
 

@@ -111,6 +111,15 @@ def failure(error: Exception) -> str:
     return getattr(error, "strerror", None) or text[:200]
 
 
+def changed_at(path: epath.Path) -> int:
+    """When a file was last changed, in seconds; OSError where it is missing.
+
+    `epath` looks up the name of its owner, who need not have one (`docker run --user`, a shared
+    disk).
+    """
+    return path.stat().mtime if is_remote(path) else int(os.stat(path).st_mtime)
+
+
 def set_aside(path: epath.PathLike) -> epath.Path:
     """Renames what is damaged, so that it never stands in the way of a new one; the new path."""
     path = epath.Path(path)

@@ -1,9 +1,12 @@
 """Paths as people write them, and whether something can be written there."""
 
+import os
+
 import pytest
+from etils import epath
 
 from ldm_jax.errors import UserError
-from ldm_jax.paths import check_output, check_writable, user_path
+from ldm_jax.paths import changed_at, check_output, check_writable, user_path
 
 
 @pytest.mark.parametrize("path", ["hdfs://a/b", "file:///a", "https://a.b/c", "zebra://x"])
@@ -39,3 +42,11 @@ def test_what_is_written_is_tried_before_the_work(tmp_path):
         check_output(tmp_path / "images")
     check_output(tmp_path / "new" / "b.png")
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "images"}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs chown")
+def test_a_file_whose_owner_has_no_name_has_a_time(tmp_path):
+    file = epath.Path(tmp_path / "file")
+    file.write_text("x")
+    os.chown(file, 54321, 54321)
+    assert changed_at(file) == int(os.stat(file).st_mtime)
