@@ -7,6 +7,7 @@ names that `jax.distributed` keeps on process 0.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -42,10 +43,19 @@ class Watch:
         self._store, self._process, self._processes = store, process, processes
         self._grace_s = grace_s + (FIRST_STAYS_S if process == 0 else 0.0)
         self._own = False  # this process has failed by itself, and says so itself
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
         """From now on this process ends, in one line, soon after another one has failed."""
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        self._thread.start()
+        # Python ends a thread that is in C++ in a way that ends the process by abort().
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._stopped.set()
+        self._thread.join(timeout=2 * POLL_S)
 
     def failed(self) -> dict[int, str]:
         """The processes that have failed, and what they said; {} where the store is gone."""
@@ -68,9 +78,9 @@ class Watch:
 
     def _watch(self) -> None:
         while not (failed := self.failed()):
-            time.sleep(POLL_S)
-        time.sleep(self._grace_s)
-        if self._own:
+            if self._stopped.wait(POLL_S):
+                return
+        if self._stopped.wait(self._grace_s) or self._own:
             return
         self._tell(_GONE, "")
         sys.stdout.flush()

@@ -115,7 +115,8 @@ def finished(stopped, pair, tmp_path_factory):
 def losses(run, stage):
     """By step, as metrics.jsonl has them."""
     lines = read(run / "metrics.jsonl")
-    return {line["step"]: line["loss"] for line in lines if line["stage"] == stage}
+    lines = [line for line in lines if line["stage"] == stage and "loss" in line]
+    return {line["step"]: line["loss"] for line in lines}
 
 
 def newest(run, stage):

@@ -36,7 +36,7 @@ def test_options_in_pixels_become_sizes_of_latents():
     assert size[:3] == (40, 32, (10, 8, 4))
     assert size.unet_tiles == Tiles((4, 4), (2, 2))
     assert size.decoder_tiles == Tiles((3, 3), (2, 2))
-    assert SamplingSettings().geometry(**SCENES)[2:] == ((8, 8, 4), None, None)
+    assert SamplingSettings().geometry(**SCENES)[2:5] == ((8, 8, 4), None, None)
 
 
 @pytest.mark.slow
