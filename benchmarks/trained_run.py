@@ -1,6 +1,7 @@
 """What the benchmarks of a trained run of scenes begin with: options, and held-out scenes."""
 
 import argparse
+import dataclasses
 
 import jax
 
@@ -21,4 +22,5 @@ def options_of(description: str, images: int = 256) -> argparse.ArgumentParser:
 def held_out(model: LatentDiffusion, n: int, size: int | None = None) -> Batch:
     """n scenes of the kind that the model was trained on, but none of those."""
     data, seed = model.config.data, model.config.seed
-    return ScenesSource(size or data.size, data.level, n, seed, "validation").read(range(n))
+    data = dataclasses.replace(data, size=size or data.size, validation_count=n)
+    return ScenesSource(data, "validation", seed).read(range(n))
