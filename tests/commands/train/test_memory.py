@@ -137,6 +137,7 @@ TENSOR = {
 
 
 def test_tensor_splits_the_projections_of_attention_and_feed_forward_and_nothing_else():
+    pytest.importorskip("tokenizers")  # of BERT, which this experiment has
     experiment = EXPERIMENTS["text2img256"]()
     info = placeholder_data(experiment)[0]
     params = abstract_params(LatentDiffusion(experiment, info).objective.build)
