@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ldm_jax import plots
 from ldm_jax.evaluation.nearest import Nearest
@@ -59,7 +57,7 @@ def evaluation_figure(report: Mapping[str, Any], images: Mapping[str, np.ndarray
         axes.set_title(title.replace("_", " "), fontsize=11)
     for axes in parts[-1].axes:
         axes.axis("off")
-    return _pixels(figure)
+    return plots.as_pixels(figure)
 
 
 def _kid_bars(axes: Axes, rows: Mapping[str, Any]) -> None:
@@ -159,9 +157,3 @@ def nearest_figure(
 def closest(nearest: Nearest) -> Sequence[int]:
     """The numbers of the images that `nearest_figure` shows."""
     return np.argsort(nearest.distance, kind="stable")[:PAIRS].tolist()
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return np.asarray(Image.open(buffer).convert("RGB"))
