@@ -20,7 +20,13 @@ from ldm_jax.evaluation.distortion import psnr, ssim
 from ldm_jax.evaluation.features import NETWORKS, FeatureName, extract
 from ldm_jax.evaluation.kid import kid
 from ldm_jax.evaluation.scene_network import SIZE, SMALL
-from ldm_jax.evaluation.scene_reports import box_report, caption_report, semantic_report, validity
+from ldm_jax.evaluation.scene_reports import (
+    box_report,
+    caption_report,
+    caption_scores,
+    semantic_report,
+    validity,
+)
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.pretrained.feature_networks import load_network
 
@@ -127,7 +133,11 @@ def read_conditions(kind: str, level: str, truth: Batch, images: np.ndarray) -> 
     Args:
       kind: of the condition. level: of the scenes. truth: the example of each image.
     """
-    return _read(kind, level, truth, images)["samples"]
+    if kind in ("class", "text"):
+        return caption_scores(images, _captions(kind, level, truth))
+    if kind in ("layout", "semantic"):
+        return _read(kind, level, truth, images)["samples"]
+    return {"valid": float(validity(images).mean())}
 
 
 def _read(kind: str, level: str, truth: Batch, images: np.ndarray) -> dict[str, Any]:
@@ -136,12 +146,17 @@ def _read(kind: str, level: str, truth: Batch, images: np.ndarray) -> dict[str, 
     if kind == "semantic":
         return semantic_report(images, truth["semantic"], truth["image"])
     if kind in ("class", "text"):
-        captions = truth["caption"]
-        if kind == "class" and level == "single":
-            captions = [CLASS_NAMES[label] for label in truth["class_label"]]
+        captions = _captions(kind, level, truth)
         return caption_report(images, captions, truth["image"], captions)
     shares = {"samples": images, "ceiling": truth["image"]}
-    return {who: {"valid": float(validity(x).mean())} for who, x in shares.items()}
+    return {who: read_conditions(kind, level, truth, x) for who, x in shares.items()}
+
+
+def _captions(kind: str, level: str, truth: Batch) -> list[str]:
+    """What each image is to show, in words: all that is said of it, or its class."""
+    if kind == "class" and level == "single":
+        return [CLASS_NAMES[label] for label in truth["class_label"]]
+    return list(truth["caption"])
 
 
 def distances(x: np.ndarray, y: np.ndarray, weights: dict | None) -> dict[str, float]:
