@@ -6,7 +6,7 @@ from itertools import permutations
 from typing import NamedTuple
 
 from ldm_jax.data.scenes import COLOURS, FLOORS, MATERIALS, SHAPES, SIZES
-from ldm_jax.data.scenes.captions import IN_FRONT, SKY_PHRASES
+from ldm_jax.data.scenes.captions import IN_FRONT, RELATIONS, SKY_PHRASES
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.scene_objects import DetectedObject
 
@@ -37,7 +37,6 @@ class CaptionScene(NamedTuple):
     sky: str | None = None
 
 
-RELATIONS = ("in front of", "left of", "next to")
 _INVERSE = {"behind": "in front of", "right of": "left of"}  # not in our captions, but people's
 
 # What a relation may be short of, in units of the world: the reader's error of two places.

@@ -103,6 +103,9 @@ class DiffusionStage(TrainingConfig):
     """Shape of the holes, for in-painting: LaMa's (wide, narrow, ...), or a third of each."""
     drop_probability: Fraction = 0.1
     """Probability with which a training example loses its condition; 0 rules out guidance."""
+    drop_clauses: Fraction = 0.0
+    """Probability with which the caption of a scene loses some of its clauses in training; a model
+    that learns so also knows what 'a red cone' and 'at night' are."""
     scale_factor: NonNegative = 0.0
     """Factor on the latents; 0: measured, 1 / their standard deviation (App. G)."""
 

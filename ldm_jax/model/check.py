@@ -9,6 +9,7 @@ import jax
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
 from ldm_jax.bounds import violations
+from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.errors import UserError
@@ -59,6 +60,11 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
         yield (
             f"--diffusion.tokenizer-file is {second.tokenizer_file}, but --diffusion.tokenizer "
             "words has none: it takes the words of the captions; bert and clip read a file"
+        )
+    if second.drop_clauses and not isinstance(experiment.data, ScenesConfig):
+        yield (
+            f"--diffusion.drop-clauses is {second.drop_clauses}, but only captions of scenes have "
+            "clauses that are known"
         )
     if second.schedule.zero_terminal_snr and second.prediction == "eps":
         yield (

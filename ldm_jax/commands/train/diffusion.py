@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.commands.train.clauses import in_training
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, latent_loader
 from ldm_jax.commands.train.stage import StageTask
@@ -38,7 +40,8 @@ def diffusion_task(
     """Stage 2 of a run, on the autoencoder of these parameters."""
     config, seed = model.config.diffusion, model.config.seed
     autoencoder = fetch(autoencoder)
-    view = LatentView(model.first, autoencoder, model.condition, data.flip)
+    full = LatentView(model.first, autoencoder, model.condition, data.flip)
+    view = replace(full, condition=in_training(model.condition, config.drop_clauses))
     loader, measure = latent_loader(view, data, mesh, config.batch_size, seed, model.config.loader)
     known = config.scale_factor or initial.scale_factor
     scale_factor = settled_scale_factor(known, run, measure)
@@ -58,7 +61,7 @@ def diffusion_task(
         loader,
         constants,
         preview,
-        held_out_loss(model, view, data.validation, mesh),
+        held_out_loss(model, full, data.validation, mesh),
         initial=initial.diffusion,
     )
 

@@ -25,12 +25,12 @@ SKY_PHRASES = {
     "overcast": "under an overcast sky",
     "night": "at night",
 }
-_RELATIONS = ("in front of", "left of", "next to", "and")
+RELATIONS = ("in front of", "left of", "next to")
 
 VOCABULARY = tuple(
     sorted(
-        {"a", "an", "on", "floor", *SHAPES, *COLOURS, *SIZES, *MATERIALS, *FLOORS}
-        | {word for phrase in (*SKY_PHRASES.values(), *_RELATIONS) for word in phrase.split()}
+        {"a", "an", "and", "on", "floor", *SHAPES, *COLOURS, *SIZES, *MATERIALS, *FLOORS}
+        | {word for phrase in (*SKY_PHRASES.values(), *RELATIONS) for word in phrase.split()}
     )
 )
 
