@@ -189,8 +189,7 @@ def _batches(images: np.ndarray):
         yield np.pad(x, ((0, _MICRO_BATCH - count), (0, 0), (0, 0), (0, 0))), count
 
 
-def semantic(images) -> np.ndarray:
-    """The semantic map that the reader predicts: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
-    seen = read(images).semantic
-    k = np.shape(images)[1] // seen.shape[1]
-    return seen.repeat(k, axis=1).repeat(k, axis=2)
+def semantic(seen: Reading, side: int) -> np.ndarray:
+    """The semantic map of images of `side` pixels: indices in SEMANTIC_NAMES, uint8 [n, H, H]."""
+    k = side // seen.semantic.shape[1]
+    return seen.semantic.repeat(k, axis=1).repeat(k, axis=2)

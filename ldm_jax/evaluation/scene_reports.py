@@ -63,54 +63,87 @@ def semantic_report(images, truth_maps, truth_images) -> Report:
     """How well samples follow their semantic maps.
 
     Args:
-      images: samples, one per map.
-      truth_maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
+      images, truth_maps: samples and a map for each, as `semantic_scores` takes them.
       truth_images: the true renders of these maps.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'mean_iou'; 'pixels', the fraction of correct
-      pixels; 'sound', the share of objects with the edges and the light of true ones.
+      'samples', 'ceiling' and 'floor', each with the shares of `semantic_scores`.
     """
-    truth_maps = np.asarray(truth_maps)
+    maps = np.asarray(truth_maps)
+    return _report(_semantic_score, _see_map, images, maps, truth_images, maps)
 
-    def look(images):
-        return semantic(images), detect_objects(images)
 
-    def score(seen, asked):
-        maps, objects = seen
-        return {
-            "mean_iou": mean_iou(maps, asked, len(SEMANTIC_NAMES)),
-            "pixels": float((maps == asked).mean()),
-            "sound": _mean([one.is_sound for found in objects for one in found]),
-        }
+def semantic_scores(images, maps) -> dict[str, float]:
+    """How well images follow semantic maps.
 
-    return _report(score, look, images, truth_maps, truth_images, truth_maps)
+    Args:
+      images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
+      maps: uint8 [n, H, H], indices in SEMANTIC_NAMES.
+    Returns:
+      'mean_iou'; 'pixels', the fraction of correct pixels; 'sound', the share of objects with the
+      edges and the light of true ones.
+    """
+    _check_pairs("images", images, maps)
+    return _semantic_score(_see_map(images), np.asarray(maps))
+
+
+def _see_map(images):
+    seen = read(images)
+    return semantic(seen, np.shape(images)[1]), objects_in(seen)
+
+
+def _semantic_score(seen, asked) -> dict[str, float]:
+    maps, objects = seen
+    return {
+        "mean_iou": mean_iou(maps, asked, len(SEMANTIC_NAMES)),
+        "pixels": float((maps == asked).mean()),
+        "sound": _mean([one.is_sound for found in objects for one in found]),
+    }
 
 
 def box_report(images, boxes, box_labels, truth_images) -> Report:
     """How well samples follow layouts: objects of the asked classes in the asked boxes.
 
     Args:
-      images: samples, one per layout.
-      boxes: [n, M, 4], (left, top, right, bottom) in [0, 1].
-      box_labels: [n, M], indices in CLASS_NAMES, -1 where there is no box.
+      images, boxes, box_labels: samples and a layout for each, as `box_scores` takes them.
       truth_images: the true renders of these layouts.
     Returns:
-      'samples', 'ceiling' and 'floor', each with 'iou', of each asked box with the best object of
-      its class that is sound (0 without one), averaged; 'found', the share of boxes for which it is
-      0.5 or more; 'precision', the share of seen objects that fit an asked box of their class so
-      well.
+      'samples', 'ceiling' and 'floor', each with the shares of `box_scores`.
     """
+    asked = _layouts(boxes, box_labels)
+    return _report(_box_score, detect_objects, images, asked, truth_images, asked)
+
+
+def box_scores(images, boxes, box_labels) -> dict[str, float]:
+    """How well images follow layouts.
+
+    Args:
+      images: uint8 [n, H, H, 3], H = 32 or a multiple of 64.
+      boxes: [n, M, 4], (left, top, right, bottom) in [0, 1].
+      box_labels: [n, M], indices in CLASS_NAMES, -1 where there is no box.
+    Returns:
+      'iou', of each asked box with the best object of its class that is sound (0 without one),
+      averaged; 'found', the share of boxes for which it is 0.5 or more; 'named', the share of boxes
+      that such an object touches, whatever its size; 'precision', the share of seen objects that
+      fit an asked box of their class by 0.5 or more.
+    Raises:
+      UserError: the arrays are no layouts, or the numbers differ.
+    """
+    asked = _layouts(boxes, box_labels)
+    _check_pairs("images", images, asked)
+    return _box_score(detect_objects(images), asked)
+
+
+def _layouts(boxes, box_labels) -> list[list[tuple[int, np.ndarray]]]:
     boxes, box_labels = np.asarray(boxes), np.asarray(box_labels)
     if boxes.shape != (*box_labels.shape, 4) or box_labels.ndim != 2:
         raise UserError(
             "layouts are boxes [n, M, 4] with labels [n, M], "
             f"not {list(boxes.shape)} with {list(box_labels.shape)}"
         )
-    asked = [
+    return [
         [(int(label), box) for label, box in zip(labels, places, strict=True) if label >= 0]
         for labels, places in zip(box_labels, boxes, strict=True)
     ]
-    return _report(_box_score, detect_objects, images, asked, truth_images, asked)
 
 
 def _box_score(found, asked):
@@ -130,6 +163,7 @@ def _box_score(found, asked):
     return {
         "iou": _mean(best),
         "found": _mean(np.array(best) >= 0.5),
+        "named": _mean(np.array(best) > 0),
         "precision": _mean(fits),
     }
 
@@ -229,17 +263,19 @@ def validity(images) -> np.ndarray:
     of each of which the reader is certain and which is sound, and nothing else.
     """
     seen = read(images)
-    side = seen.semantic.shape[1]
-    misplaced, unassigned, least, counts = plausibility(seen)
+    side, found = seen.semantic.shape[1], objects_in(seen)
+    misplaced, unassigned, least, counts = plausibility(seen, found)
     proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _MIN_CERTAINTY)
-    proper &= np.array([all(one.is_sound for one in things) for things in objects_in(seen)], bool)
+    proper &= np.array([all(one.is_sound for one in things) for things in found], bool)
     proper &= (misplaced <= _MAX_MISPLACED[side]) & (unassigned <= _MAX_UNASSIGNED)
     return proper.astype(np.float32)
 
 
-def plausibility(seen: Reading):
+def plausibility(seen: Reading, found: Sequence[Sequence[DetectedObject]]):
     """The quantities that decide `validity`, each [n].
 
+    Args:
+      found: the objects of each image.
     Returns:
       the share of sky and floor pixels on the wrong side of the horizon that fits best (1 without
       any); the share of object pixels that belong to no object; the certainty of the least certain
@@ -252,7 +288,6 @@ def plausibility(seen: Reading):
     sky_before = np.pad(np.cumsum(sky.sum(axis=2), axis=1), ((0, 0), (1, 0)))
     wrong = (floor_before + sky_before[:, -1:] - sky_before).min(axis=1)
     misplaced = np.where(background > 0, wrong / np.maximum(background, 1), 1.0)
-    found = objects_in(seen)
     filled = (~sky & ~floor).sum(axis=(1, 2))
     kept = np.array([sum(one.pixels for one in things) for things in found], int)
     unassigned = 1.0 - kept / np.maximum(filled, 1)

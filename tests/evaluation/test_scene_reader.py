@@ -115,10 +115,11 @@ def test_small_faults_of_files_change_hardly_anything(renders):
 def test_larger_images_are_averaged_down_and_their_map_is_as_large_as_they_are():
     small = ScenesSource(ScenesConfig(64, "full", 3), "train", ANOTHER).read(range(3))["image"]
     large = small.repeat(2, axis=1).repeat(2, axis=2)
-    seen = scene_reader.semantic(large)
+    seen = scene_reader.semantic(scene_reader.read(large), 128)
     assert seen.shape == (3, 128, 128)
-    assert np.array_equal(seen[:, ::2, ::2], scene_reader.semantic(small))
-    assert np.array_equal(seen[:, 1::2, 1::2], scene_reader.semantic(small))
+    expected = scene_reader.read(small).semantic
+    assert np.array_equal(seen[:, ::2, ::2], expected)
+    assert np.array_equal(seen[:, 1::2, 1::2], expected)
 
 
 def test_a_reading_does_not_depend_on_its_batch(truths, seen):
@@ -129,7 +130,7 @@ def test_a_reading_does_not_depend_on_its_batch(truths, seen):
     for whole, twice, alone in zip(seen, many, one, strict=True):
         assert np.allclose(twice[40:], whole, atol=1e-4)
         assert np.allclose(alone[0], whole[7], atol=1e-4)
-    assert scene_reader.semantic(image[:0]).shape == (0, *image.shape[1:3])
+    assert scene_reader.read(image[:0]).semantic.shape == (0, *image.shape[1:3])
 
 
 def test_features_are_in_units_of_their_spread_over_renders(renders):

@@ -22,9 +22,11 @@ from ldm_jax.evaluation.kid import kid
 from ldm_jax.evaluation.scene_network import SIZE, SMALL
 from ldm_jax.evaluation.scene_reports import (
     box_report,
+    box_scores,
     caption_report,
     caption_scores,
     semantic_report,
+    semantic_scores,
     validity,
 )
 from ldm_jax.experiments.config import Experiment
@@ -135,8 +137,10 @@ def read_conditions(kind: str, level: str, truth: Batch, images: np.ndarray) -> 
     """
     if kind in ("class", "text"):
         return caption_scores(images, _captions(kind, level, truth))
-    if kind in ("layout", "semantic"):
-        return _read(kind, level, truth, images)["samples"]
+    if kind == "layout":
+        return box_scores(images, truth["boxes"], truth["box_labels"])
+    if kind == "semantic":
+        return semantic_scores(images, truth["semantic"])
     return {"valid": float(validity(images).mean())}
 
 
