@@ -19,8 +19,9 @@ MAX_COVERAGE = 0.5  # LaMa's limit for its test sets; masks above it are rejecte
 MIN_SIDE = 8  # pixels of the image
 
 # LaMa gives lengths in pixels of images with this side; here they scale with the image, so
-# that masks of every size cover the same fraction of it.
+# that masks of every size cover about the same fraction of it.
 _SIDE = 256
+_THINNEST = 4  # pixels; what is thinner shows in no latent of f = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class _Strokes:
         scale = min(height, width) / _SIDE
         # LaMa samples angles in whole radians, from straight down.
         least, most = zip((0, 3), self.length, self.thickness, strict=True)
+        thinnest = _least_width(height, width)
         for i in range(rng.integers(*self.count, endpoint=True)):
             y, x = rng.uniform(0, (height, width)).tolist()
             side = 1 if i % 2 else -1  # LaMa sends every other stroke to the left
@@ -46,10 +48,13 @@ class _Strokes:
                 end_y = min(max(y + scale * length * math.cos(angle), 0.0), height)
                 end_x = min(max(x + scale * length * math.sin(angle) * side, 0.0), width)
                 # LaMa's OpenCV draws lines one or two pixels wider than asked; with one, coverage
-                # is the same. Below a pixel, a line would fall apart between the pixels' centres.
-                _add_piece(mask, y, x, end_y, end_x, max(1.0, scale * (thickness + 1)) / 2)
+                # is the same.
+                _add_piece(mask, y, x, end_y, end_x, max(thinnest, scale * (thickness + 1)) / 2)
                 y, x = end_y, end_x
         return mask
+
+    def thinnest(self, side: int) -> float:
+        return max(_least_width(side, side), side / _SIDE * (self.thickness[0] + 1))
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,20 @@ class _Boxes:
         margin = round(scale * self.margin)
         for _ in range(rng.integers(*self.count, endpoint=True)):
             sides = rng.integers(*self.side, 2, endpoint=True)
-            h, w = (max(1, round(scale * side)) for side in sides)
+            least = round(_least_width(height, width))
+            h, w = (max(least, round(scale * side)) for side in sides)
             top = rng.integers(margin, height - margin - h, endpoint=True)
             left = rng.integers(margin, width - margin - w, endpoint=True)
             mask[top : top + h, left : left + w] = True
         return mask
+
+    def thinnest(self, side: int) -> float:
+        return max(_least_width(side, side), round(side / _SIDE * self.side[0]))
+
+
+def _least_width(height: int, width: int) -> float:
+    """Of strokes and rectangles, in pixels; an eighth of the side where images are tiny."""
+    return min(_THINNEST, min(height, width) / 8)
 
 
 # Relative probabilities of the shapes: LaMa's random_thin_256, random_medium_256,
@@ -93,7 +107,8 @@ def random_mask(kind: MaskKind, height: int, width: int, rng: np.random.Generato
 
     kind: 'narrow', 'medium' and 'wide' are LaMa's thin, medium and thick masks: brush strokes,
     and in a quarter or so of the wider ones rectangles instead. 'box': the rectangles of 'wide'
-    alone. 'mixed': one of LaMa's three, each as likely as the others.
+    alone. 'mixed': one of LaMa's three, each as likely as the others. No stroke is thinner than 4
+    pixels, which matters where a side is below 170.
 
     Raises:
       UserError: no such kind, or a side of less than 8 pixels.
@@ -110,6 +125,15 @@ def random_mask(kind: MaskKind, height: int, width: int, rng: np.random.Generato
         mask = shape.sample(height, width, rng)
         if 0 < coverage(mask) <= MAX_COVERAGE:
             return mask
+
+
+def thinnest(kind: MaskKind, side: int) -> float:
+    """The width in pixels of the thinnest strokes of `random_mask`, or of its narrowest boxes.
+
+    A mask is reduced to its latent by taking every f-th pixel: what is thinner than f is lost.
+    """
+    kinds = _MIXED if kind == "mixed" else (kind,)
+    return min(shape.thinnest(side) for one in kinds for _, shape in _KINDS[one])
 
 
 def _add_piece(

@@ -9,6 +9,7 @@ import jax
 from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE
 from ldm_jax.bounds import violations
+from ldm_jax.data.masks import MIN_SIDE, MaskKind, thinnest
 from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.unet import UNetConfig
@@ -66,6 +67,8 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
             f"--diffusion.drop-clauses is {second.drop_clauses}, but only captions of scenes have "
             "clauses that are known"
         )
+    if second.condition == "inpainting":
+        yield from _masks(second.masks, network.f, size)
     if second.schedule.zero_terminal_snr and second.prediction == "eps":
         yield (
             "--diffusion.schedule.zero-terminal-snr goes with --diffusion.prediction v or z_0: z_T "
@@ -75,6 +78,17 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
         sampling.geometry(size, network.f, second.unet.factor, network.z_channels)
     except UserError as error:
         yield str(error).replace("--", "--sampling.")
+
+
+def _masks(kind: MaskKind, f: int, size: int) -> Iterator[str]:
+    """Masks of which the latent would show nothing."""
+    if size >= MIN_SIDE and f > (width := thinnest(kind, size)):
+        yield (
+            f"in-painting with f = {f}: on images of {size} pixels the thinnest strokes of "
+            f"--diffusion.masks {kind} are {width:g} pixels wide, and a latent, which stands for "
+            f"{f}x{f} pixels, does not show them; use a first stage with a smaller f, larger "
+            "images, or masks of wider holes, such as --diffusion.masks box"
+        )
 
 
 def _classifier_sizes(experiment: Experiment, mesh: jax.sharding.Mesh) -> Iterator[str]:

@@ -232,6 +232,16 @@ def test_codes_may_be_revived_where_there_are_some(one_device):
     check(changed("autoencoder.reset-dead-codes-every", 5, *vq), one_device)
 
 
+def test_masks_are_no_thinner_than_a_latent(one_device):
+    fields = ("diffusion.condition", "inpainting", "data.size", 64)
+    check(changed(*fields, "autoencoder.network.channel-mult", (1, 1, 1)), one_device)
+    coarse = (*fields, "autoencoder.network.channel-mult", (1, 1, 1, 1))
+    with pytest.raises(UserError, match="f = 8: on images of 64 pixels .* mixed are 4 pixels wide"):
+        check(changed(*coarse), one_device)
+    check(changed(*coarse, "diffusion.masks", "box"), one_device)
+    check(changed(*coarse, "data.size", 512), one_device)
+
+
 def test_a_borrowed_autoencoder_contradicts_that_there_is_none(one_device):
     fields = ("autoencoder.network.bottleneck", "none", "autoencoder.from-run", "runs/x")
     with pytest.raises(UserError, match="--autoencoder.from-run is given, but bottleneck none"):
