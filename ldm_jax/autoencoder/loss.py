@@ -35,6 +35,9 @@ class AutoencoderLossConfig:
     """Weight of LPIPS; 1 in the paper. 0: the network is not needed."""
     perceptual_file: Annotated[str, OnResume.FREE] = ""
     """File with published weights of the network; '': they are downloaded once."""
+    equivariance_weight: NonNegative = 0.0
+    """Weight of L_rec of half-size images against what half-size latents decode to (scale
+    equivariance, arXiv:2502.14831, 2502.09509): for latents that stage 2 learns faster; 0: none."""
     kl_weight: NonNegative = 1e-6
     """Weight of the KL term, summed over the latent and divided by the number of pixel values."""
     codebook_weight: NonNegative = 1.0

@@ -28,7 +28,7 @@ from ldm_jax.autoencoder.loss import (
     reconstruction_loss,
 )
 from ldm_jax.autoencoder.network import Autoencoder, AutoencoderConfig
-from ldm_jax.autoencoder.perceptual import PerceptualNetwork, lpips
+from ldm_jax.autoencoder.perceptual import SMALLEST_SIZE, PerceptualNetwork, lpips
 from ldm_jax.autoencoder.vq import (
     code_counts,
     nearest_code,
@@ -37,7 +37,7 @@ from ldm_jax.autoencoder.vq import (
     usage,
     vq_loss,
 )
-from ldm_jax.layers import Array
+from ldm_jax.layers import Array, avg_pool2x
 from ldm_jax.parameters import init_params, make_graphdef
 
 
@@ -126,13 +126,17 @@ class AutoencoderObjective:
         def forward(p):  # Sec. 3.1: x -> E(x) -> z -> D(z)
             model = self.autoencoder(p)
             rngs = nnx.Rngs(dropout=key_dropout) if self.network.dropout else None
-            z, regulariser, health = self._bottleneck(model, model.encode(x, rngs), key_z, x)
-            h = model.decode_features(z, rngs)
-            return (model.decoder.conv_out(h), regulariser), (h, health)
+            encoded = model.encode(x, rngs)
+            z, regulariser, health = self._bottleneck(model, encoded, key_z, x)
+            h, half = model.decode_features(z, rngs), None
+            if config.equivariance_weight > 0:  # of what stage 2 learns: before D quantises
+                latents = encoded if self.network.bottleneck == "vq" else z
+                half = model.decode(avg_pool2x(latents), rngs)
+            return (model.decoder.conv_out(h), half, regulariser), (h, health)
 
         # The gradient is assembled from its parts at x_hat, so that the weight of the adversary,
         # which depends on two of those parts, costs one convolution and no second backward pass.
-        (x_hat, regulariser), pull_back, (h, health) = jax.vjp(
+        (x_hat, x_hat_half, regulariser), pull_back, (h, health) = jax.vjp(
             forward, params["autoencoder"], has_aux=True
         )
         rec, rec_pull = jax.value_and_grad(
@@ -144,7 +148,11 @@ class AutoencoderObjective:
             "psnr": jnp.mean(-10.0 * jnp.log10(jnp.mean((x - x_hat) ** 2, axis=(1, 2, 3)) / 4.0)),
             **health,
         }
-        grads, pull = {}, rec_pull
+        grads, pull, half_pull = {}, rec_pull, None
+        if (weight := config.equivariance_weight) > 0:
+            half, half_pull = self._half_size(constants, x, x_hat_half)
+            metrics |= {"loss": metrics["loss"] + weight * half, "rec_half_size": half}
+            half_pull = weight * half_pull
         if config.disc_weight > 0:
             adversary, gan_pull, disc_metrics = self._adversary(params, x, x_hat, step)
             last_layer = self._last_layer_grads(params["autoencoder"], h, rec_pull, gan_pull)
@@ -153,7 +161,7 @@ class AutoencoderObjective:
             pull = rec_pull + on * weight * gan_pull
             grads["discriminator"] = jax.tree.map(lambda g: on * g, adversary)
             metrics |= disc_metrics | {"adaptive_weight": weight}
-        (grads["autoencoder"],) = pull_back((pull, jnp.ones_like(regulariser)))
+        (grads["autoencoder"],) = pull_back((pull, half_pull, jnp.ones_like(regulariser)))
         return grads, metrics
 
     def _bottleneck(self, model: Autoencoder, encoded: Array, key: Array, x: Array):
@@ -180,6 +188,19 @@ class AutoencoderObjective:
             "latent_std": jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))),
         }
         return sample_posterior(encoded, key), config.kl_weight / x[0].size * kl, health
+
+    def _half_size(self, constants: dict, x: Array, x_hat: Array) -> tuple[Array, Array]:
+        """(L_rec of images reduced to half the size, its gradient at x_hat, which has that size).
+
+        Of the transformations that EQ-VAE (arXiv:2502.09509) draws from, this is the one that scale
+        equivariance (2502.14831) keeps: nothing is drawn, and D decodes a quarter of the positions.
+        LPIPS is left out where its network needs larger images.
+        """
+        large_enough = min(x_hat.shape[1:3]) >= SMALLEST_SIZE[self.loss.perceptual]
+        perceptual = self._perceptual(constants) if large_enough else None
+        return jax.value_and_grad(
+            lambda y: reconstruction_loss(avg_pool2x(x), y, self.loss, perceptual)
+        )(x_hat)
 
     def _perceptual(self, constants: dict) -> Perceptual | None:
         if self.loss.perceptual_weight == 0:

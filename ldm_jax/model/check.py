@@ -160,6 +160,11 @@ def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
             f"f = {first.network.f} up to the {size} pixels of --data.size"
         )
     size = first.crop_size or size
+    if loss.equivariance_weight > 0 and size % (2 * first.network.f):
+        yield (
+            f"--autoencoder.loss.equivariance-weight halves latents: images of {size} pixels are "
+            f"not divisible by 2 f = {2 * first.network.f}"
+        )
     if loss.perceptual_weight > 0 and size < (least := SMALLEST_SIZE[loss.perceptual]):
         yield f"LPIPS with {loss.perceptual} needs images of {least} pixels or more, not {size}"
     if loss.disc_weight > 0 and size < first.discriminator.smallest_size:

@@ -208,6 +208,56 @@ def test_without_an_adversary_there_is_one_player(bottleneck, params, terms):
     assert not {"gan", "disc_loss", "adaptive_weight"} & set(metrics)
 
 
+def test_half_size_latents_decode_to_half_size_images(bottleneck, params, terms):
+    """The term's loss and gradient, written out, beside those of Eq. (25); too small for LPIPS."""
+    objective = make_objective(bottleneck, disc_weight=0.0, equivariance_weight=0.25)
+
+    def halved(a):
+        return (a[:, ::2, ::2] + a[:, 1::2, ::2] + a[:, ::2, 1::2] + a[:, 1::2, 1::2]) / 4
+
+    def written_out(autoencoder):
+        model = nnx.merge(objective.graphs["autoencoder"], autoencoder)
+        x = jnp.float32(BATCH["image"]) / 127.5 - 1
+        if bottleneck == "kl":
+            z = halved(bottleneck_kl(model, model.encode(x))[0])
+        else:  # which D quantises
+            z = bottleneck_vq(model, halved(model.encode(x)))[0]
+        error = halved(x) - model.decoder(model.post_quant_conv(z))
+        return 0.9 * jnp.mean(jnp.abs(error)) + 0.4 * jnp.mean(error**2)
+
+    @partial(jax.jit, compiler_options=QUICKLY)
+    def both(autoencoder):
+        step = objective.loss_and_grads(
+            {"autoencoder": autoencoder}, CONSTANTS, BATCH, KEY, jnp.int32(0)
+        )
+        return *step, *jax.value_and_grad(written_out)(autoencoder)
+
+    grads, metrics, half, gradient = both(params["autoencoder"])
+    np.testing.assert_allclose(metrics["rec_half_size"], half, rtol=1e-4)
+    total = terms["rec"][0] + terms["reg"][0] + 0.25 * half
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+    eq_25 = combine(terms, "autoencoder", rec=1.0, reg=1.0)
+    expected = jax.tree.map(lambda a, b: a + 0.25 * np.asarray(b), eq_25, gradient)
+    assert_same(grads["autoencoder"], expected)
+
+
+@pytest.mark.parametrize("side, shown", [(34, {34, 17}), (32, {32})])
+def test_lpips_compares_half_size_images_that_are_large_enough(side, shown):
+    sides = set()
+
+    def watch(params, network, x, x_hat):
+        assert x.shape == x_hat.shape
+        sides.add(x.shape[1])
+        return distance(params, network, x, x_hat)
+
+    loss = replace(LOSS, equivariance_weight=0.25, disc_weight=0.0)
+    objective = AutoencoderObjective(KL, loss, CRITIC, 3, perceptual=watch)
+    fresh = jax.eval_shape(objective.init, KEY)
+    batch = {"image": np.zeros((1, side, side, 3), np.uint8)}
+    jax.eval_shape(objective.loss_and_grads, fresh, CONSTANTS, batch, KEY, jnp.int32(0))
+    assert sides == shown
+
+
 def test_metrics_are_what_they_are_called(bottleneck, terms, step):
     _, metrics = step(0)
     for name in ("rec", "gan", "disc_loss", "psnr", *HEALTH[bottleneck]):

@@ -222,6 +222,16 @@ def test_it_is_the_crop_that_networks_judge(one_device):
         check(changed(*fields, "squeezenet"), one_device)
 
 
+def test_latents_that_are_halved_have_an_even_side(one_device):
+    """smoke has f = 2; a borrowed first stage is not trained."""
+    halved = ("autoencoder.loss.equivariance-weight", 0.25)
+    with pytest.raises(UserError, match="30 pixels are not divisible by 2 f = 4"):
+        check(changed("autoencoder.crop-size", 30, *halved), one_device)
+    check(changed("autoencoder.crop-size", 28, *halved), one_device)
+    borrowed = ("autoencoder.from-run", "runs/x")
+    check(changed("autoencoder.crop-size", 30, *halved, *borrowed), one_device)
+
+
 def test_heads_stand_above_head_channels(one_device):
     """Of 32 channels, 24 cannot make a head; but four heads can be made."""
     check(changed("diffusion.unet.head-channels", 24, "diffusion.unet.heads", 4), one_device)
