@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ldm_jax.diffusion.loss import LossNorm, ldm_loss
+from ldm_jax.diffusion.loss import LossNorm, TimestepDensity, ldm_loss
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.parameters import Build, init_params, make_graphdef
@@ -33,7 +33,7 @@ class DiffusionObjective:
       latents: (constants, batch, key) -> scaled latents z_0 `[B, h, w, c]`.
       condition: (constants, batch, key) -> y, some of them nulled, or None for an unconditional
         model.
-      loss_norm: of the error, squared or absolute.
+      loss_norm, density, min_snr_gamma: as in `ldm_loss`.
       dropout: whether the module has dropout to draw.
       frozen: parts of the parameters that are not trained, such as `tau`.
     """
@@ -47,17 +47,15 @@ class DiffusionObjective:
         condition: Callable[[dict, dict, Array], Array] | None = None,
         *,
         loss_norm: LossNorm = "l2",
+        density: TimestepDensity = "uniform",
+        min_snr_gamma: float = 0.0,
         dropout: bool = False,
         frozen: tuple[str, ...] = (),
     ):
         self.frozen = frozen
         self.build, self.schedule, self.prediction = build, schedule, prediction
-        self.latents, self.condition, self.loss_norm, self.dropout = (
-            latents,
-            condition,
-            loss_norm,
-            dropout,
-        )
+        self.latents, self.condition, self.dropout = latents, condition, dropout
+        self.loss_norm, self.density, self.min_snr_gamma = loss_norm, density, min_snr_gamma
 
     @cached_property
     def graph(self) -> nnx.GraphDef:
@@ -90,6 +88,8 @@ class DiffusionObjective:
             z_0,
             key_t,
             self.loss_norm,
+            self.density,
+            self.min_snr_gamma,
         )
 
     def loss_and_grads(self, params: dict, constants: dict, batch: dict, key: Array, step: Array):
@@ -106,7 +106,8 @@ class DiffusionObjective:
 
     def _by_noise_level(self, loss: Array, t: Array) -> dict[str, Array]:
         # The mean loss looks flat for most of a run; its parts do not. Each is a mean over the
-        # whole batch, so that averages over steps stay right; the loss is the mean of the four.
+        # whole batch, so that averages over steps stay right; the loss is the mean of the four, to
+        # which a quarter whose t are drawn rarely adds little.
         edges = np.linspace(0, self.schedule.timesteps, 5)
         return {
             f"loss_{name}": 4 * jnp.mean(jnp.where((t >= low) & (t < high), loss, 0.0))

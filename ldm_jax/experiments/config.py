@@ -17,7 +17,7 @@ from ldm_jax.data.degradations import Degradation
 from ldm_jax.data.masks import MaskKind
 from ldm_jax.data.open import DataConfig
 from ldm_jax.data.scenes import ScenesConfig
-from ldm_jax.diffusion.loss import LossNorm
+from ldm_jax.diffusion.loss import LossNorm, TimestepDensity
 from ldm_jax.diffusion.process import Prediction
 from ldm_jax.diffusion.schedule import ScheduleConfig
 from ldm_jax.diffusion.unet import UNetConfig
@@ -75,6 +75,12 @@ class DiffusionStage(TrainingConfig):
     """What the UNet predicts: the noise (the paper), the latent, or v."""
     loss_norm: LossNorm = "l2"
     """The error of the prediction is squared (Eq. 3), or absolute."""
+    timestep_density: TimestepDensity = "uniform"
+    """How t is drawn: uniformly (Eq. 3), or logit-normally, so that middling noise is seen more
+    often (arXiv:2403.03206)."""
+    min_snr_gamma: NonNegative = 0.0
+    """Squared errors are weighted by min(SNR, gamma), in terms of z_0 (arXiv:2303.09556, where
+    gamma is 5); 0: not, as in the paper."""
     condition: Literal["auto", ConditionKind] = "auto"
     """What it is conditioned on; auto: captions if the data has them, else classes, else none.
     layout takes boxes, semantic takes maps; the others any images."""

@@ -74,6 +74,11 @@ def _sizes(experiment: Experiment, mesh: jax.sharding.Mesh, stages: Sequence[str
             "--diffusion.schedule.zero-terminal-snr goes with --diffusion.prediction v or z_0: z_T "
             "is all noise then, and its eps says nothing of z_0"
         )
+    if second.schedule.zero_terminal_snr and second.min_snr_gamma > 0:
+        yield (
+            "--diffusion.min-snr-gamma does not go with --diffusion.schedule.zero-terminal-snr: "
+            "the last step, from which sampling starts, has SNR 0 and would have no weight"
+        )
     try:
         sampling.geometry(size, network.f, second.unet.factor, network.z_channels)
     except UserError as error:

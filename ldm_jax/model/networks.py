@@ -48,6 +48,8 @@ class Networks:
             self.latents,
             None if self.condition is None else self._dropped_condition,
             loss_norm=stage.loss_norm,
+            density=stage.timestep_density,
+            min_snr_gamma=stage.min_snr_gamma,
             dropout=stage.unet.dropout > 0,
             frozen=("tau",) if stage.freeze_encoder else (),
         )

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from ldm_jax.diffusion.loss import ldm_loss
+from ldm_jax.diffusion.loss import draw_timesteps, ldm_loss
 from ldm_jax.diffusion.schedule import ScheduleConfig, make_schedule
 
 SCHEDULE = make_schedule(ScheduleConfig())
@@ -56,6 +57,51 @@ def test_the_noise_is_standard_normal_and_the_times_are_spread_evenly():
     assert abs(np.corrcoef(eps.reshape(7000, 4).T)[0, 1:]).max() < 0.05
     counts = np.bincount(t, minlength=7)
     assert len(counts) == 7 and abs(counts - 1000).max() < 150  # five standard deviations
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("prediction", ["eps", "z_0", "v"])
+def test_min_snr_weighs_the_error_that_a_prediction_makes_in_z_0(prediction, norm):
+    """By min(SNR, 5); the absolute error by its root. Each prediction is taken to z_0 for that."""
+    out = np.random.default_rng(1).normal(size=Z_0.shape)
+    loss, z_t, t = watched(
+        prediction, lambda z_t, t: jnp.float32(out), loss_norm=norm, min_snr_gamma=5.0
+    )
+    alpha, sigma = alpha_sigma(t)
+    z_0 = {"eps": (z_t - sigma * out) / alpha, "z_0": out, "v": alpha * z_t - sigma * out}
+    snr = (alpha / sigma) ** 2
+    error = np.sqrt(np.minimum(snr, 5.0)) * np.abs(z_0[prediction] - Z_0)
+    assert (snr > 5).any() and (snr < 5).any()
+    expected = np.mean(error**2 if norm == "l2" else error, axis=(1, 2, 3))
+    np.testing.assert_allclose(loss, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("beta_end", [0.0195, 0.012])
+def test_logit_normal_noise_levels_are_standard_normal_in_any_schedule(beta_end):
+    schedule = make_schedule(ScheduleConfig(beta_end=beta_end))
+    t = np.asarray(draw_timesteps(schedule, "logit-normal", KEY, 20_000))
+    assert (t.dtype, t.shape) == (np.int32, (20_000,))
+    alpha_bar = schedule.alpha_bar[t]
+    level = 0.5 * np.log((1 - alpha_bar) / alpha_bar)  # log(sigma / alpha)
+    assert scipy.stats.kstest(level, "norm").statistic < 0.02  # t is rounded
+
+
+def test_timesteps_of_any_density_are_steps_of_the_schedule():
+    """Also of one that has only steps of little noise, or one step, or no SNR at its end."""
+    for config in (
+        ScheduleConfig(timesteps=10, beta_end=0.002),
+        ScheduleConfig(timesteps=1, beta_start=0.9999, beta_end=0.9999),
+        ScheduleConfig(timesteps=3, zero_terminal_snr=True),
+    ):
+        t = np.asarray(draw_timesteps(make_schedule(config), "logit-normal", KEY, 1000))
+        assert t.min() >= 0 and t.max() < config.timesteps
+
+
+def test_the_density_is_that_of_the_loss():
+    z_0 = np.zeros((2000, 1, 1, 1), np.float32)
+    _, _, t = watched("v", lambda z_t, t: z_t, z_0=z_0, density="logit-normal")
+    drawn = draw_timesteps(SCHEDULE, "logit-normal", jax.random.split(KEY)[0], 2000)
+    np.testing.assert_array_equal(t, drawn)
 
 
 def test_a_model_that_knows_z_0_has_no_loss():

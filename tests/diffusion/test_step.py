@@ -113,6 +113,17 @@ def test_the_error_may_be_absolute(params):
     assert (absolute**2 < square).all() and (absolute > 0.5 * square**0.5).all()
 
 
+def test_the_noise_levels_of_the_loss_may_be_drawn_and_weighted_otherwise(params):
+    """min-SNR weighs no error of eps by more than 1."""
+    plain, weighted, other = (
+        make_objective(**how).loss(params, CONSTANTS, BATCH, KEY)
+        for how in ({}, {"min_snr_gamma": 0.5}, {"density": "logit-normal"})
+    )
+    np.testing.assert_array_equal(plain[1], weighted[1])
+    assert (weighted[0] <= plain[0]).all() and (weighted[0] < 0.5 * plain[0]).any()
+    assert not np.array_equal(plain[1], other[1])
+
+
 def test_a_condition_that_is_always_dropped_does_not_matter(params):
     grads = jax.jit(make_objective(drop=1.0).loss_and_grads)
     other = BATCH | {"condition": BATCH["condition"][::-1]}

@@ -232,6 +232,13 @@ def test_latents_that_are_halved_have_an_even_side(one_device):
     check(changed("autoencoder.crop-size", 30, *halved, *borrowed), one_device)
 
 
+def test_min_snr_needs_a_last_step_that_has_some(one_device):
+    fields = ("diffusion.min-snr-gamma", 5.0, "diffusion.prediction", "v")
+    check(changed(*fields), one_device)
+    with pytest.raises(UserError, match="--diffusion.min-snr-gamma does not go with"):
+        check(changed(*fields, "diffusion.schedule.zero-terminal-snr", True), one_device)
+
+
 def test_heads_stand_above_head_channels(one_device):
     """Of 32 channels, 24 cannot make a head; but four heads can be made."""
     check(changed("diffusion.unet.head-channels", 24, "diffusion.unet.heads", 4), one_device)
