@@ -1,13 +1,23 @@
-"""The optimiser: Adam or AdamW at an absolute learning rate, with warm-up."""
+"""The optimiser: Adam, AdamW or Muon at an absolute learning rate, with warm-up."""
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from ldm_jax.bounds import Count, Fraction, NonNegative, PositiveFloat
+
+Tree = Any  # nested dictionaries of arrays
+# The layers beside pixels, latents and codes, by their paths. Muon is for those in between.
+OUTERMOST = re.compile(r"(^|/)(conv_in|conv_out|quant_conv|post_quant_conv)/kernel$")
+MUON_MOMENTUM = 0.95
+RMS_OF_ADAM = 0.2  # of an update of Adam's, about, in units of the learning rate (arXiv:2502.16982)
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,9 @@ class OptimiserConfig:
     """Step at which the cosine ends; 0: the last step of the run."""
     final_rate: NonNegative = 0.0
     """Learning rate at the end of the cosine."""
+    kind: Literal["adam", "muon"] = "adam"
+    """adam: as in the paper. muon: gradients of the matrices between the first and the last layer
+    are orthogonalised (arXiv:2502.16982); embeddings, norms and biases follow Adam."""
     b1: Fraction = 0.9
     """Adam's decay of the mean gradient (the autoencoder and its discriminator use 0.5)."""
     b2: Fraction = 0.999
@@ -50,13 +63,66 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def make_optimiser(config: OptimiserConfig, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a run of `steps` updates (only the cosine schedule looks at `steps`)."""
-    rate = learning_rate(config, steps)
-    if config.weight_decay > 0:
-        adam = optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
-    else:
-        adam = optax.adam(rate, b1=config.b1, b2=config.b2)
+def make_optimiser(
+    config: OptimiserConfig, steps: int, whole: Callable[[Tree], Tree] = lambda tree: tree
+) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps` updates (only the cosine schedule looks at `steps`).
+
+    `whole` puts matrices that are kept in parts on every device: Muon needs all of each.
+    """
+    optimiser = _adam(config, learning_rate(config, steps))
+    if config.kind == "muon":
+        muon = _muon(config, learning_rate(config, steps), whole)
+        optimiser = optax.partition({"adam": optimiser, "muon": muon}, _kinds)
     if config.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-    return adam
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser)
+    return optimiser
+
+
+def _adam(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    if config.weight_decay > 0:
+        return optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
+    return optax.adam(rate, b1=config.b1, b2=config.b2)
+
+
+def _muon(
+    config: OptimiserConfig, rate: optax.Schedule, whole: Callable[[Tree], Tree]
+) -> optax.GradientTransformation:
+    """Momentum, made orthogonal, and as large as Adam's updates: one rate and decay serve both.
+
+    A kernel `[in, out]` or `[h, w, in, out]` is the matrix `[h w in, out]`. Of m x n, m <= n, each
+    number costs 20 m to 30 m FLOPs a step, on every device; a matrix in parts is gathered once.
+    """
+
+    def orthogonal(momenta: Tree, params: Tree | None = None) -> Tree:
+        del params
+        momenta = whole(momenta)
+        axes = jax.tree.map(
+            lambda m: MuonDimensionNumbers(tuple(range(m.ndim - 1)), m.ndim - 1), momenta
+        )
+        # Without momentum of its own, this is the Newton-Schulz iteration alone.
+        iteration = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=axes)
+        updates, _ = iteration.update(momenta, iteration.init(momenta))
+        sized = jax.tree.map(
+            lambda u: RMS_OF_ADAM * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u, updates
+        )
+        # Whole at both ends: in between XLA would send a matrix a dozen times to save products.
+        return whole(sized)
+
+    return optax.chain(
+        optax.trace(MUON_MOMENTUM, nesterov=True),
+        optax.stateless(orthogonal),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _kinds(params: Tree) -> Tree:
+    """muon for each matrix between the outermost layers, adam for all other weights."""
+
+    def of_leaf(path, weight) -> str:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        is_matrix = name.endswith("kernel") and weight.ndim > 1
+        return "muon" if is_matrix and not OUTERMOST.search(name) else "adam"
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)

@@ -114,6 +114,11 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(tree, tree_sharding(tree, mesh, in_use=True))
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Whole arrays on every device, inside of a program."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+
+
 def replicate_fsdp(tree: Any, mesh: Mesh) -> Any:
     """The same before a program that does not `gather`."""
     return jax.device_put(tree, tree_sharding(tree, mesh, in_use=True))

@@ -23,11 +23,10 @@ from jax.sharding import PartitionSpec as P
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.cost import cost_of
 from ldm_jax.training.optimiser import make_optimiser
-from ldm_jax.training.sharding import batch_sharding, gather, scatter, tree_sharding
+from ldm_jax.training.sharding import batch_sharding, gather, replicate, scatter, tree_sharding
 
 Tree = Any  # nested dictionaries of arrays
 Metrics = dict[str, jax.Array]  # name -> scalar
-_COUNTED_UPDATES = 2**16  # numbers whose update is compiled, to count its FLOPs
 
 
 @jax.tree_util.register_dataclass
@@ -117,13 +116,16 @@ def train_step(
 
     trained = trained_part(objective, state.params)
     grads, metrics = _accumulated(loss_and_grads, config.accumulate, trained, batch, key)
-    state = updated(state, trained, grads, config)
+    state = updated(state, trained, grads, config, mesh)
     return state, {**metrics, "grad_norm": optax.tree.norm(grads)}
 
 
-def updated(state: TrainState, trained: Tree, grads: Tree, config: TrainingConfig) -> TrainState:
+def updated(
+    state: TrainState, trained: Tree, grads: Tree, config: TrainingConfig, mesh: Mesh | None
+) -> TrainState:
     """The state after the optimiser's update of its trained part by these gradients."""
-    optimiser = make_optimiser(config.optimiser, config.steps)
+    whole = (lambda tree: tree) if mesh is None else partial(replicate, mesh=mesh)
+    optimiser = make_optimiser(config.optimiser, config.steps, whole)
     updates, opt_state = optimiser.update(grads, state.opt_state, trained)
     params = {**state.params, **optax.apply_updates(trained, updates)}
     ema = state.ema if state.ema is None else update_ema(state, params, config.ema_decay)
@@ -281,20 +283,19 @@ def step_flops(counted: float, config: TrainingConfig, params: Tree) -> float:
         of the batch, the body of a loop, and the update, which comes once after all parts.
       params: those that are trained, with shapes and shardings as `lower_step` gives them.
     """
-    k, n = config.accumulate, _COUNTED_UPDATES
+    k = config.accumulate
     if k == 1:
         return counted
-    # Every number is updated alike
-    some = {"w": jax.ShapeDtypeStruct((n,), jnp.float32)}
-    state = jax.eval_shape(lambda p: _state_of(p, p, config, {}), some)
+    state = jax.eval_shape(lambda p: _state_of(p, p, config, {}), params)
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    state = jax.tree.map(_as_struct, tree_sharding(state, mesh), state)
 
     def after_parts(state: TrainState, total: Tree) -> tuple[TrainState, jax.Array]:
         grads = jax.tree.map(lambda g: g / k, total)
-        return updated(state, state.params, grads, config), optax.tree.norm(grads)
+        return updated(state, state.params, grads, config, mesh), optax.tree.norm(grads)
 
-    update = jax.jit(after_parts).lower(state, some).compile()
-    here = sum(math.prod(p.sharding.shard_shape(p.shape)) for p in jax.tree.leaves(params))
-    return k * counted - (k - 1) * cost_of(update).flops * here / n
+    update = jax.jit(after_parts).lower(state, params).compile(quickly(mesh))
+    return k * counted - (k - 1) * cost_of(update).flops
 
 
 def count_parameters(params: Tree) -> int:

@@ -59,6 +59,15 @@ def test_twice_n_steps_equal_n_steps_and_a_resume(run, tiny, tmp_path):
     assert [line["step"] for line in lines("twice")] == [5, 10, 15, 20]
 
 
+def test_a_resume_is_exact_with_muon(tiny, one_device, tmp_path):
+    """Whose state has parts that stand for nothing."""
+    optimiser = replace(tiny.CONFIG.optimiser, kind="muon")
+    compiled = tiny.compile_on(one_device, replace(tiny.CONFIG, optimiser=optimiser))
+    once = tiny.run(tmp_path / "once", 10, compiled, one_device)
+    tiny.run(tmp_path / "twice", 5, compiled, one_device)
+    assert tiny.same(once, tiny.run(tmp_path / "twice", 10, compiled, one_device))
+
+
 def test_a_finished_run_returns_at_once(run, tiny, compiled, one_device):
     final = run(5)
 

@@ -1,5 +1,8 @@
 """Learning rate and optimiser against NumPy restatements."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -64,6 +67,66 @@ def test_updates_are_those_of_adam(weight_decay, clip_norm):
         adam = (mean / (1 - 0.5**n)) / (np.sqrt(square / (1 - 0.9**n)) + 1e-8)
         w = w - 0.1 * (adam + weight_decay * w)
     np.testing.assert_allclose(params["w"], w, rtol=1e-5)
+
+
+MATRICES = {"mlp_in": {"kernel": (8, 5)}, "down": {0: {"conv": {"kernel": (3, 3, 2, 6)}}}}
+OTHERS = {
+    "conv_in": {"kernel": (3, 3, 2, 6)},
+    "quant_conv": {"kernel": (1, 1, 4, 4)},
+    "norm": {"scale": (6,), "bias": (6,)},
+    "tok_emb": {"embedding": (7, 4)},
+}
+
+
+def drawn(shapes, seed):
+    rng = np.random.default_rng(seed)
+    leaf = lambda shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(leaf, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def updates_of(config, params, gradients):
+    """The update of each step, the parameters standing still."""
+    tx = make_optimiser(config, steps=10)
+    state, found = tx.init(params), []
+    for gradient in gradients:
+        updates, state = tx.update(gradient, state, params)
+        found.append(jax.tree.map(np.asarray, updates))
+    return found
+
+
+def test_muon_makes_the_momentum_of_a_matrix_orthogonal():
+    """Nesterov's momentum, five steps of Newton and Schulz; the size is about that of Adam's."""
+    config = OptimiserConfig(learning_rate=0.1, kind="muon", weight_decay=0.03)
+    params, gradients = drawn(MATRICES, 0), [drawn(MATRICES, seed) for seed in (1, 2, 3)]
+    leaves = zip(*map(jax.tree.leaves, (params, *gradients)), strict=True)
+    updates = zip(*map(jax.tree.leaves, updates_of(config, params, gradients)), strict=True)
+    for (w, *of_steps), found in zip(leaves, updates, strict=True):
+        rows, columns = w.size // w.shape[-1], w.shape[-1]
+        momentum = np.zeros((rows, columns))
+        for g, update in zip(of_steps, found, strict=True):
+            g = g.reshape(rows, columns).astype(np.float64)
+            momentum = 0.95 * momentum + g
+            x = g + 0.95 * momentum
+            x = x / np.linalg.norm(x)
+            for _ in range(5):
+                a = x @ x.T
+                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+            assert 0.5 < np.linalg.svd(x, compute_uv=False)[: min(x.shape)].min() < 1.3
+            size = 0.2 * np.sqrt(max(rows, columns))
+            expected = -0.1 * (size * x.reshape(w.shape) + 0.03 * w)
+            np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-5)
+        assert 0.02 * 0.7 < np.sqrt(np.mean(expected**2)) < 0.02 * 1.3
+
+
+def test_all_but_the_inner_matrices_follow_adam():
+    adam = OptimiserConfig(learning_rate=0.1, b1=0.5, weight_decay=0.03, clip_norm=1.0)
+    muon = dataclasses.replace(adam, kind="muon")
+    params, gradients = drawn(OTHERS, 0), [drawn(OTHERS, seed) for seed in (1, 2)]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        updates_of(muon, params, gradients),
+        updates_of(adam, params, gradients),
+    )
 
 
 @pytest.mark.parametrize(

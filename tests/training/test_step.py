@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from ldm_jax.training.config import TrainingConfig
+from ldm_jax.training.cost import collectives
 from ldm_jax.training.optimiser import OptimiserConfig, make_optimiser
 from ldm_jax.training.sharding import make_mesh, put_batch
 from ldm_jax.training.step import TrainState, init_state, train_step, update_ema
@@ -207,6 +208,31 @@ def test_eight_devices_equal_one_with_a_batch_in_parts(tiny, one_device):
     )
     for losses in eight:
         np.testing.assert_allclose(losses, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_eight_devices_equal_one_with_muon(tiny, one_device, accumulate):
+    """A matrix that is split has its momentum gathered, once, where it is made orthogonal."""
+    optimiser = replace(tiny.CONFIG.optimiser, kind="muon", learning_rate=0.03)
+    config = replace(tiny.CONFIG, optimiser=optimiser, accumulate=accumulate)
+    expected, losses = losses_of(tiny, one_device, tiny.compile_on(one_device, config), steps=10)
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    for sizes in ((8, 1, 1), (2, 4, 1), (2, 2, 2)):
+        mesh = make_mesh(*sizes)
+        compiled = tiny.compile_on(mesh, config)
+        state, found = losses_of(tiny, mesh, compiled, steps=10)
+        np.testing.assert_allclose(found, losses, rtol=1e-4, err_msg=f"{sizes}")
+        close = partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-3)
+        jax.tree.map(close, state.params, expected.params)
+        parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+        momenta = [m for m in jax.tree.leaves(state.opt_state) if m.shape in ((64, 512), (512, 64))]
+        assert len(momenta) == 2
+        for one in momenta:
+            assert {shard.data.nbytes for shard in one.addressable_shards} == {one.nbytes / parts}
+        if sizes == (2, 4, 1):
+            sent = collectives(compiled[2].compiled.as_text(), mesh.size)["all-gather"]
+            kernels = 2 * 4 * 64 * 512
+            assert sent.bytes == 2 * kernels  # of the weights, as ever, and of the momenta
 
 
 def test_the_step_is_traced_once(tiny, one_device):
