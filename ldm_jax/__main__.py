@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": ("convert", "convert_main", "published weights to a run directory"),
     "check": ("convert", "check_main", "compare the names of published weights with a model"),
     "export": ("export", "main", "a run to a CompVis file or a diffusers pipeline"),
+    "pack": ("pack", "main", "a small copy of a run, for sampling"),
     "estimate": ("estimate.report", "main", "memory and time of a training step on a machine"),
 }
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "text_files": {"errors", "paths"},
     "lock": {"errors", "paths"},
     "fonts": set(),
+    "shipped": set(),
     "processes": set(),
     "layers": {"errors"},
     "parameters": set(),
@@ -33,8 +34,8 @@ ALLOWED = {
     "evaluation": MODELS | BASE | {"data", "training"},
     "pretrained": MODELS | BASE | {"evaluation"},
     "experiments": LIBRARY - {"evaluation", "pretrained", "plots"},
-    "model": LIBRARY | {"experiments"},
-    "commands": LIBRARY | {"experiments", "model"},
+    "model": LIBRARY | {"experiments", "shipped"},
+    "commands": LIBRARY | {"experiments", "model", "shipped"},
 }
 
 

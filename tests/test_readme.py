@@ -91,12 +91,13 @@ def check_evaluate(words):
 def check_command(words):
     """Raises for a command that the program would refuse; nothing is run."""
     from ldm_jax.__main__ import COMMANDS
-    from ldm_jax.commands import cli, convert, export
+    from ldm_jax.commands import cli, convert, export, pack
 
     kinds = {
         "convert": convert.ConvertCommand,
         "check": convert.CheckCommand,
         "export": export.ExportCommand,
+        "pack": pack.PackCommand,
     }
     match words[1:]:
         case ["train.py" | "sample.py" as script, *rest]:
@@ -150,11 +151,12 @@ def all_options() -> set[str]:
     from ldm_jax.commands.estimate.report import EstimateCommand
     from ldm_jax.commands.evaluate.command import EvaluateCommand
     from ldm_jax.commands.export import ExportCommand
+    from ldm_jax.commands.pack import PackCommand
     from ldm_jax.commands.sample.command import SampleCommand
     from ldm_jax.commands.train.run import TrainCommand
     from ldm_jax.experiments.config import Experiment
 
-    kinds = (TrainCommand, SampleCommand, ConvertCommand, CheckCommand, ExportCommand)
+    kinds = (TrainCommand, SampleCommand, ConvertCommand, CheckCommand, ExportCommand, PackCommand)
     found = set().union(*map(options_of, (*kinds, EvaluateCommand, EstimateCommand, Experiment)))
     sources = "\n".join(file.read_text() for file in (ROOT / "benchmarks").glob("*.py"))
     return found | set(re.findall(r'"(--[a-z][a-z-]*)"', sources)) | {"--help"} | OF_OTHERS

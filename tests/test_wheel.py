@@ -104,4 +104,4 @@ except ldm_jax.errors.UserError as error:
 """
     lines = installed(sys.executable, "-c", code).splitlines()
     assert lines[0] == "load LatentDiffusion"
-    assert lines[1].startswith("nothing is neither a run directory")
+    assert lines[1].startswith("nothing is no run directory")

@@ -17,8 +17,9 @@ from ldm_jax.bounds import violations
 from ldm_jax.commands import cli
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.find import find_run, is_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.load import is_run, load_first_stage, load_published, load_run
+from ldm_jax.model.load import load_first_stage, load_published, load_run
 from ldm_jax.model.parts import network_parts
 from ldm_jax.model.published import (
     Described,
@@ -105,7 +106,7 @@ def convert(command: ConvertCommand, fields: Sequence[str] = ()) -> str:
     run = RunDir(command.out)
     with run.held("--out"):
         if is_run(command.file):
-            return _with_first_stage(RunDir(command.file), command.first_stage, run, fields)
+            return _with_first_stage(find_run(command.file), command.first_stage, run, fields)
         return _convert(command, run, fields)
 
 
@@ -179,6 +180,8 @@ def _saved(model: LatentDiffusion) -> str:
 
 def check_names(command: CheckCommand, fields: Sequence[str] = ()) -> str:
     """The report of a list of names that fits; one that does not is printed, then a UserError."""
+    if is_run(command.keys):
+        raise UserError(f"{command.keys} is a run directory: its names are this program's own")
     of = _described(command.keys, command.model, fields, CHECK)
     arrays, stage = _read_arrays(command.keys), of.experiment.diffusion
     keys = _read_names(command.keys) if arrays is None else _shapes(arrays)

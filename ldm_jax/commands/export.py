@@ -11,7 +11,10 @@ from etils import epath
 
 from ldm_jax.commands import cli
 from ldm_jax.errors import UserError
+from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.find import find_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.load import diffusion_weights, stage_weights
 from ldm_jax.model.parts import TrainedStage, network_parts
 from ldm_jax.model.pipeline import pipeline_configs
 from ldm_jax.model.published import DESCRIPTION, Described, description
@@ -35,7 +38,7 @@ class ExportCommand:
     """
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The run directory."""
+    """The run directory, or the name of a model that comes with the package."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")]
     """A new file, .ckpt or .safetensors, as CompVis stores it; or a new folder, as diffusers."""
 
@@ -49,7 +52,7 @@ def main(words: Sequence[str]) -> None:
 
 def export(command: ExportCommand) -> str:
     """Writes the file or the folder; returns a line that says so."""
-    run, out = RunDir(command.run), user_path(command.out)
+    run, out = find_run(command.run), user_path(command.out)
     name, experiment, info = run.load()
     if out.suffix in OTHER_FILES:
         raise UserError(
@@ -59,10 +62,8 @@ def export(command: ExportCommand) -> str:
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out")
     check_output(out)
-    trained = run.checkpoints("diffusion").latest_step() is not None
-    stage: TrainedStage = "diffusion" if trained else "autoencoder"
-    average = ["ema"] if getattr(experiment, stage).ema_decay else []
-    saved = run.checkpoints(stage).restore_part(["params", "constants", *average])
+    stage: TrainedStage = "diffusion" if "diffusion" in run.begun() else "autoencoder"
+    saved = _saved(run, experiment, stage)
     if saved is None:
         raise UserError(f"{run.path} has no checkpoint yet; train it first")
     model = LatentDiffusion(experiment, info, name=name)
@@ -73,6 +74,20 @@ def export(command: ExportCommand) -> str:
         write(out, arrays, words)
         return f"{len(arrays)} arrays in {out}"
     return _diffusers(model, stage, saved, out, words)
+
+
+def _saved(run: RunDir, experiment: Experiment, stage: TrainedStage) -> dict[str, Any] | None:
+    """`params`, `constants` and, where there is one, the average `ema`; None: nothing is trained.
+
+    A packed run has one copy of its weights, the averaged ones.
+    """
+    if not run.is_packed:
+        average = ["ema"] if getattr(experiment, stage).ema_decay else []
+        return run.checkpoints(stage).restore_part(["params", "constants", *average])
+    if stage == "autoencoder":
+        return {"params": stage_weights(run, experiment, stage)}
+    weights = diffusion_weights(run, experiment)
+    return {"params": weights.params, "constants": weights.constants}
 
 
 def _compvis(model: LatentDiffusion, stage: TrainedStage, saved: dict[str, Any]) -> dict[str, Any]:

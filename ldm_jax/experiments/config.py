@@ -43,7 +43,8 @@ class AutoencoderStage(TrainingConfig):
     """Stage 1, Sec. 3.1."""
 
     from_run: Place = ""
-    """Run directory whose autoencoder to use instead of training one; it has the same network."""
+    """Run directory or shipped model whose autoencoder to use instead of training one; it has the
+    same network."""
     network: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     loss: AutoencoderLossConfig = field(default_factory=AutoencoderLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -146,8 +147,8 @@ class Experiment:
     """Everything that decides a run: data, both stages, a classifier for guidance, sampling."""
 
     init_from: Place = ""
-    """Run directory whose weights both stages start from (fine-tuning), with a new optimiser at
-    step 0; a published model is one after `convert`. '': random weights."""
+    """Run directory or shipped model whose weights both stages start from (fine-tuning), with a new
+    optimiser at step 0; a published model is one after `convert`. '': random weights."""
     data: tyro.conf.AvoidSubcommands[DataConfig] = field(default_factory=ScenesConfig)
     autoencoder: AutoencoderStage = field(default_factory=AutoencoderStage)
     diffusion: DiffusionStage = field(default_factory=DiffusionStage)

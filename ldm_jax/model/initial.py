@@ -13,8 +13,9 @@ import numpy as np
 
 from ldm_jax.errors import UserError
 from ldm_jax.model.config_json import differences, to_json
+from ldm_jax.model.find import find_run, is_run, no_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.load import first_stage_weights, load_run
+from ldm_jax.model.load import load_run, stage_weights
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training.sharding import fetch, put
 from ldm_jax.training.step import TrainState
@@ -58,18 +59,18 @@ def read_initial(path: str, model: LatentDiffusion, stages: Sequence[str]) -> In
     Embeddings of words and classes are matched by name. The log says what is taken over.
 
     Args:
-      path: a run directory, also that of a published model. model: the one to train. stages: those
-        of it that are to start from there.
+      path: a run directory, also that of a published model, or the name of a shipped one.
+      model: the one to train. stages: those of it that are to start from there.
 
     Raises:
       UserError: there is no such run, it has no weights yet, or networks of other sizes.
     """
-    run = RunDir(path)
-    if not (run.path / "config.json").exists():
+    if not is_run(path):
         raise UserError(
-            f"--init-from {path} is no run directory: it has no config.json; published weights "
-            "become one by: python -m ldm_jax convert FILE --model NAME --out RUN"
+            f"--init-from {no_run(path)}; published weights become a run directory by: "
+            "python -m ldm_jax convert FILE --model NAME --out RUN"
         )
+    run = find_run(path)
     source = load_run(run)
     initial = InitialWeights(origin={"run": run.id, "steps": run.begun()})
     if "autoencoder" in stages:
@@ -118,7 +119,7 @@ def start_from(state: TrainState, weights: ByPath) -> TrainState:
 def _autoencoder(run: RunDir, source: LatentDiffusion, model: LatentDiffusion) -> ByPath:
     here = _by_path(jax.eval_shape(model.first.objective.init, jax.random.key(0)))
     # The second stage's own first stage, and the players beside it
-    there = _by_path(first_stage_weights(run, source.config))
+    there = _by_path(stage_weights(run, source.config, "autoencoder"))
     there |= _by_path({"autoencoder": source.weights.constants.get("autoencoder") or {}})
     networks = (one.config.autoencoder.network for one in (source, model))
     why = _other_sizes("autoencoder.network", *networks)

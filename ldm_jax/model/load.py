@@ -1,4 +1,4 @@
-"""From a run directory or published weights to a `LatentDiffusion`."""
+"""From a run, a shipped model or published weights to a `LatentDiffusion`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
+from ldm_jax.model.find import find_run, is_run, no_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
+from ldm_jax.model.packed import digest, packed_file, read_packed
 from ldm_jax.model.published import (
     Described,
     PublishedModel,
@@ -26,15 +28,16 @@ from ldm_jax.paths import user_path
 
 
 def load(path: str, model: str = "", **options: Any) -> LatentDiffusion:
-    """A trained model: a run directory, or published weights.
+    """A trained model: one that comes with the package, a run directory, or published weights.
 
+        ldm_jax.load("scenes-64")
         ldm_jax.load("runs/scenes")
         ldm_jax.load("celebahq.ckpt", model="celeba256")
         ldm_jax.load("mine.safetensors")  # as `export` writes it
 
     Args:
-      path: a run directory; with `model` a CompVis checkpoint (.ckpt, .safetensors) or the folder
-        of a diffusers pipeline.
+      path: the name of a shipped model, or a run directory; with `model` a CompVis checkpoint
+        (.ckpt, .safetensors) or the folder of a diffusers pipeline.
       model: the experiment whose published weights they are.
       options: of `load_published`: `ema`, `tokenizer`, `names`, `first_stage`.
 
@@ -43,16 +46,12 @@ def load(path: str, model: str = "", **options: Any) -> LatentDiffusion:
     """
     if model:
         return load_published(path, published_experiment(model), **options).model
-    if not user_path(path).exists():
-        raise UserError(f"{path} is neither a run directory nor published weights")
-    if not is_run(path):
-        if own := described(path):
-            return load_published(path, own, **options).model
-        raise UserError(
-            f"{path} is no run directory: it has no config.json; published weights need "
-            'model="NAME", such as model="celeba256"'
-        )
-    return load_run(RunDir(path))
+    if is_run(path):
+        return load_run(find_run(path))
+    if own := described(path):
+        return load_published(path, own, **options).model
+    published = '; published weights need model="NAME", such as model="celeba256"'
+    raise UserError(no_run(path) + published * user_path(path).exists())
 
 
 def load_published(
@@ -75,7 +74,7 @@ def load_first_stage(path: str, model: LatentDiffusion) -> dict:
     """
     if not is_run(path):
         return read_first_stage(path, model)
-    run = RunDir(path)
+    run = find_run(path)
     params = autoencoder_weights(run, run.load()[1])
     wanted = jax.eval_shape(model.first.objective.init, jax.random.key(0))["autoencoder"]
     shapes = [[(p, np.shape(leaf)) for p, leaf in jax.tree.leaves_with_path(tree)]
@@ -83,15 +82,6 @@ def load_first_stage(path: str, model: LatentDiffusion) -> dict:
     if shapes[0] != shapes[1]:
         raise UserError(f"the first stage of {path} is another network than that of {model.name}")
     return params
-
-
-def is_run(path: str) -> bool:
-    """Whether it is a run directory, and no part of a pipeline, which may have a config.json."""
-    config = user_path(path) / "config.json"
-    if not config.exists():
-        return False
-    content = config.read_bytes()
-    return b'"_class_name"' not in content and b'"architectures"' not in content
 
 
 def load_run(run: RunDir) -> LatentDiffusion:
@@ -133,29 +123,63 @@ def _check_shapes(run: RunDir, model: LatentDiffusion) -> None:
 
 
 def diffusion_weights(run: RunDir, config: Experiment) -> Weights | None:
-    """The newest checkpoint of a run's second stage; None without one.
+    """What sampling needs of a run's second stage, at its newest checkpoint; None without one.
 
     The parameters are the moving average where the run keeps one; NumPy arrays.
     """
-    name = "ema" if config.diffusion.ema_decay else "params"
+    if run.is_packed:
+        return _packed_diffusion(run, config)
+    name = _average(config, "diffusion")
     saved = run.checkpoints("diffusion").restore_part([name, "constants"])
     return saved and Weights(saved[name], saved["constants"])
 
 
 def autoencoder_weights(run: RunDir, config: Experiment) -> dict:
     """The parameters of a run's autoencoder, NumPy arrays; a UserError if there are none."""
-    if parts := first_stage_weights(run, config):
+    if parts := stage_weights(run, config, "autoencoder"):
         return parts["autoencoder"]
+    if run.is_packed:
+        if config.autoencoder.network.bottleneck == "none":
+            return {}
+        return _beside(run, config.autoencoder.from_run)
     if saved := run.checkpoints("diffusion").restore_part(["constants"]):
         return saved["constants"]["autoencoder"]
     raise UserError(f"{run.path} has no trained autoencoder")
 
 
-def first_stage_weights(run: RunDir, config: Experiment) -> dict:
-    """The parameters of all networks of a run's first stage, its adversary's too; {} without any.
+def stage_weights(run: RunDir, config: Experiment, stage: str) -> dict:
+    """The parameters of all networks that a stage of a run has trained; {} without any.
 
-    The moving average where the run keeps one; NumPy arrays.
+    Of the first stage also its adversary's, unless it is packed. The moving average where the run
+    keeps one; NumPy arrays.
     """
-    name = "ema" if config.autoencoder.ema_decay else "params"
-    saved = run.checkpoints("autoencoder").restore_part([name])
+    if run.is_packed:
+        file = packed_file(run.path, stage)
+        return read_packed(file)["params"] if file else {}
+    name = _average(config, stage)
+    saved = run.checkpoints(stage).restore_part([name])
     return saved[name] if saved else {}
+
+
+def _average(config: Experiment, stage: str) -> str:
+    return "ema" if getattr(config, stage).ema_decay else "params"
+
+
+def _packed_diffusion(run: RunDir, config: Experiment) -> Weights | None:
+    file = packed_file(run.path, "diffusion")
+    if file is None:
+        return None
+    tree, autoencoder = read_packed(file), autoencoder_weights(run, config)
+    if digest(autoencoder) != tree["autoencoder_digest"]:
+        raise UserError(f"{run.path}: its diffusion.npz was trained on another autoencoder")
+    constants = {"autoencoder": autoencoder, "scale_factor": tree["scale_factor"]}
+    return Weights(tree["params"], constants)
+
+
+def _beside(run: RunDir, name: str) -> dict:
+    """The autoencoder of another packed run, in the same folder as this one."""
+    file = packed_file(run.path.parent / name, "autoencoder") if name else None
+    if file is None:
+        place = f", and {run.path.parent / name} has none" if name else ""
+        raise UserError(f"{run.path} has no autoencoder.npz{place}")
+    return read_packed(file)["params"]["autoencoder"]

@@ -10,7 +10,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from etils import epath
@@ -21,6 +21,7 @@ from ldm_jax.experiments.config import Experiment
 from ldm_jax.lock import LOCK, Lock
 from ldm_jax.model.config_json import from_json, to_json
 from ldm_jax.model.data_info import DataInfo
+from ldm_jax.model.packed import packed_file, packed_step
 from ldm_jax.model.resume import (
     changes,
     other_data,
@@ -38,9 +39,11 @@ from ldm_jax.paths import (
     write_whole,
 )
 from ldm_jax.text_files import read_text
-from ldm_jax.training.checkpoint import Checkpoints
 from ldm_jax.training.metrics import MetricsLog
 from ldm_jax.training.processes import all_processes, on_first
+
+if TYPE_CHECKING:
+    from ldm_jax.training.checkpoint import Checkpoints
 
 VERSION = 2
 STAGES = ("autoencoder", "diffusion", "classifier")
@@ -121,7 +124,14 @@ class RunDir:
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """The checkpoints of `autoencoder`, `diffusion` or `classifier`."""
+        from ldm_jax.training.checkpoint import Checkpoints  # Orbax: a packed run does without
+
         return Checkpoints(self.path / "checkpoints" / stage, before_write=self.check_held)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it has files of weights in place of checkpoints (`model.packed`)."""
+        return any(packed_file(self.path, stage) for stage in STAGES)
 
     def to_write(self, name: str) -> epath.Path:
         """The path of a file such as curves.png or samples/NAME.png, whose folder is made."""
@@ -132,7 +142,10 @@ class RunDir:
         return file
 
     def begun(self) -> dict[str, int]:
-        """The newest step of each stage that has a checkpoint."""
+        """The newest step of each stage that has a checkpoint, or packed weights."""
+        if self.is_packed:
+            files = {stage: packed_file(self.path, stage) for stage in STAGES}
+            return {stage: packed_step(file) for stage, file in files.items() if file}
         steps = {stage: self.checkpoints(stage).latest_step() for stage in STAGES}
         return {stage: step for stage, step in steps.items() if step is not None}
 

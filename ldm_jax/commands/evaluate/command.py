@@ -38,7 +38,8 @@ class EvaluateCommand:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = ""
-    """The run directory, such as runs/scenes; left out: --samples are judged alone."""
+    """The run directory, such as runs/scenes, or the name of a model that comes with the package;
+    left out: --samples are judged alone."""
     samples: Images = ""
     """Images to judge in place of samples from the model: a FILE.npz (ADM's format: arr_0, uint8
     [n, H, W, 3]), or a folder of images of one size."""

@@ -23,9 +23,8 @@ from ldm_jax.commands.train.judge import distances
 from ldm_jax.data.source import Source
 from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.evaluation.nearest import Memorisation
+from ldm_jax.model.find import find_run, is_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.load import is_run
-from ldm_jax.model.run_dir import RunDir
 from ldm_jax.paths import write_whole
 
 SMALLEST_SIDE = 11  # of images that SSIM compares: its window
@@ -36,7 +35,7 @@ def model_facts(path: str, model: LatentDiffusion) -> dict[str, Any]:
     weights, stage = model.weights, model.config.diffusion
     facts: dict[str, Any] = {"path": path, "precision": model.config.precision}
     if is_run(path):
-        run = RunDir(path)
+        run = find_run(path)
         facts |= {"experiment": run.load()[0], "run": run.id, "steps": run.begun()}
     facts["condition"] = model.info.condition
     average = stage.ema_decay if weights.params is not None else model.config.autoencoder.ema_decay

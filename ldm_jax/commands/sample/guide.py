@@ -12,6 +12,7 @@ from ldm_jax.commands.sample.images import fitted, open_image
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.errors import UserError
 from ldm_jax.model.classifier import Classifier
+from ldm_jax.model.load import stage_weights
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.sampling.guides import Guide, downsample, image_log_p
 
@@ -46,16 +47,15 @@ def _class_guide(options: GuideOptions, request: Request, run: RunDir, targets: 
             f"the classifier of this model has learned the positions of {size}x{size} pixels: "
             "--classifier-scale goes with no other --height and --width"
         )
-    average = "ema" if config.classifier.ema_decay else "params"
-    saved = run.checkpoints("classifier").restore_part([average])
-    if saved is None:
+    weights = stage_weights(run, config, "classifier")
+    if not weights:
         raise UserError(
             f"{run.path} has no classifier to guide by; to train one: "
             f"python train.py {run.load()[0]} --run-dir {run.path} --stage classifier"
         )
     classifier = Classifier(request.model)
     y = np.repeat(classifier.labels.encode(targets), request.images_per_prompt)
-    return Guide(classifier.log_p, saved[average], y, options.classifier_scale)
+    return Guide(classifier.log_p, weights, y, options.classifier_scale)
 
 
 def _image_guide(options: GuideOptions, request: Request) -> Guide:

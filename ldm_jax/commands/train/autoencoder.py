@@ -21,10 +21,10 @@ from ldm_jax.evaluation.distortion import psnr
 from ldm_jax.experiments.config import AutoencoderStage
 from ldm_jax.model.config_json import differences, to_json
 from ldm_jax.model.data import OpenData
+from ldm_jax.model.find import find_run, is_run
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.paths import user_path
 from ldm_jax.pretrained.lpips import load_lpips
 from ldm_jax.training.config import LoaderConfig
 from ldm_jax.training.loop import Hook
@@ -68,7 +68,7 @@ def borrowed_autoencoder(config: AutoencoderStage, run: RunDir) -> tuple[dict, i
     Raises:
       UserError: also when a later stage of `run` began on another autoencoder.
     """
-    if not (user_path(config.from_run) / "config.json").exists():
+    if not is_run(config.from_run):
         saved = run.checkpoints("diffusion").restore_part(["constants"])
         if saved is not None:
             log.info("%s is gone; this run keeps a copy of its autoencoder", config.from_run)
@@ -79,7 +79,7 @@ def borrowed_autoencoder(config: AutoencoderStage, run: RunDir) -> tuple[dict, i
 
 
 def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:
-    """(parameters of the autoencoder in another run directory, channels of its images).
+    """(parameters of the autoencoder of another run, channels of its images).
 
     The parameters are NumPy arrays.
 
@@ -87,7 +87,7 @@ def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:
       UserError: there is none, it is not trained to its end, or its network is not the one
         configured here.
     """
-    run = RunDir(config.from_run)
+    run = find_run(config.from_run)
     _, saved, info = run.load()
     if different := differences(to_json(saved.autoencoder.network), to_json(config.network)):
         raise UserError(
@@ -96,8 +96,8 @@ def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:
         )
     weights = autoencoder_weights(run, saved)
     finished = run.summary().get("autoencoder", {}).get("finished")  # converted, or without steps
-    trained = run.checkpoints("autoencoder").latest_step() or 0
-    if not finished and trained < saved.autoencoder.steps:
+    trained = run.begun().get("autoencoder", 0)
+    if not (finished or run.is_packed) and trained < saved.autoencoder.steps:
         raise UserError(f"the autoencoder of {run.path} is not trained to its end yet")
     return weights, info.channels
 

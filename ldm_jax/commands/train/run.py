@@ -153,10 +153,11 @@ def _train(
             log.info("nothing is left to train, so these are not used: %s", "; ".join(unused))
         return summary_line(summary)
     converted = any("converted_from" in summary.get(one, {}) for one in _stages("both"))
-    if stage != "classifier" and converted:
+    if run.is_packed or (stage != "classifier" and converted):
+        kind = "packed" if run.is_packed else "published"
         raise UserError(
-            f"{run.path} holds published weights, without an optimiser: to train on from them, "
-            f"choose another --run-dir with --init-from {run.path}; with --autoencoder.from-run "
+            f"{run.path} holds {kind} weights, without an optimiser: to train on from them, choose "
+            f"another --run-dir with --init-from {run.path}; with --autoencoder.from-run "
             f"{run.path} its first stage is used as it is"
         )
     config = experiment.autoencoder

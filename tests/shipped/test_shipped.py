@@ -1,0 +1,62 @@
+"""The models that come with the package: whole, documented, small enough, and what they say."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ldm_jax
+from ldm_jax.commands.evaluate.generated import arrays_digest
+from ldm_jax.model.find import find_run
+from ldm_jax.model.packed import packed_file
+from ldm_jax.shipped import FOLDER, shipped_models
+
+MODELS = shipped_models()
+EACH = pytest.mark.parametrize("name", MODELS)
+HEADINGS = ("Data", "Training", "Measures", "Licence")
+
+
+def test_together_they_are_small():
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 45e6
+
+
+@EACH
+def test_a_model_has_its_files_and_no_others(name):
+    wanted = {"config.json", "measures.json", "card.md"}
+    found = {file.name for file in (FOLDER / name).iterdir()}
+    assert wanted <= found
+    assert found - wanted <= {"autoencoder.npz", "diffusion.npz", "tokenizer.json"}
+
+
+@EACH
+def test_its_card_says_what_it_must(name):
+    lines = (FOLDER / name / "card.md").read_text().splitlines()
+    assert lines[0] == f"# {name}"
+    assert all(f"## {heading}" in lines for heading in HEADINGS)
+
+
+@EACH
+def test_its_measures_are_those_of_its_weights(name):
+    measures = json.loads((FOLDER / name / "measures.json").read_text())
+    weights = ldm_jax.load(name).weights
+    digest = arrays_digest((weights.params or {}, weights.constants))
+    assert measures["model"]["weights_sha256"] == digest
+
+
+@EACH
+def test_it_names_no_file_of_the_machine_that_trained_it(name):
+    experiment = find_run(name).load()[1]
+    assert experiment.init_from == ""
+    assert experiment.autoencoder.from_run in ("", *MODELS)
+    assert experiment.autoencoder.loss.perceptual_file == ""
+
+
+@EACH
+@pytest.mark.slow
+def test_it_works(name):
+    model = ldm_jax.load(name)
+    size = model.config.data.size
+    x = np.zeros((1, size, size, 3), np.uint8)
+    assert model.reconstruct(x).shape == x.shape
+    if packed_file(find_run(name).path, "diffusion"):
+        assert model.sample(None, num_images=1, steps=2).shape == x.shape
