@@ -29,6 +29,7 @@ SCENES: Experiments = {
     "scenes-autoencoder": scenes.scenes_autoencoder,
     "scenes-text": scenes.scenes_text,
     "scenes-super-resolution": scenes.scenes_super_resolution,
+    "scenes-64": scenes.scenes_64,
     "scenes-large": scenes.scenes_large,
     "smoke": scenes.smoke,
 }

@@ -12,6 +12,7 @@ from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.sample.outputs import OutputKind, output_kind
 from ldm_jax.errors import UserError
 from ldm_jax.sampling.settings import SamplingSettings
+from ldm_jax.shipped import DEFAULT
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 Texts = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
@@ -96,8 +97,9 @@ class SampleCommand:
     Options of sampling that are left out are those of the model's own configuration.
     """
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The run directory, such as runs/scenes."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")] = DEFAULT
+    """The run directory, such as runs/scenes, or the name of a model that comes with the package.
+    """
     num_images: Annotated[int, Bounds(1, 10_000_000)] = 4
     """Images for each prompt, class or other condition; in all for an unconditional model."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")] = "samples.png"

@@ -1,7 +1,9 @@
-"""`python sample.py MODEL [...]`: from the command line to images, top to bottom."""
+"""`python sample.py [MODEL] [...]`: from the command line to images, top to bottom."""
 
 from __future__ import annotations
 
+import logging
+import shlex
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,9 +27,8 @@ from ldm_jax.commands.sample.prompts import parse_negative, parse_prompts
 from ldm_jax.commands.sample.reconstruct import reconstruct
 from ldm_jax.commands.sample.size import check_size
 from ldm_jax.data.loader import Batch
-from ldm_jax.errors import UserError
-from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.conditions import with_size_of
+from ldm_jax.model.find import find_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.load import load_run
 from ldm_jax.model.run_dir import RunDir
@@ -35,6 +36,7 @@ from ldm_jax.paths import check_output, user_path
 from ldm_jax.sampling.guides import Guide
 from ldm_jax.sampling.settings import SamplingSettings, unguided
 from ldm_jax.sampling.solvers import SOLVERS
+from ldm_jax.shipped import DEFAULT
 
 PLANS = {
     "draw": plan_draw,
@@ -45,23 +47,33 @@ PLANS = {
 # Options that name a file: what is in it counts, not where it lies.
 FILE_OPTIONS = ("image", "mask", "layout", "semantic_map", "low_res", "embedding", "guide_image")
 PROGRAM = "python sample.py"
+# What is sampled when nothing is asked for
+EXAMPLE = (
+    *(DEFAULT, "--num-images", "2"),
+    *("--prompt", "a red ball on a checkered floor by day"),
+    *("--prompt", "a large blue cube left of a small yellow cone on a plain floor at night"),
+    *("--prompt", "a green cone"),
+    *("--prompt", "at night"),
+)
+log = logging.getLogger(__name__)
 
 
 def main(words: Sequence[str], load: Callable[[RunDir], LatentDiffusion] = load_run) -> None:
-    """`python sample.py MODEL [...]`; see `exit_code.ExitCode` for failures.
+    """`python sample.py [MODEL] [...]`; see `exit_code.ExitCode` for failures.
 
-    load: what opens a run directory. A model that is open already keeps its compiled programs.
+    load: what opens a run. A model that is open already keeps its compiled programs.
     """
+    words = words or EXAMPLE
     command = cli.parse(SampleCommand, words, PROGRAM)
     check_options(command)
     check_output(command.out)
-    if command.model in EXPERIMENTS and not user_path(command.model).exists():
-        raise UserError(
-            f"{command.model} is an experiment, not a trained model: train it by python train.py "
-            f"{command.model}, then sample from its run directory, runs/{command.model}"
-        )
+    run = find_run(command.model)
+    if words is EXAMPLE:
+        log.info("an example: %s %s", PROGRAM, shlex.join(EXAMPLE))
+    elif command.model not in words:
+        log.info("the model is %s, which comes with the package", command.model)
     cli.start_jax(command.hosts)
-    model = load(RunDir(command.model))
+    model = load(run)
     # Once more: what is left out is as the model's own configuration says.
     own = SampleCommand(command.model, sampling=model.settings)
     cli.say(sample(cli.parse(SampleCommand, words, PROGRAM, own), model))
@@ -74,7 +86,7 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
     """
     # Check, and open all files
     kind = check_options(command, model.settings)
-    out, run = user_path(command.out), RunDir(command.model)
+    out, run = user_path(command.out), find_run(command.model)
     if command.edit.reconstruct:
         return reconstruct(model, command.edit.reconstruct, out, command.num_images)
     prompts = open_condition(command.condition, command.edit, command.sampling, model)
@@ -99,7 +111,7 @@ def sample(command: SampleCommand, model: LatentDiffusion) -> str:
         if files.get("mask") == ALPHA:  # of the image, which is among the files
             del files["mask"]
         which = {name: _checksum(file) for name, file in files.items()}
-        which |= {"run": run.id, "step": run.checkpoints("diffusion").latest_step()}
+        which |= {"run": run.id, "step": run.begun().get("diffusion")}
         names = files | {"model": made_by.pop("model")}
         with ManyImages(out, kind, request, made_by | which, names) as writer:
             return _sample_many(writer, plan, guides)

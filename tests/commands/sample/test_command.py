@@ -6,7 +6,6 @@ import pytest
 @pytest.mark.parametrize(
     "words, said",
     [
-        ([], ["MODEL"]),
         (["--num-samples", 3], ["there is no option --num-samples", "--num-images"]),
         (["run", "--caption", "a b"], ["no option --caption; perhaps you meant --prompt"]),
         (["run", "--ddim_steps", 50], ["perhaps you meant --steps"]),
