@@ -61,6 +61,7 @@ class AutoencoderObjective:
       remat: of the autoencoder's blocks.
       dtype: computing type of the networks.
       init_gain: factor on the autoencoder's initial weights.
+      freeze_encoder: the decoder alone learns; the latents stay as they are.
       perceptual: (weights, network, x, x_hat) -> distances `[B]`.
     """
 
@@ -74,10 +75,11 @@ class AutoencoderObjective:
         remat: bool = False,
         dtype=jnp.float32,
         init_gain: float = 1.0,
+        freeze_encoder: bool = False,
         perceptual: Callable[[dict, PerceptualNetwork, Array, Array], Array] = lpips,
     ):
         self.network, self.loss, self.init_gain = network, loss, init_gain
-        self.perceptual = perceptual
+        self.freeze_encoder, self.perceptual = freeze_encoder, perceptual
         self._builders = {
             "autoencoder": lambda rngs: Autoencoder(
                 network, channels, remat=remat, dtype=dtype, rngs=rngs
@@ -128,6 +130,8 @@ class AutoencoderObjective:
             rngs = nnx.Rngs(dropout=key_dropout) if self.network.dropout else None
             encoded = model.encode(x, rngs)
             z, regulariser, health = self._bottleneck(model, encoded, key_z, x)
+            if self.freeze_encoder:  # its gradients, and the codebook's, are 0
+                encoded, z, regulariser = jax.lax.stop_gradient((encoded, z, regulariser))
             h, half = model.decode_features(z, rngs), None
             if config.equivariance_weight > 0:  # of what stage 2 learns: before D quantises
                 latents = encoded if self.network.bottleneck == "vq" else z

@@ -61,6 +61,9 @@ class AutoencoderStage(TrainingConfig):
     init_gain: NonNegative = 1.0
     """Factor on the initial weights, which are PyTorch's, as in the published models; 2.45 makes
     them He's (variance 2 / fan-in), from which short runs learn far faster."""
+    freeze_encoder: bool = False
+    """The decoder alone is trained: --init-from has the encoder. The latents stay as they are, so a
+    diffusion model that was trained on them goes with the better decoder."""
     reset_dead_codes_every: Count = 0
     """Steps after which codes that no training image uses are moved to where latents are (VQ); 0:
     never, as in the paper."""

@@ -159,6 +159,16 @@ def _first_stage_sizes(first: AutoencoderStage, size: int) -> Iterator[str]:
         )
     if first.from_run:
         return
+    if first.freeze_encoder and first.optimiser.weight_decay:
+        yield (
+            "--autoencoder.freeze-encoder True: weight decay would change the encoder all the "
+            "same; --autoencoder.optimiser.weight-decay 0"
+        )
+    if first.freeze_encoder and first.reset_dead_codes_every:
+        yield (
+            "--autoencoder.freeze-encoder True: the codes stay as they are; "
+            "--autoencoder.reset-dead-codes-every 0"
+        )
     if first.crop_size > size or first.crop_size % first.network.f:
         yield (
             f"--autoencoder.crop-size is {first.crop_size}; it is 0, or a multiple of "

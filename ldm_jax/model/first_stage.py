@@ -37,6 +37,7 @@ class FirstStage:
             remat=config.remat,
             dtype=jnp.dtype(dtype),
             init_gain=config.init_gain,
+            freeze_encoder=config.freeze_encoder,
         )
 
     @property

@@ -83,10 +83,25 @@ def read_initial(path: str, model: LatentDiffusion, stages: Sequence[str]) -> In
     return initial
 
 
-def check_frozen(model: LatentDiffusion, initial: InitialWeights) -> None:
-    """Raises UserError when an encoder that is not to be trained would have random weights."""
+def check_frozen(model: LatentDiffusion, initial: InitialWeights, stages: Sequence[str]) -> None:
+    """Raises UserError when an encoder that is not to be trained would have random weights.
+
+    Args:
+      stages: those that start from `initial`.
+    """
+    config = model.config
     if (
-        model.config.diffusion.freeze_encoder
+        "autoencoder" in stages
+        and config.autoencoder.freeze_encoder
+        and not _part("autoencoder", initial.autoencoder)
+    ):
+        raise UserError(
+            "--autoencoder.freeze-encoder True: the encoder is not trained, so its weights have to "
+            "be in --init-from RUN: a run with the same first stage"
+        )
+    if (
+        "diffusion" in stages
+        and config.diffusion.freeze_encoder
         and model.spec.tau
         and not _part("tau", initial.diffusion)
     ):

@@ -258,6 +258,23 @@ def test_lpips_compares_half_size_images_that_are_large_enough(side, shown):
     assert sides == shown
 
 
+def test_without_the_encoder_the_decoder_learns_the_same(bottleneck, params, step):
+    frozen = AutoencoderObjective(
+        NETWORKS[bottleneck], LOSS, CRITIC, 3, freeze_encoder=True, perceptual=distance
+    )
+    derive = jax.jit(frozen.loss_and_grads, compiler_options=QUICKLY)
+    ours, expected = (
+        g["autoencoder"]
+        for g, _ in (derive(params, CONSTANTS, BATCH, KEY, jnp.int32(100)), step(100))
+    )
+    trained = "decoder", "post_quant_conv"
+    assert_same({k: ours[k] for k in trained}, {k: expected[k] for k in trained}, 1e-4)
+    assert all(
+        not np.any(leaf) for leaf in jax.tree.leaves([ours[k] for k in ours if k not in trained])
+    )
+    assert {"encoder", "quant_conv"} <= ours.keys()
+
+
 def test_metrics_are_what_they_are_called(bottleneck, terms, step):
     _, metrics = step(0)
     for name in ("rec", "gan", "disc_loss", "psnr", *HEALTH[bottleneck]):

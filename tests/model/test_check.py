@@ -244,6 +244,26 @@ def test_heads_stand_above_head_channels(one_device):
     check(changed("diffusion.unet.head-channels", 24, "diffusion.unet.heads", 4), one_device)
 
 
+@pytest.mark.parametrize(
+    "also, message",
+    [
+        (("autoencoder.optimiser.weight-decay", 0.1), "weight decay would change the encoder"),
+        (
+            (
+                *("autoencoder.network.bottleneck", "vq"),
+                *("autoencoder.reset-dead-codes-every", 5),
+            ),
+            "the codes stay as they are",
+        ),
+    ],
+)
+def test_an_encoder_that_is_not_trained_stays_as_it_is(also, message, one_device):
+    frozen = "autoencoder.freeze-encoder", True
+    check(changed(*frozen), one_device)
+    with pytest.raises(UserError, match=message):
+        check(changed(*frozen, *also), one_device)
+
+
 def test_codes_may_be_revived_where_there_are_some(one_device):
     vq = ("autoencoder.network.bottleneck", "vq")
     check(changed("autoencoder.reset-dead-codes-every", 5, *vq), one_device)

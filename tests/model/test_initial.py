@@ -203,13 +203,21 @@ def test_other_predictions_are_warned_of(of_classes, caplog):
 def test_an_encoder_that_is_not_trained_has_to_have_weights(of_classes):
     freeze = "--diffusion.freeze-encoder", "True"
     frozen, nothing = model_of(CLASSES, *freeze), InitialWeights()
-    check_frozen(frozen, read_initial(of_classes[0], frozen, BOTH))
-    check_frozen(model_of(CLASSES), nothing)
-    check_frozen(model_of(DataInfo(3, "none"), *freeze), nothing)  # it has none
+    check_frozen(frozen, read_initial(of_classes[0], frozen, BOTH), BOTH)
+    check_frozen(model_of(CLASSES), nothing, BOTH)
+    check_frozen(model_of(DataInfo(3, "none"), *freeze), nothing, BOTH)  # it has none
     of_words = model_of(WORDS, *freeze)
     for model, initial in (
         (frozen, nothing),
         (of_words, read_initial(of_classes[0], of_words, BOTH)),  # an encoder of another kind
     ):
         with pytest.raises(UserError, match="its weights have to be in --init-from RUN"):
-            check_frozen(model, initial)
+            check_frozen(model, initial, BOTH)
+
+
+def test_an_encoder_of_images_that_is_not_trained_has_to_have_weights(of_classes):
+    frozen = model_of(CLASSES, "--autoencoder.freeze-encoder", "True")
+    check_frozen(frozen, read_initial(of_classes[0], frozen, BOTH), BOTH)
+    check_frozen(frozen, InitialWeights(), ["diffusion"])  # a first stage that is there already
+    with pytest.raises(UserError, match="--autoencoder.freeze-encoder True: .*--init-from RUN"):
+        check_frozen(frozen, InitialWeights(), BOTH)

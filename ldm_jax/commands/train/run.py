@@ -301,8 +301,7 @@ def _initial(run: RunDir, model: LatentDiffusion, stage: StageName) -> InitialWe
         stages = [one for one in stages if one != "autoencoder"]
     stages = [one for one in stages if one not in begun]
     initial = read_initial(path, model, stages) if path and stages else InitialWeights()
-    if "diffusion" in stages:
-        check_frozen(model, initial)
+    check_frozen(model, initial, stages)
     return initial
 
 
