@@ -1,156 +1,212 @@
-"""Every task of the paper on the scenes, trained and judged: the table of docs/tasks.md.
+"""Every task of the paper on the scenes, trained and judged: one figure and one table.
 
-    python benchmarks/tasks.py runs [--only layout "semantic map"] [--perceptual-file FILE]
+    python benchmarks/tasks.py FOLDER [--only layout "semantic map"] [--perceptual-file FILE]
+    python benchmarks/tasks.py FOLDER --shipped
 
-Trains what is not trained yet under that folder, one run a task, of which many share a first stage,
-and prints what the summaries say, then what guidance does to classes, and what the unconditional
-model can be led to. Super-resolution has a regression of the same size beside it:
-the same network on the same condition, which predicts the latent at once (T = 1).
-FOLDER/tasks.png shows eight conditions, samples and truths of each task that has images of them.
+The first trains what is not trained yet under FOLDER, a run for each task, on the first stages
+that come with the package, or on those of the runs FOLDER/scenes-64 and FOLDER/scenes-64-f4 where
+these are. The second judges the models that come with the package under the names of the tasks.
+
+Each model samples for held-out scenes. In-painting stands beside mean fill and beside blending: the
+unconditional model, with known latents put in at every step. Super-resolution stands beside bicubic
+enlargement and beside a regression: the same network on the same condition, which predicts the
+latent at once (T = 1).
+
+Prints the table, and writes FOLDER/tasks.json, all numbers, and FOLDER/tasks.png: the first two
+conditions, samples and truths of each task.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
+from tasks_figure import Example, figure
+from unconditional import blended
 
-HERE = Path(__file__).parent
+import ldm_jax
+from ldm_jax import LatentDiffusion, plots
+from ldm_jax.commands.train.held_out import HeldOut
+from ldm_jax.commands.train.judge import distances, judge, kernel_distances
+from ldm_jax.data.open import open_sources
+from ldm_jax.experiments import EXPERIMENTS
+from ldm_jax.model.data import EXTRAS
+from ldm_jax.pretrained.lpips import load_lpips
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+# Task -> (its experiment, the name of its run, further options).
 REGRESSION = "--diffusion.prediction z_0 --sampling.steps 1 --diffusion.schedule.timesteps 1 "
 REGRESSION += "--diffusion.schedule.beta-start 0.9999 --diffusion.schedule.beta-end 0.9999"
-FIRST, SEVERAL = "scenes", "scenes-autoencoder"
-# Task: (experiment, the run that has its first stage, further options).
 TASKS = {
-    "text, one object": ("scenes", "", ""),
-    "class": ("scenes-class", FIRST, ""),
-    "unconditional": ("scenes-unconditional", FIRST, ""),
-    "layout": ("scenes-layout", FIRST, ""),
-    "semantic map": ("scenes-semantic", FIRST, ""),
-    "in-painting": ("scenes-inpainting", FIRST, ""),
-    "text, one or two objects": ("scenes-text", SEVERAL, ""),
-    "super-resolution": ("scenes-super-resolution", SEVERAL, ""),
-    "regression": ("scenes-super-resolution", SEVERAL, REGRESSION),
+    "text": ("scenes-text", "scenes-text", ""),
+    "class": ("scenes-class", "scenes-class", ""),
+    "unconditional": ("scenes-unconditional", "scenes-unconditional", ""),
+    "layout": ("scenes-layout", "scenes-layout", ""),
+    "semantic map": ("scenes-semantic", "scenes-semantic", ""),
+    "in-painting": ("scenes-inpainting", "scenes-inpainting", ""),
+    "regression": ("scenes-super-resolution", "scenes-regression", REGRESSION),
+    "super-resolution x4": ("scenes-super-resolution", "scenes-super-resolution", ""),
 }
-NUMBERS = {
-    "whole": "whole caption",
+READ = {
+    "whole": "every word right",
     "valid": "proper scenes",
-    "objects": "objects",
-    "relation": "relations",
+    "objects": "objects right",
+    "relation": "relations right",
     "iou": "box IoU",
+    "named": "shape and colour in its box",
     "mean_iou": "mean IoU",
 }
 DISTANCES = {"lpips_squeezenet": "LPIPS", "psnr": "PSNR", "ssim": "SSIM"}
-SHOWN_TASKS = ("layout", "semantic map", "in-painting", "super-resolution")
+# Who is judged -> how the table calls it, where it stands beside the samples
+BESIDE = {
+    "floor": "shuffled",
+    "bicubic": "bicubic",
+    "mean_fill": "mean fill",
+    "blended": "blended",
+    "regression": "regression",
+}
+HEADER = ("| task | measure | samples | beside | reconstructed | true renders |", f"|{'---|' * 6}")
+SHOWN = 2
 
 
-def trainings(folder: Path, task: str, perceptual_file: str) -> dict[Path, list[str]]:
-    """Run directory -> words for train.py: of the first stage if it is borrowed, of the task."""
-    experiment, first, more = TASKS[task]
-    words, before = [experiment, *more.split()], {}
-    if first:
-        before = {folder / first: [first, "--stage", "autoencoder"]}
-        words += ["--autoencoder.from-run", str(folder / first)]
-    if perceptual_file:
-        words += ["--evaluation.perceptual-file", perceptual_file]
-    name = f"{experiment}-{task}" if task == "regression" else experiment
-    asked = before | {folder / name: words}
-    return {run: [*words, "--run-dir", str(run)] for run, words in asked.items()}
+@dataclass(frozen=True)
+class Judged:
+    """A model of a task, what it has drawn, and the numbers."""
+
+    model: LatentDiffusion
+    held_out: HeldOut
+    images: np.ndarray
+    """uint8 `[n, H, W, 3]`, a sample for each of the held-out conditions."""
+    reference: np.ndarray
+    """Other held-out images."""
+    report: dict
+    """As `judge` makes it."""
 
 
-def trained_task(folder: Path, task: str, perceptual_file: str) -> dict:
-    """The summary of a task's run, which is trained first if need be, and so is its first stage."""
-    asked = trainings(folder, task, perceptual_file)
-    for words in asked.values():
-        subprocess.run([sys.executable, str(HERE.parent / "train.py"), *words], check=True)
-    *_, run = asked
-    return json.loads((run / "summary.json").read_text())
+def words(folder: Path, task: str) -> list[str]:
+    """What `python train.py` is to be told for a task."""
+    experiment, run, more = TASKS[task]
+    first = folder / EXPERIMENTS[experiment]().autoencoder.from_run
+    own = ["--autoencoder.from-run", str(first)] if (first / "config.json").exists() else []
+    return [experiment, "--run-dir", str(folder / run), *own, *more.split()]
 
 
-def rows(task: str, summary: dict) -> list[str]:
+def trained(folder: Path, task: str) -> str:
+    """The run of a task, which is trained first if need be."""
+    subprocess.run([sys.executable, str(TRAIN), *words(folder, task)], check=True)
+    return str(folder / TASKS[task][1])
+
+
+def judged(model: LatentDiffusion, title: str, lpips: dict | None) -> Judged:
+    """Samples for held-out conditions, measured as at the end of training."""
+    config, kind = model.config, model.info.condition
+    n, shown = config.evaluation.judged_images, config.evaluation.num_images
+    source = open_sources(config.data, config.seed, EXTRAS.get(kind, ()))[1]
+    held_out = HeldOut.read(source, model.condition, n, min(n, shown))
+    images = held_out.sample(model, model.settings, progress=title)
+    reference = HeldOut.others(source, n, min(n, shown))
+    report = judge(config, kind, held_out, images, model.reconstruct, reference, lpips)
+    return Judged(model, held_out, images, reference, report)
+
+
+def stand_beside(one: Judged, name: str, images: np.ndarray, lpips: dict | None) -> None:
+    """Adds other restorations of the same images to the numbers of a task."""
+    truth = one.held_out.truth["image"][: len(images)]
+    one.report["restored"][name] = distances(truth, images, lpips)
+    if "kid" in one.report:
+        one.report["kid"][name] = kernel_distances({name: images}, one.reference)[name]
+
+
+def rows(task: str, report: dict) -> list[str]:
     """Lines of the table: what the samples have, and what to compare it to."""
-    stage = summary["diffusion"]
-    minutes = f"{stage['seconds'] / 60:.0f} min"
-    if report := stage.get("restored"):
-        report = {who: scores for who, scores in report.items() if isinstance(scores, dict)}
-        measured = {name: said for name, said in DISTANCES.items() if name in report["samples"]}
+    lines = []
 
-        def said(who):
-            return ", ".join(f"{report[who][name]:.3g}" for name in measured)
+    def line(measure: str, said: dict[str, str]) -> None:
+        beside = [f"{name} {said[who]}" for who, name in BESIDE.items() if who in said]
+        cells = [task, measure, said["samples"], ", ".join(beside)]
+        cells += [said.get("reconstructed", ""), said.get("ceiling", "")]
+        lines.append(f"| {' | '.join(cells)} |")
 
-        (other,) = report.keys() - {"samples", "reconstructed"}
-        cells = [task, ", ".join(measured.values()), said("samples")]
-        cells += [f"{other.replace('_', ' ')} {said(other)}"]
-        cells += [f"reconstructed {said('reconstructed')}", minutes]
-        return [f"| {' | '.join(cells)} |", *kid_row(task, stage, minutes)]
-    report, lines = stage["reader"], kid_row(task, stage, minutes)
-    for name, title in NUMBERS.items():
-        if name in report["samples"]:
-            floor = f"shuffled {report['floor'][name]:.1%}" if "floor" in report else ""
-            ceiling = f"true renders {report['ceiling'][name]:.1%}, "
-            ceiling += f"reconstructed {report['reconstructed'][name]:.1%}"
-            number = f"{report['samples'][name]:.1%}"
-            lines.append(f"| {task} | {title} | {number} | {floor} | {ceiling} | {minutes} |")
+    for name, measure in READ.items():
+        shares = report.get("reader", {})
+        if name in shares.get("samples", ()):
+            scores = {who: one for who, one in shares.items() if isinstance(one, dict)}
+            line(measure, {who: f"{one[name]:.1%}" for who, one in scores.items()})
+    restored = report.get("restored", {})
+    for name, measure in DISTANCES.items():
+        if name in restored.get("samples", ()):
+            scores = {who: one for who, one in restored.items() if isinstance(one, dict)}
+            line(measure, {who: f"{one[name]:.3g}" for who, one in scores.items()})
+    if kid := report.get("kid"):
+        scores = {who: one for who, one in kid.items() if isinstance(one, dict)}
+        said = {who: f"{s['mean']:.4f} ± {s['standard_error']:.4f}" for who, s in scores.items()}
+        line(f"KID ({kid['features']} features)", said | {"ceiling": said["held_out"]})
     return lines
 
 
-def kid_row(task: str, stage: dict, minutes: str) -> list[str]:
-    """The line of the task's KID; none where it was not measured."""
-    if not (report := stage.get("kid")):
-        return []
-
-    def said(who):
-        return f"{report[who]['mean']:.4f}"
-
-    others = [who for who in report if who in ("bicubic", "mean_fill")]
-    number = f"{said('samples')} ± {report['samples']['standard_error']:.4f}"
-    beside = ", ".join(f"{who.replace('_', ' ')} {said(who)}" for who in others)
-    best = f"held-out {said('held_out')}, reconstructed {said('reconstructed')}"
-    title = f"KID ({report['features']} features)"
-    return [f"| {task} | {title} | {number} | {beside} | {best} | {minutes} |"]
-
-
-def image(figures: list[Path]) -> Image.Image:
-    """The first conditions, samples and truths of each figure, three rows, below each other."""
-    strips = []
-    for file in figures:
-        figure = Image.open(file)
-        groups = -(-int(figure.text["num_images"]) // 8)  # each of three rows of eight
-        strip = figure.crop((0, 0, figure.width, figure.height // groups))
-        # Conditions are shown at the side that suits them, here all at one.
-        strips.append(np.array(strip.resize((1038, 390))))
-    return Image.fromarray(np.concatenate(strips))
+def examples(one: Judged) -> list[Example]:
+    """The first of a task, for the figure."""
+    held_out, images = one.held_out, one.images
+    shown = []
+    for i in range(SHOWN):
+        truth = held_out.truth["image"][i]
+        condition: np.ndarray | str = "none"
+        if one.model.info.condition == "layout":
+            boxes = held_out.truth["boxes"][i], held_out.truth["box_labels"][i]
+            known = boxes[1] >= 0
+            names = [one.model.info.box_names[label] for label in boxes[1][known]]
+            condition = plots.with_boxes(None, boxes[0][known], names, 2, truth.shape[:2])
+        elif held_out.condition is not None:
+            row = {key: values[i : i + 1] for key, values in held_out.conditions.items()}
+            pixels = held_out.condition.as_image(row)
+            text = held_out.condition.labels({k: v[i : i + 1] for k, v in held_out.truth.items()})
+            condition = text[0] if pixels is None else pixels[0]
+        else:
+            truth = None
+        shown.append(Example(condition, images[i], truth))
+    return shown
 
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
+    arguments.add_argument("--shipped", action="store_true", help="judge the package's own models")
     arguments.add_argument("--perceptual-file", default="", help="weights of LPIPS on SqueezeNet")
     options = arguments.parse_args()
-    lines = [
-        "| task | number | samples | beside | at best | stage 2 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for task in options.only:
-        lines += rows(task, trained_task(options.folder, task, options.perceptual_file))
-    print("\n".join(lines), flush=True)
-    shown_tasks = [TASKS[task][0] for task in options.only if task in SHOWN_TASKS]
-    if shown_tasks:
-        figures = [options.folder / name / "samples.png" for name in shown_tasks]
-        image(figures).save(options.folder / "tasks.png")
-    after = {
-        "class": ["guidance_scale.py", options.folder / "scenes-class"],
-        "unconditional": ["unconditional.py", options.folder / "scenes-unconditional"],
-    }
-    if options.perceptual_file:
-        after["unconditional"] += ["--perceptual-file", options.perceptual_file]
-    for task, (script, *words) in after.items():
-        if task in options.only:
-            print(flush=True)
-            subprocess.run([sys.executable, HERE / script, *map(str, words)], check=True)
+    file = options.perceptual_file
+    lpips = load_lpips("squeezenet", file) if file else None
+    asked = [task for task in TASKS if task in options.only]
+    if options.shipped:
+        asked = [task for task in asked if task != "regression"]
+        places = {task: TASKS[task][1] for task in asked}
+    else:
+        places = {task: trained(options.folder, task) for task in asked}
+    jax.config.update("jax_num_cpu_devices", 2)  # one a core, as sample.py has them
+
+    done: dict[str, Judged] = {}
+    for task, place in places.items():
+        one = done[task] = judged(ldm_jax.load(place), task, lpips)
+        if task == "in-painting" and "unconditional" in done:
+            free, truth = done["unconditional"].model, one.held_out.truth["image"]
+            images = blended(free, truth, one.held_out.conditions["mask"])
+            stand_beside(one, "blended", images, lpips)
+        if task == "super-resolution x4" and "regression" in done:
+            stand_beside(one, "regression", done["regression"].images, lpips)
+    done.pop("regression", None)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    reports = {task: one.report for task, one in done.items()}
+    (options.folder / "tasks.json").write_text(json.dumps(reports, indent=2) + "\n")
+    shown = figure({task: examples(one) for task, one in done.items()})
+    Image.fromarray(shown).save(options.folder / "tasks.png")
+    print(
+        "\n".join([HEADER, *(row for task, one in done.items() for row in rows(task, one.report))])
+    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 takes a run of scenes without a condition, and held-out scenes:
 
-- in-painting by blending (Sec. 4.5): known latents are put in at every step. The masks are those
-  that scenes-inpainting, a model trained for it, is judged by, and so are the numbers.
+- in-painting by blending (Sec. 4.5): known latents are put in at every step. `tasks.py` compares it
+  with scenes-inpainting, a model trained for it.
 - image to image: from the noised latent, `--image FILE --strength S`. How near to the image it
   stays, and whether what comes out is a proper scene.
 - guided by an image of a quarter of the side (App. C, Eq. (17)): `--guide-image FILE
@@ -43,15 +43,13 @@ def sampled(model: LatentDiffusion, inputs: SamplingInputs, progress: str, **cha
     return np.concatenate(list(model.batches(inputs, settings, progress=progress)))
 
 
-def filled(model: LatentDiffusion, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(images with a hole that is filled, the holes)."""
-    n, side = len(images), images.shape[1]
-    masks = np.stack([random_mask("mixed", side, side, np.random.default_rng(i)) for i in range(n)])
+def blended(model: LatentDiffusion, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Images whose holes are filled, masks bool `[n, H, W]`: known latents are put in each time."""
     # Of the image with a black hole: what stands behind it must not leak into the known latents.
     z_0 = model.encode(masked_image(images, masks))
     known = np.stack([known_cells(mask, model.first.f) for mask in masks])
-    samples = sampled(model, SamplingInputs(n, known=(known, z_0)), "in-painting")
-    return np.stack(list(map(composite, masks, samples, images))), masks
+    samples = sampled(model, SamplingInputs(len(images), known=(known, z_0)), "blending")
+    return np.stack(list(map(composite, masks, samples, images)))
 
 
 def changed(model: LatentDiffusion, images: np.ndarray, strength: float) -> np.ndarray:
@@ -86,10 +84,12 @@ def main():
     model = ldm_jax.load(options.run)
     images, shown = held_out(model, options.images)["image"], []
 
-    blended, masks = filled(model, images)
+    n, side = images.shape[:2]
+    masks = np.stack([random_mask("mixed", side, side, np.random.default_rng(i)) for i in range(n)])
+    drawn = blended(model, images, masks)
     means = np.stack([mean_fill(x, mask) for x, mask in zip(images, masks, strict=True)])
-    shown += [np.where(masks[..., None], np.uint8(128), images), blended]
-    for who, samples in (("blended", blended), ("mean fill", means)):
+    shown += [np.where(masks[..., None], np.uint8(128), images), drawn]
+    for who, samples in (("blended", drawn), ("mean fill", means)):
         scores = distances(images, samples, weights)
         said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         print(f"in-painting, {who}: {said}", flush=True)

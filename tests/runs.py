@@ -293,8 +293,9 @@ def trained_task(made_once, train_tiny):
         words = ["--data.count", 16, "--data.validation-count", 16, "--data.size", 32]
         words += ["--evaluation.judged-images", 16]
         words += ["--autoencoder.network.channel-mult", 1, 2]
-        if kind != "none":  # one first stage for all
-            words += ["--autoencoder.from-run", run("none")[1]]
+        words += ["--autoencoder.loss.perceptual-weight", 0]
+        first = "" if kind == "none" else run("none")[1]  # one for all
+        words += ["--autoencoder.from-run", first]
         name = "scenes-unconditional" if kind == "none" else f"scenes-{kind}"
         return made_once(name, lambda path: train_tiny(name, *words, "--run-dir", path))
 

@@ -115,7 +115,8 @@ def check_command(words):
                 }
                 checks[command](rest)
         case [script, *rest]:
-            assert script.startswith("benchmarks/") and (ROOT / script).exists(), script
+            assert script.startswith(("benchmarks/", "examples/")), script
+            assert (ROOT / script).exists(), script
             sources = "\n".join(f.read_text() for f in (ROOT / "benchmarks").glob("*.py"))
             assert [w for w in rest if w.startswith("--") and w not in sources] == []
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from ldm_jax.experiments import (
     class_conditional,
+    emoji,
     first_stages,
     image_to_image,
+    scene_tasks,
     scenes,
     text_and_layout,
     unconditional,
@@ -21,15 +23,15 @@ Experiments = dict[str, Callable[[], Experiment]]
 # The embedded scenes: all tasks of the paper, on a laptop; one for a GPU; one just to see it run.
 SCENES: Experiments = {
     "scenes": scenes.scenes,
-    "scenes-class": scenes.scenes_class,
-    "scenes-unconditional": scenes.scenes_unconditional,
-    "scenes-layout": scenes.scenes_layout,
-    "scenes-semantic": scenes.scenes_semantic,
-    "scenes-inpainting": scenes.scenes_inpainting,
-    "scenes-autoencoder": scenes.scenes_autoencoder,
-    "scenes-text": scenes.scenes_text,
-    "scenes-super-resolution": scenes.scenes_super_resolution,
     "scenes-64": scenes.scenes_64,
+    "scenes-64-f4": scene_tasks.scenes_64_f4,
+    "scenes-text": scene_tasks.scenes_text,
+    "scenes-class": scene_tasks.scenes_class,
+    "scenes-unconditional": scene_tasks.scenes_unconditional,
+    "scenes-layout": scene_tasks.scenes_layout,
+    "scenes-semantic": scene_tasks.scenes_semantic,
+    "scenes-inpainting": scene_tasks.scenes_inpainting,
+    "scenes-super-resolution": scene_tasks.scenes_super_resolution,
     "scenes-large": scenes.scenes_large,
     "smoke": scenes.smoke,
 }
@@ -56,7 +58,7 @@ FIRST_STAGES: Experiments = {
 }
 
 # Of these train.py trains the first stage alone unless told otherwise.
-TRAINED_ALONE = {"scenes-autoencoder", *FIRST_STAGES}
+TRAINED_ALONE = {"scenes-64-f4", *FIRST_STAGES}
 
 # The diffusion models whose weights were published, under the names of their files.
 PUBLISHED: Experiments = {
@@ -104,6 +106,7 @@ EXPERIMENTS: Experiments = {
     **SCENES,
     "tfds": tfds,
     "folder": folder,
+    "emoji-64": emoji.emoji_64,
     **FIRST_STAGES,
     **PUBLISHED,
     **UNPUBLISHED,

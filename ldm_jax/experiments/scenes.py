@@ -11,7 +11,6 @@ from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import (
     AutoencoderStage,
     ClassifierStage,
-    ConditionKind,
     DiffusionStage,
     EvaluationConfig,
     Experiment,
@@ -90,136 +89,34 @@ def scenes() -> Experiment:
     )
 
 
-def scenes_class() -> Experiment:
-    """Class to image (Table 3): shape and colour of single objects at 32x32.
-
-    python train.py scenes-class --autoencoder.from-run runs/scenes
-    """
-    return _single("class", steps=1500, guidance=3.0)
-
-
-def scenes_unconditional() -> Experiment:
-    """Single-object scenes at 32x32, from noise alone (Table 1).
-
-    python train.py scenes-unconditional --autoencoder.from-run runs/scenes
-    """
-    return _single("none", steps=1500)
-
-
-def scenes_layout() -> Experiment:
-    """A box with its name to a single-object scene at 32x32 (Table 9).
-
-    python train.py scenes-layout --autoencoder.from-run runs/scenes
-    """
-    return _single("layout", steps=2400, guidance=2.0)
-
-
-def scenes_semantic() -> Experiment:
-    """Semantic maps to single-object scenes at 32x32 (Sec. 4.3.2).
-
-    python train.py scenes-semantic --autoencoder.from-run runs/scenes
-    """
-    return _single("semantic", steps=2800)
-
-
-def scenes_inpainting() -> Experiment:
-    """In-painting of single-object scenes at 32x32 (Sec. 4.5, Tables 6 and 7).
-
-    python train.py scenes-inpainting --autoencoder.from-run runs/scenes
-    """
-    return _single("inpainting", steps=1200)
-
-
-def _single(condition: ConditionKind, steps: int, guidance: float = 1.0) -> Experiment:
-    """As scenes, on another condition, and for so many steps that 20 minutes of two cores do."""
-    text = scenes()
-    return replace(
-        text,
-        diffusion=replace(text.diffusion, condition=condition, objects=1, sections=16, steps=steps),
-        sampling=replace(text.sampling, guidance=guidance),
-    )
-
-
-def scenes_autoencoder() -> Experiment:
-    """The first stage that the tasks on scenes of several objects share, trained alone.
-
-    python train.py scenes-autoencoder
-    """
-    small = scenes()
-    return replace(
-        small,
-        data=ScenesConfig(size=32, level="pair", count=16_384, validation_count=256),
-        # He's initial weights: from PyTorch's, a short run falls decibels behind.
-        autoencoder=replace(small.autoencoder, init_gain=2.45),
-    )
-
-
-def scenes_text() -> Experiment:
-    """Captions to scenes of one or two objects at 32x32 (Table 2).
-
-    python train.py scenes-text --autoencoder.from-run runs/scenes-autoencoder
-    """
-    pair = scenes_autoencoder()
-    return replace(pair, diffusion=replace(pair.diffusion, steps=2200))
-
-
 def scenes_64() -> Experiment:
     """Captions to scenes of one or two objects at 64x64: the model that comes with the package.
 
     python train.py scenes-64 --autoencoder.loss.perceptual-file FILE
     """
-    pair = scenes_autoencoder()
+    small = scenes()
     return replace(
-        pair,
+        small,
         data=ScenesConfig(size=64, level="pair", count=32_768, validation_count=512),
         autoencoder=replace(
-            pair.autoencoder,
+            small.autoencoder,
             # f = 8: the latents, 8x8, cost stage 2 what those of 32x32 images cost with f = 4.
-            network=replace(pair.autoencoder.network, channel_mult=(1, 2, 4, 4), z_channels=8),
+            network=replace(small.autoencoder.network, channel_mult=(1, 2, 4, 4), z_channels=8),
             # Without LPIPS, edges are as blurred as L1 and L2 leave them.
-            loss=replace(pair.autoencoder.loss, perceptual="squeezenet", perceptual_weight=0.3),
+            loss=replace(small.autoencoder.loss, perceptual="squeezenet", perceptual_weight=0.3),
             progress=Progress(log_every=50, preview_every=750, save_every=250),
+            # He's initial weights: from PyTorch's, a short run falls decibels behind.
+            init_gain=2.45,
             steps=7500,
             ema_decay=0.995,
         ),
         diffusion=replace(
-            pair.diffusion,
+            small.diffusion,
             drop_clauses=0.5,  # so that "a red cone" and "at night" are prompts, too
             progress=Progress(log_every=100, preview_every=2500, save_every=1000),
             steps=70_000,
             ema_decay=0.9995,
         ),
-    )
-
-
-def scenes_super_resolution() -> Experiment:
-    """Super-resolution of scenes of one to four objects, 16x16 to 64x64 (Sec. 4.4, Table 5).
-
-    python train.py scenes-super-resolution --autoencoder.from-run runs/scenes-autoencoder
-    """
-    pair = scenes_autoencoder()
-    return replace(
-        pair,
-        # The first stage has no attention, so that it codes any size.
-        data=ScenesConfig(size=64, level="full", count=8192, validation_count=256),
-        diffusion=replace(
-            pair.diffusion,
-            condition="super-resolution",
-            unet=UNetConfig(
-                channels=48,
-                channel_mult=(1, 2, 2),
-                num_res_blocks=1,
-                attention_factors=(2,),
-                head_channels=32,
-                groups=16,
-            ),
-            # In equal time, small batches and a short memory of gradients learn more here.
-            optimiser=replace(pair.diffusion.optimiser, b2=0.99),
-            batch_size=8,
-            steps=5000,
-        ),
-        sampling=replace(pair.sampling, guidance=1.0),
-        evaluation=EvaluationConfig(num_images=24),
     )
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/tasks.py: what it would train, through the real command line, and its table."""
+"""benchmarks/tasks.py: what it trains, by the real command line; its table and its figure."""
 
 import dataclasses
 import importlib
@@ -7,28 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_jax.commands import cli
-from ldm_jax.commands.train.run import TrainCommand
+from ldm_jax.commands.train.run import parse_command
 from ldm_jax.experiments import EXPERIMENTS
-from ldm_jax.plots import save_png
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCORES = {
+LAYOUT = {
     "reader": {
-        "samples": {"iou": 0.5, "found": 0.6, "precision": 0.4},
-        "floor": {"iou": 0.01},
-        "ceiling": {"iou": 0.99},
-        "reconstructed": {"iou": 0.9},
-        "images": 256,
-    }
-}
-KID = {
-    "kid": {
-        "samples": {"mean": 0.0312, "standard_error": 0.0021},
-        "bicubic": {"mean": 0.2, "standard_error": 0.01},
-        "reconstructed": {"mean": 0.01, "standard_error": 0.001},
-        "held_out": {"mean": -0.0001, "standard_error": 0.001},
-        "features": "scene-reader",
+        "samples": {"iou": 0.5, "found": 0.6, "named": 0.75, "precision": 0.4},
+        "floor": {"iou": 0.01, "named": 0.0},
+        "ceiling": {"iou": 0.99, "named": 1.0},
+        "reconstructed": {"iou": 0.9, "named": 0.95},
         "images": 256,
     }
 }
@@ -36,57 +24,54 @@ RESTORED = {
     "restored": {
         "samples": {"psnr": 27.18, "ssim": 0.834},
         "bicubic": {"psnr": 22.2, "ssim": 0.7},
+        "regression": {"psnr": 28.0, "ssim": 0.84},
         "reconstructed": {"psnr": 28.9, "ssim": 0.88},
         "images": 256,
-    }
+    },
+    "kid": {
+        "samples": {"mean": 0.0312, "standard_error": 0.0021},
+        "bicubic": {"mean": 0.2, "standard_error": 0.01},
+        "regression": {"mean": 0.05, "standard_error": 0.002},
+        "reconstructed": {"mean": 0.01, "standard_error": 0.001},
+        "held_out": {"mean": -0.0001, "standard_error": 0.001},
+        "features": "scene-reader",
+        "images": 256,
+    },
 }
 
 
-@pytest.fixture
-def tasks(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("tasks")
+@pytest.fixture(scope="module")
+def tasks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("tasks")
 
 
-def asked(tasks, folder, task, perceptual_file=""):
-    """Run directory -> the command of train.py, by its own command line."""
-    commands = {}
-    for run, words in tasks.trainings(folder, task, perceptual_file).items():
-        name, experiment, fields = cli.named_experiment(words)
-        default = TrainCommand(experiment, f"runs/{name}")
-        commands[run] = cli.parse(TrainCommand, fields, "python train.py", default)
-        assert commands[run].run_dir == str(run)
-    return commands
+def test_every_task_trains_its_experiment(tasks, tmp_path):
+    runs = set()
+    for task, (experiment, run, _) in tasks.TASKS.items():
+        name, command = parse_command(tasks.words(tmp_path, task))
+        assert (name, command.stage) == (experiment, "both")
+        assert command.run_dir == str(tmp_path / run)
+        assert command.experiment.autoencoder == EXPERIMENTS[experiment]().autoencoder
+        runs.add(run)
+    assert len(runs) == len(tasks.TASKS)
 
 
-def test_every_task_asks_for_its_experiment(tasks, tmp_path):
-    for task, (experiment, first, _) in tasks.TASKS.items():
-        *before, run = asked(tasks, tmp_path, task, "weights.npz").values()
-        assert run.stage == "both"
-        assert run.experiment.evaluation.perceptual_file == "weights.npz"
-        assert run.experiment.diffusion.unet == EXPERIMENTS[experiment]().diffusion.unet
-        assert run.experiment.autoencoder.from_run == (str(tmp_path / first) if first else "")
-        # The borrowed first stage is trained before, alone, and is of the same network.
-        lent = [(str(tmp_path / first), "autoencoder")] if first else []
-        assert [(lender.run_dir, lender.stage) for lender in before] == lent
-        for lender in before:
-            assert lender.experiment.autoencoder == EXPERIMENTS[experiment]().autoencoder
-
-
-def test_a_task_is_judged_by_the_run_that_its_words_name(tasks, tmp_path):
-    names = {task: [run.name for run in asked(tasks, tmp_path, task)][-1] for task in tasks.TASKS}
-    assert len(set(names.values())) == len(names)
-    for task in tasks.SHOWN_TASKS:  # whose figures are looked for by their experiments' names
-        assert names[task] == tasks.TASKS[task][0]
+def test_a_first_stage_in_the_folder_is_used(tasks, tmp_path):
+    (tmp_path / "scenes-64").mkdir()
+    (tmp_path / "scenes-64" / "config.json").touch()
+    lenders = {
+        task: parse_command(tasks.words(tmp_path, task))[1].experiment.autoencoder.from_run
+        for task in ("layout", "in-painting")
+    }
+    assert lenders == {"layout": str(tmp_path / "scenes-64"), "in-painting": "scenes-64-f4"}
 
 
 def test_the_regression_differs_in_its_one_step_alone(tasks, tmp_path):
     ours, other = (
-        asked(tasks, tmp_path, task)[tmp_path / name].experiment
-        for task, name in (
-            ("super-resolution", "scenes-super-resolution"),
-            ("regression", "scenes-super-resolution-regression"),
-        )
+        parse_command(tasks.words(tmp_path, task))[1].experiment
+        for task in ("super-resolution x4", "regression")
     )
     assert other.diffusion.prediction == "z_0" and other.sampling.steps == 1
     assert other.diffusion.schedule.timesteps == 1
@@ -96,24 +81,49 @@ def test_the_regression_differs_in_its_one_step_alone(tasks, tmp_path):
 
 
 def test_rows(tasks):
-    assert tasks.rows("layout", {"diffusion": SCORES | {"seconds": 90}}) == [
-        "| layout | box IoU | 50.0% | shuffled 1.0% | true renders 99.0%, reconstructed 90.0% "
-        "| 2 min |"
+    assert tasks.rows("layout", LAYOUT) == [
+        "| layout | box IoU | 50.0% | shuffled 1.0% | 90.0% | 99.0% |",
+        "| layout | shape and colour in its box | 75.0% | shuffled 0.0% | 95.0% | 100.0% |",
     ]
-    assert tasks.rows("sr", {"diffusion": RESTORED | KID | {"seconds": 600}}) == [
-        "| sr | PSNR, SSIM | 27.2, 0.834 | bicubic 22.2, 0.7 | reconstructed 28.9, 0.88 | 10 min |",
-        "| sr | KID (scene-reader features) | 0.0312 ± 0.0021 | bicubic 0.2000 "
-        "| held-out -0.0001, reconstructed 0.0100 | 10 min |",
+    assert tasks.rows("sr", RESTORED) == [
+        "| sr | PSNR | 27.2 | bicubic 22.2, regression 28 | 28.9 |  |",
+        "| sr | SSIM | 0.834 | bicubic 0.7, regression 0.84 | 0.88 |  |",
+        "| sr | KID (scene-reader features) | 0.0312 ± 0.0021 | bicubic 0.2000 ± 0.0100, "
+        "regression 0.0500 ± 0.0020 | 0.0100 ± 0.0010 | -0.0001 ± 0.0010 |",
     ]
+    assert all(line.count("|") == tasks.HEADER[0].count("|") for line in tasks.rows("sr", RESTORED))
 
 
-def test_the_image_has_the_first_rows_of_each_figure(tasks, tmp_path):
-    files = []
-    for i, count in enumerate((32, 24)):
-        pixels = np.zeros((-(-count // 8) * 30, 80, 3), np.uint8)
-        pixels[:30] = 100 + i
-        files.append(tmp_path / f"{i}.png")
-        save_png(files[-1], pixels, {"num_images": count})
-    seen = np.array(tasks.image(files))
-    assert seen.shape == (780, 1038, 3)
-    assert (seen[:390] == 100).all() and (seen[390:] == 101).all()
+def test_the_figure_shows_each_cell_at_its_place(tasks):
+    figure, example = tasks.figure, tasks.Example
+    grey = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(6)]
+    rows = {
+        "layout": [example(*grey[:3]), example(*grey[3:])],
+        "class": [example("a red ball", grey[1], None), example("blue cube", grey[2], grey[4])],
+    }
+    shown = figure(rows)
+    assert shown.shape[1] < 1000  # the width of a page
+    x = 116 + 64 + np.array([0, 132, 264, 404, 536, 668])
+    assert shown[26 + 64, x, 0].tolist() == [0, 40, 80, 120, 160, 200]
+    assert shown[26 + 132 + 64, x[1:3], 0].tolist() == [40, 255]  # and no truth
+    text = shown[26 + 132 : 26 + 260, 116:244]
+    assert (text.min(axis=(0, 1)) < 100).all() and (text[0] == 255).all()
+    assert (shown[:26, :116] == 255).all() and shown[:26, 116:].min() < 100  # titles of columns
+
+
+@pytest.mark.slow
+def test_models_are_judged_and_stand_beside_others(tasks, trained_task, loaded):
+    free = tasks.judged(loaded(trained_task("none")[1]), "unconditional", None)
+    filled = tasks.judged(loaded(trained_task("inpainting")[1]), "in-painting", None)
+    truth, masks = filled.held_out.truth["image"], filled.held_out.conditions["mask"]
+    images = tasks.blended(free.model, truth, masks)
+    assert images.shape == truth.shape
+    np.testing.assert_array_equal(images[~masks], truth[~masks])
+    tasks.stand_beside(filled, "blended", images, None)
+    lines = tasks.rows("in-painting", filled.report)
+    assert len(lines) == 2 and all("mean fill" in line and "blended" in line for line in lines)
+    assert tasks.rows("unconditional", free.report)[0].startswith("| unconditional | proper scenes")
+    shown = {"none": tasks.examples(free), "filled": tasks.examples(filled)}
+    assert shown["none"][0].truth is None and shown["none"][0].condition == "none"
+    assert shown["filled"][1].condition.shape == (32, 32, 3)
+    assert tasks.figure(shown).shape[0] == 26 + 2 * 132

@@ -181,7 +181,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(words, said, train, tmp
 )
 def test_a_second_stage_that_cannot_be_is_refused_before_the_first(words, said, train, tmp_path):
     few = ["--data.count", 8, "--data.validation-count", 4, "--run-dir", tmp_path / "run"]
-    refused = train(*words, *few)
+    own = ["--autoencoder.from-run", "", "--autoencoder.loss.perceptual-weight", 0]
+    refused = train(*words, *own, *few)
     last = refused.err.splitlines()[-1]
     assert refused.code == 2 and last.startswith("error: ") and said in last
     assert not (tmp_path / "run" / "config.json").exists()

@@ -1,0 +1,67 @@
+"""The figure of `tasks.py`: condition, sample and truth of each task, labelled."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ldm_jax.fonts import font_for
+
+CELL = 128  # pixels of an image's side: 64x64 at twice its size
+GAP, LABEL, HEADER = 4, 116, 26
+SIZE = 14  # of the letters, in pixels
+COLUMNS = ("condition", "sample", "truth")
+
+
+class Example(NamedTuple):
+    """One row of a task, or a part of it."""
+
+    condition: np.ndarray | str
+    """An image uint8 `[H, W, 3]`, or a text."""
+    sample: np.ndarray
+    truth: np.ndarray | None
+    """None where there is no true image."""
+
+
+def figure(rows: dict[str, Sequence[Example]]) -> np.ndarray:
+    """Tasks below each other, their examples side by side: uint8 `[H, W, 3]`.
+
+    Pixels are enlarged as they are, so that what the model makes is seen.
+
+    Args:
+      rows: title of a task -> its examples, as many for each.
+    """
+    examples = len(next(iter(rows.values())))
+    block = 3 * (CELL + GAP) + 2 * GAP  # of one example
+    width, height = LABEL + examples * block, HEADER + len(rows) * (CELL + GAP)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for example in range(examples):
+        for column, title in enumerate(COLUMNS):
+            x = LABEL + example * block + column * (CELL + GAP)
+            _text(draw, title, (x, 0), (CELL, HEADER))
+    for row, (title, shown) in enumerate(rows.items()):
+        y = HEADER + row * (CELL + GAP)
+        _text(draw, title, (0, y), (LABEL - GAP, CELL))
+        for example, cells in enumerate(shown):
+            for column, cell in enumerate(cells):
+                x = LABEL + example * block + column * (CELL + GAP)
+                if isinstance(cell, str):
+                    _text(draw, cell, (x, y), (CELL, CELL))
+                elif cell is not None:
+                    image = Image.fromarray(np.broadcast_to(cell, (*cell.shape[:2], 3)).copy())
+                    canvas.paste(image.resize((CELL, CELL), Image.Resampling.NEAREST), (x, y))
+    return np.asarray(canvas)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Writes a text into the middle of a field, in as many lines as it needs."""
+    font, lines = font_for(text, SIZE), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= size[0] else [*lines, word]
+    middle = corner[0] + size[0] // 2, corner[1] + size[1] // 2
+    draw.multiline_text(middle, "\n".join(lines), "black", font, anchor="mm", align="center")
