@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu, rankdata
 
 from ldm_jax.evaluation.feature_arrays import (
     check_widths,
@@ -28,10 +28,12 @@ class Memorisation(NamedTuple):
 
     Closer to the training images, that is; ties count half. 0.5 where the model only generalises, 1
     where it copies, less than 0.5 where samples are further from the training images than
-    real ones are, because they are bad.
+    real ones are, because they are bad. `p_value`: how probable samples as close as these are, were
+    they as far from training images as held-out ones (one-sided Mann-Whitney test).
     """
 
     closer: float
+    p_value: float
     generated: Nearest
     held_out: Nearest
 
@@ -55,7 +57,8 @@ def memorisation(*, training: ArrayLike, generated: ArrayLike, held_out: ArrayLi
     near_generated = _nearest(arrays["generated"], arrays["training"])
     near_held_out = _nearest(arrays["held-out"], arrays["training"])
     closer = _share_smaller(near_generated.distance, near_held_out.distance)
-    return Memorisation(closer, near_generated, near_held_out)
+    test = mannwhitneyu(near_generated.distance, near_held_out.distance, alternative="less")
+    return Memorisation(closer, float(test.pvalue), near_generated, near_held_out)
 
 
 def _nearest(queries: np.ndarray, targets: np.ndarray) -> Nearest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,16 @@ class FirstStage:
     def latent_channels(self) -> int:
         """Channels c of the latents."""
         return self.channels if self.bottleneck == "none" else self.network.z_channels
+
+    def latent_bytes(self, height: int, width: int) -> int:
+        """Bytes of the latent of an image of so many pixels: a byte a number, or its codes' bits.
+
+        A KL latent is real numbers, of which 8 bits each are kept in this count.
+        """
+        codes = (height // self.f) * (width // self.f)
+        if self.bottleneck == "vq":
+            return math.ceil(codes * math.ceil(math.log2(self.network.codebook_size)) / 8)
+        return codes * self.latent_channels
 
     def rows_at_once(self, height: int, width: int, most: int = ROWS_PER_DEVICE) -> int:
         """How many images of so many pixels a device encodes or decodes at a time, up to `most`.

@@ -47,3 +47,15 @@ def test_bad_samples_are_further_away():
     training, generated, held_out = sets()
     result = memorisation(training=training, generated=3 * generated, held_out=held_out)
     assert result.closer < 0.2
+
+
+def test_only_samples_that_are_closer_than_chance_allows_are_improbable():
+    training, generated, held_out = sets()
+
+    def p_value(samples, n=6):
+        found = memorisation(training=training, generated=samples, held_out=held_out[:n])
+        return found.p_value
+
+    assert p_value(training[:5]) < 0.01  # five samples and six held-out images are enough
+    assert p_value(generated) > 0.05 and p_value(held_out[:6]) >= 0.5
+    assert p_value(3 * generated) > 0.5  # bad ones are no copies

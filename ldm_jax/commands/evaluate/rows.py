@@ -50,7 +50,11 @@ def memorised(features: Sets, training: np.ndarray) -> tuple[dict[str, Any], Mem
         training=training, generated=features["samples"], held_out=features["real"]
     )
     distances = {"samples": found.generated.distance, "held_out": found.held_out.distance}
-    report: dict[str, Any] = {"closer": found.closer, "training_images": len(training)}
+    report: dict[str, Any] = {
+        "closer": found.closer,
+        "p_value": found.p_value,
+        "training_images": len(training),
+    }
     for name, values in distances.items():
         quantiles = np.quantile(values, [0, 0.05, 0.5])
         keys = ("least", "percentile_5", "median")

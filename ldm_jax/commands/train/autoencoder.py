@@ -18,6 +18,7 @@ from ldm_jax.data.source import Source
 from ldm_jax.data.spread import spread
 from ldm_jax.errors import UserError
 from ldm_jax.evaluation.distortion import psnr
+from ldm_jax.evaluation.jpeg import jpeg_psnr
 from ldm_jax.experiments.config import AutoencoderStage
 from ldm_jax.model.config_json import differences, to_json
 from ldm_jax.model.data import OpenData
@@ -183,7 +184,8 @@ def measure_autoencoder(
 ) -> dict[str, float]:
     """How far held-out images are from their reconstructions (Table 8), and which codes they use.
 
-    PSNR in dB, LPIPS where the weights of its network `perceptual` are among `constants`.
+    PSNR in dB, beside that of JPEG in as many bytes as the latent has (`evaluation.jpeg`); LPIPS
+    where the weights of its network `perceptual` are among `constants`.
     """
     x = held_out.read(spread(held_out, MEASURED))["image"]
     each = first.rows_at_once(*x.shape[1:3])
@@ -193,7 +195,9 @@ def measure_autoencoder(
         "psnr": round(float(np.mean(decibels)), 2),
         "psnr_std": round(float(np.std(decibels)), 2),
         "held_out_images": len(x),
+        "latent_bytes": first.latent_bytes(*x.shape[1:3]),
     }
+    scores["jpeg_psnr"] = round(float(np.mean(jpeg_psnr(x, scores["latent_bytes"]))), 2)
     if constants:
         distance = jax.jit(lambda p, *xs: lpips(p, perceptual, *(x / 127.5 - 1.0 for x in xs)))
         distances = map_batches(distance, (constants["perceptual"],), (x, x_hat), mesh)

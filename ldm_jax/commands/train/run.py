@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 from jax.sharding import Mesh
 
@@ -31,8 +30,7 @@ from ldm_jax.commands.train.autoencoder import (
 )
 from ldm_jax.commands.train.classifier import classifier_task, measure_classifier
 from ldm_jax.commands.train.diffusion import diffusion_task, trained_model
-from ldm_jax.commands.train.held_out import HeldOut
-from ldm_jax.commands.train.judge import is_judged, judge, kid_figure
+from ldm_jax.commands.train.final import final_samples
 from ldm_jax.commands.train.stage import train_stage
 from ldm_jax.commands.train.summary import summary_line
 from ldm_jax.commands.train.training_images import training_images
@@ -246,7 +244,7 @@ def _train(
 
         # Judge
         model = trained_model(model, trained.state, mesh)
-        results |= trained.summary | _final_samples(model, data, run, lpips_weights)
+        results |= trained.summary | final_samples(model, data, run, lpips_weights)
         _finish(run, "diffusion", results)
     except BaseException:
         with contextlib.suppress(UserError):  # such as the full disk that has stopped the run
@@ -353,35 +351,6 @@ def _train_classifier(
     trained = train_stage(task, run, mesh, key, profile)
     scores = measure_classifier(classifier, trained.state, data.validation, mesh, model.config.seed)
     _finish(run, "classifier", trained.summary | scores)
-
-
-def _final_samples(
-    model: LatentDiffusion, data: OpenData, run: RunDir, lpips_weights: dict | None
-) -> dict[str, Any]:
-    """The figure at the end, and the numbers of the task."""
-    config, settings = model.config, model.settings
-    shown, kind = config.evaluation.num_images, data.info.condition
-    judged = config.evaluation.judged_images if is_judged(config, kind) else 0
-    n = max(shown, judged)
-    held_out = HeldOut.read(data.validation, model.condition, n, shown)
-    images = held_out.sample(model, settings, progress="sampling")
-    if jax.process_index() == 0:
-        file = run.to_write("samples.png")
-        plots.save_png(file, held_out.figure(images[:shown]), vars(settings))
-        log.info("samples for held-out conditions: %s", file)
-    if not judged:
-        return {}
-
-    def reconstruct(x: np.ndarray) -> np.ndarray:
-        return x if model.first.bottleneck == "none" else model.reconstruct(x)
-
-    reference = HeldOut.others(data.validation, n, shown)
-    numbers = judge(config, kind, held_out, images[:judged], reconstruct, reference, lpips_weights)
-    if "kid" in numbers and jax.process_index() == 0:
-        file = run.to_write("kid.png")
-        plots.save_png(file, kid_figure(numbers["kid"]))
-        log.info("KID of the samples, and the best that can be: %s", file)
-    return {name: report | {"guidance": settings.guidance} for name, report in numbers.items()}
 
 
 def _what_next(run: RunDir, summary: dict[str, Any], stage: StageName) -> str:

@@ -36,7 +36,8 @@ def _facts(s: dict[str, Any]) -> list[str]:
         levels = [f"{s[f'accuracy_{level}']:.0%}" for level in NOISE_LEVELS]
         facts.append(f"{s['accuracy']:.1%} right (least to most noise {', '.join(levels)})")
     if "psnr" in s:
-        facts.append(f"PSNR {s['psnr']:.1f} dB")
+        same = f"; JPEG of the same size {s['jpeg_psnr']:.1f}" if "jpeg_psnr" in s else ""
+        facts.append(f"held-out PSNR {s['psnr']:.1f} dB{same}")
     facts += [f"LPIPS ({key[6:]}) {s[key]:.3f}" for key in s if key.startswith("lpips_")]
     if "codebook_usage" in s:
         facts.append(f"{s['codebook_usage']:.0%} of the codes in use")
@@ -54,7 +55,7 @@ _NAMES = {
 
 def _measured(summary: dict[str, Any]) -> list[str]:
     """The first number of each report, with what it is compared to."""
-    facts = []
+    facts = [_copies(summary["nearest"])] if "nearest" in summary else []
     if report := summary.get("reader"):
         name = next(name for name in _NAMES if name in report["samples"])
         others = {"ceiling": "true renders", "reconstructed": "reconstructed", "floor": "shuffled"}
@@ -74,3 +75,13 @@ def _measured(summary: dict[str, Any]) -> list[str]:
                     numbers.append(f"LPIPS (squeezenet) {scores['lpips_squeezenet']:.3f}")
                 facts.append(f"{who.replace('_', ' ')} " + " ".join(numbers))
     return facts
+
+
+def _copies(report: dict[str, Any]) -> str:
+    """What the comparison of samples with training images has found."""
+    if "why_not" in report:
+        return f"no nearest-neighbour check ({report['why_not']})"
+    nearer = f"nearer to training images than held-out ones in {report['closer']:.0%} of pairs"
+    if report["passed"]:
+        return f"nearest-neighbour check passed (samples {nearer})"
+    return f"nearest-neighbour check FAILED: samples are {nearer}, copies are in 100%: nearest.png"

@@ -249,7 +249,7 @@ def test_the_autoencoder_of_another_run_is_used_bit_for_bit(vq, train_on, sample
     lent = of_autoencoder(saved(lender, "autoencoder", "ema"))
     ended = train_on("captions", run, *VQ, *ALWAYS, "--autoencoder.from-run", lender)
     assert ended.code == 0, ended.err
-    assert f"autoencoder: from {lender}, PSNR" in ended.out
+    assert f"autoencoder: from {lender}, held-out PSNR" in ended.out
     assert of_autoencoder(saved(run, "diffusion", "constants")) == lent
     assert not (run / "checkpoints" / "autoencoder").exists()
     assert {line["stage"] for line in read(run / "metrics.jsonl")} == {"diffusion"}

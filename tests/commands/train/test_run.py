@@ -18,7 +18,15 @@ def test_smoke_leaves_everything(smoke):
     assert ended.code == 0, ended.err
     [line] = ended.out.splitlines()
     assert line.startswith("autoencoder: ") and " | diffusion: " in line
-    for fact in ("parameters", "images/s", "peak", "PSNR", "whole caption", "KID (scene-reader"):
+    for fact in (
+        "parameters",
+        "images/s",
+        "peak",
+        "PSNR",
+        "JPEG",
+        "whole caption",
+        "KID (scene-reader",
+    ):
         assert fact in line
     names = {path.name for path in run.iterdir()}
     files = {"config.json", "metrics.jsonl", "curves.png", "samples.png", "summary.json"}
