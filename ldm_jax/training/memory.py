@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def host_bytes() -> float:
         with contextlib.suppress(OSError, ValueError):  # "max": no limit
             known.append(int(Path(file).read_text()))
     return min(size for size in known if size > 0)
+
+
+def used_bytes(devices: Sequence[jax.Device]) -> int:
+    """The most memory that has been in use so far; 0 where the system does not say.
+
+    Of this process, data and program included, where the devices are CPUs; else of the first of
+    the devices.
+    """
+    if devices[0].platform != "cpu":
+        return (devices[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    with contextlib.suppress(ImportError):  # on Windows
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return 0
 
 
 def check_memory(

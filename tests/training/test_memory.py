@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldm_jax.training.memory import check_memory, check_program, host_bytes
+from ldm_jax.training.memory import check_memory, check_program, host_bytes, used_bytes
 
 
 def test_a_machine_has_some_memory():
     assert 2**28 < host_bytes() < 2**50
+
+
+def test_a_process_has_used_some_of_it():
+    held = jnp.ones(10**6)
+    assert held.nbytes < used_bytes(jax.devices()) < host_bytes()
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.autoencoder.perceptual import abstract_params
+from ldm_jax.commands.train.diffusion import PREVIEWS
+from ldm_jax.commands.train.final import images_at_end
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, one_row
 from ldm_jax.data.loader import Batch
@@ -59,19 +63,54 @@ def abstract_step(model: LatentDiffusion, stage: str, example: Batch, cached: bo
     return AbstractStep(objective, config, batch, constants)
 
 
-def check_diffusion(model: LatentDiffusion, data: OpenData) -> None:
+def check_diffusion(model: LatentDiffusion, data: OpenData) -> Work:
     """Builds the second stage from the data's facts, its loss and its previews; takes a second.
 
-    So that hours of the first stage are not spent on a run whose second one cannot be.
+    So that hours of the first stage are not spent on a run whose second one cannot be. Returns what
+    it costs.
 
     Raises:
       UserError: its condition, its networks or its sampling do not fit together.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
     step = abstract_step(model, "diffusion", data.train.read([0]), data.fixed_views)
-    params = jax.eval_shape(step.objective.init, key)
-    jax.eval_shape(step.objective.loss, params, step.constants, step.batch, key)
+    work = work_of(model, step, data.fixed_views)
     held_out = HeldOut.read(data.validation, model.condition, 1)
     held_out.figure(held_out.truth["image"])
     model.sampler.check(model.settings, conditional=model.condition is not None)
     model.geometry()
+    return work
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of the second stage, as XLA counts them before it compiles."""
+
+    training: float
+    """Of all training steps."""
+    sampling: float
+    """Of the previews, and of the samples at the end."""
+
+
+def work_of(model: LatentDiffusion, step: AbstractStep, cached: bool) -> Work:
+    """What the second stage costs; `cached`: whether it reads latents, as for `abstract_step`."""
+    first, config = model.first, model.config
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(step.objective.init, key)
+    unet = _flops(step.objective.loss, params, step.constants, step.batch, key)
+    encoding = 0.0
+    if not cached and first.bottleneck != "none":
+        encoding = _flops(first.encode, step.constants["autoencoder"], step.batch["image"])
+        unet -= encoding
+    stage, settings = config.diffusion, config.sampling
+    previews = math.ceil(stage.steps / stage.progress.preview_every)
+    images = previews * PREVIEWS + images_at_end(config, model.info.condition)
+    passes = settings.steps * (1 if settings.guidance == 1.0 else 2)
+    return Work(
+        # A gradient takes twice as much as the loss, and none is taken of the frozen encoder.
+        training=stage.steps * (3 * unet + encoding),
+        sampling=images * passes * unet / stage.batch_size,
+    )
+
+
+def _flops(function: Callable, *shapes: Any) -> float:
+    return (jax.jit(function).lower(*shapes).cost_analysis() or {}).get("flops", 0.0)

@@ -19,7 +19,7 @@ from ldm_jax import plots
 from ldm_jax.bounds import Count
 from ldm_jax.commands import cli
 from ldm_jax.commands.hosts import Hosts
-from ldm_jax.commands.train.abstract import check_diffusion
+from ldm_jax.commands.train.abstract import Work, check_diffusion
 from ldm_jax.commands.train.autoencoder import (
     autoencoder_task,
     borrowed_autoencoder,
@@ -182,8 +182,7 @@ def _train(
 
     # Build
     model = LatentDiffusion(experiment, data.info, name=str(run.path))
-    if "diffusion" in _stages(stage) and run.checkpoints("diffusion").latest_step() is None:
-        check_diffusion(model, data)
+    work = check_diffusion(model, data) if "diffusion" in _stages(stage) else Work(0.0, 0.0)
     initial = _initial(run, model, stage)
     run.begin(name, experiment, data.info, initial.origin)
     log.info(
@@ -223,7 +222,8 @@ def _train(
                 loader=experiment.loader,
                 constants=perceptual,
             )
-            task = replace(task, initial=initial.autoencoder)
+            after = work.training + work.sampling
+            task = replace(task, initial=initial.autoencoder, flops_after=after)
             trained = train_stage(task, run, mesh, key_autoencoder, profile)
             state = trained.state
             weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
@@ -239,6 +239,7 @@ def _train(
 
         # Second stage
         task = diffusion_task(model, autoencoder, data, run, mesh, initial)
+        task = replace(task, flops_after=work.sampling)
         trained = train_stage(task, run, mesh, key_diffusion, profile)
         results = {"scale_factor": float(trained.state.constants["scale_factor"])}
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.commands.train.estimate import estimated
 from ldm_jax.data.loader import Loader
 from ldm_jax.model.initial import ByPath, start_from
 from ldm_jax.model.run_dir import RunDir
@@ -48,6 +49,8 @@ class StageTask:
     """A change of the state that is no gradient step."""
     initial: ByPath = field(default_factory=dict)
     """Weights to start from; those that are missing start at random."""
+    flops_after: float = 0.0
+    """FLOPs of what the run does after these steps, to estimate its time."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,11 @@ def train_stage(
         Hook(progress.preview_every, save_curves),
         Hook(progress.save_every, lambda _state, _step: run.record()),
     ]
+    devices = list(mesh.local_devices)
+    step_fn = estimated(step, name, config, int(state.step), task.flops_after, devices)
     try:
         state = fit(
-            profiled(step, profile, run.path / "profile" / name) if profile else step,
+            profiled(step_fn, profile, run.path / "profile" / name) if profile else step_fn,
             state,
             lambda start_step: _on_devices(task.loader, start_step, mesh),
             config,
