@@ -46,16 +46,18 @@ def test_the_work_is_what_a_training_step_costs(one_device):
         replace(experiment, diffusion=replace(experiment.diffusion, condition="none")), info
     )
     example = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
-    for cached in (True, False):
-        step = abstract_step(model, "diffusion", example, cached)
-        work = work_of(model, step, cached)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        args = step.objective, step.config, one_device, key, step.batch, step.constants
-        counted = lower_step(*args)[1].cost_analysis()["flops"]
-        assert work.training / experiment.diffusion.steps == pytest.approx(counted, rel=0.15)
-    # 2 previews of 16 images and 32 at the end, 5 steps: a third of a training step's work each
-    images = 64 * experiment.sampling.steps
-    share = images / (3 * experiment.diffusion.batch_size * experiment.diffusion.steps)
-    cached = work_of(model, abstract_step(model, "diffusion", example, True), True)
-    guided = 1 if experiment.sampling.guidance == 1 else 2
-    assert cached.sampling == pytest.approx(guided * share * cached.training)
+    step = abstract_step(model, "diffusion", example, cached=True)
+    work = work_of(model, step, cached=True)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    args = step.objective, step.config, one_device, key, step.batch, step.constants
+    counted = lower_step(*args)[1].cost_analysis()["flops"]
+    stage = experiment.diffusion
+    assert work.training / stage.steps == pytest.approx(counted, rel=0.15)
+    # 2 previews of 16 images and 32 at the end, 5 steps, twice with guidance: a third of the work
+    # of a training step for each
+    passes = 64 * experiment.sampling.steps * (1 if experiment.sampling.guidance == 1 else 2)
+    share = passes / (3 * stage.batch_size * stage.steps)
+    assert work.sampling == pytest.approx(share * work.training)
+    images = work_of(model, abstract_step(model, "diffusion", example, cached=False), cached=False)
+    assert images.sampling == pytest.approx(work.sampling, rel=0.05)
+    assert images.training > 1.1 * work.training  # the encoder

@@ -35,6 +35,9 @@ def test_copies_fail_and_new_images_pass(channels):
     assert not failed["passed"] and failed["closer"] > 0.9
     said = [summary_line({"diffusion": {"nearest": one}}) for one in (passed, failed)]
     assert "nearest-neighbour check passed" in said[0] and "FAILED" in said[1]
+    assert "unlike" not in said[0]
+    unlike = {"diffusion": {"nearest": passed | {"closer": 0.1}}}
+    assert "unlike real images" in summary_line(unlike)
 
 
 @pytest.mark.parametrize("held_out, samples, said", [(4, 9, "4 held-out"), (9, 4, "4 samples")])
