@@ -20,12 +20,12 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 from tasks_figure import Example, figure
 from unconditional import blended
 
@@ -37,6 +37,7 @@ from ldm_jax.data.open import open_sources
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.data import EXTRAS
 from ldm_jax.pretrained.lpips import load_lpips
+from ldm_jax.shipped import shipped_models
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 # Task -> (its experiment, the name of its run, further options).
@@ -172,6 +173,28 @@ def examples(one: Judged) -> list[Example]:
     return shown
 
 
+def compare(models: Iterable[tuple[str, LatentDiffusion]], folder: Path, lpips: dict | None) -> str:
+    """Judges (task, model) after each other; writes the figure and all numbers, returns the table.
+
+    The unconditional model is to come before in-painting, and the regression before
+    super-resolution, where they are to stand beside them.
+    """
+    done: dict[str, Judged] = {}
+    for task, model in models:
+        one = done[task] = judged(model, task, lpips)
+        if task == "in-painting" and "unconditional" in done:
+            truth, masks = one.held_out.truth["image"], one.held_out.conditions["mask"]
+            stand_beside(one, "blended", blended(done["unconditional"].model, truth, masks), lpips)
+        if task == "super-resolution x4" and "regression" in done:
+            stand_beside(one, "regression", done["regression"].images, lpips)
+    shown = {task: one for task, one in done.items() if task != "regression"}
+    folder.mkdir(parents=True, exist_ok=True)
+    reports = {task: one.report for task, one in done.items()}
+    (folder / "tasks.json").write_text(json.dumps(reports, indent=2) + "\n")
+    plots.save_png(folder / "tasks.png", figure({t: examples(one) for t, one in shown.items()}))
+    return "\n".join([*HEADER, *(line for t, one in shown.items() for line in rows(t, one.report))])
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
@@ -181,32 +204,16 @@ def main():
     options = arguments.parse_args()
     file = options.perceptual_file
     lpips = load_lpips("squeezenet", file) if file else None
-    asked = [task for task in TASKS if task in options.only]
+    asked = [task for task in TASKS if task in options.only]  # in the order of the table
     if options.shipped:
-        asked = [task for task in asked if task != "regression"]
-        places = {task: TASKS[task][1] for task in asked}
+        places = {task: TASKS[task][1] for task in asked if TASKS[task][1] in shipped_models()}
     else:
         places = {task: trained(options.folder, task) for task in asked}
+    if not places.keys() - {"regression"}:
+        arguments.error("none of these models comes with the package, or only a regression")
     jax.config.update("jax_num_cpu_devices", 2)  # one a core, as sample.py has them
-
-    done: dict[str, Judged] = {}
-    for task, place in places.items():
-        one = done[task] = judged(ldm_jax.load(place), task, lpips)
-        if task == "in-painting" and "unconditional" in done:
-            free, truth = done["unconditional"].model, one.held_out.truth["image"]
-            images = blended(free, truth, one.held_out.conditions["mask"])
-            stand_beside(one, "blended", images, lpips)
-        if task == "super-resolution x4" and "regression" in done:
-            stand_beside(one, "regression", done["regression"].images, lpips)
-    done.pop("regression", None)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    reports = {task: one.report for task, one in done.items()}
-    (options.folder / "tasks.json").write_text(json.dumps(reports, indent=2) + "\n")
-    shown = figure({task: examples(one) for task, one in done.items()})
-    Image.fromarray(shown).save(options.folder / "tasks.png")
-    print(
-        "\n".join([HEADER, *(row for task, one in done.items() for row in rows(task, one.report))])
-    )
+    models = ((task, ldm_jax.load(place)) for task, place in places.items())
+    print(compare(models, options.folder, lpips))
 
 
 if __name__ == "__main__":

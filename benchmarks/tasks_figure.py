@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from ldm_jax.fonts import font_for
 
 CELL = 128  # pixels of an image's side: 64x64 at twice its size
-GAP, LABEL, HEADER = 4, 116, 26
-SIZE = 14  # of the letters, in pixels
+GAP, LABEL, HEADER = 4, 124, 26
+SIZES = (14, 12, 11, 10)  # of the letters, in pixels: the largest at which a text fits
 COLUMNS = ("condition", "sample", "truth")
 
 
@@ -56,12 +56,18 @@ def figure(rows: dict[str, Sequence[Example]]) -> np.ndarray:
 
 
 def _text(
-    draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], size: tuple[int, int]
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], field: tuple[int, int]
 ) -> None:
     """Writes a text into the middle of a field, in as many lines as it needs."""
-    font, lines = font_for(text, SIZE), [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if font.getlength(longer) <= size[0] else [*lines, word]
-    middle = corner[0] + size[0] // 2, corner[1] + size[1] // 2
-    draw.multiline_text(middle, "\n".join(lines), "black", font, anchor="mm", align="center")
+    width, height = field
+    for size in SIZES:
+        font, lines = font_for(text, size), [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
+        if len(lines) * (size + 3) <= height:
+            break
+    middle = corner[0] + width // 2, corner[1] + height // 2
+    draw.multiline_text(
+        middle, "\n".join(lines), "black", font, anchor="mm", align="center", spacing=3
+    )

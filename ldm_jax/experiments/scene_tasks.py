@@ -41,7 +41,7 @@ def scenes_unconditional() -> Experiment:
 
     python train.py scenes-unconditional
     """
-    return _on_f8("none", steps=3400)
+    return _on_f8("none", steps=5500)
 
 
 def scenes_text() -> Experiment:
@@ -72,7 +72,7 @@ def scenes_semantic() -> Experiment:
 
     python train.py scenes-semantic
     """
-    return _on_f4("semantic", steps=6000)
+    return _on_f4("semantic", steps=9000)
 
 
 def scenes_inpainting() -> Experiment:
@@ -82,7 +82,7 @@ def scenes_inpainting() -> Experiment:
 
     python train.py scenes-inpainting
     """
-    return _on_f4("inpainting", steps=5000)
+    return _on_f4("inpainting", steps=7500)
 
 
 def scenes_super_resolution() -> Experiment:
@@ -92,7 +92,7 @@ def scenes_super_resolution() -> Experiment:
 
     python train.py scenes-super-resolution
     """
-    return _on_f4("super-resolution", steps=6000)
+    return _on_f4("super-resolution", steps=9000)
 
 
 def _on_f8(condition: ConditionKind, steps: int, guidance: float = 1.0) -> Experiment:
