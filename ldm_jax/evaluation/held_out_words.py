@@ -68,12 +68,13 @@ def held_out_report(
         if not chosen.any():
             raise UserError(f"none of the {len(asked)} samples is {name}")
     return HeldOutReport(
-        held_out=_share(correct[held_out]),
-        seen=_share(correct[~held_out]),
-        combinations={text: _share(correct[own]) for text, own in having.items() if own.any()},
+        held_out=share_of(correct[held_out]),
+        seen=share_of(correct[~held_out]),
+        combinations={text: share_of(correct[own]) for text, own in having.items() if own.any()},
     )
 
 
-def _share(correct) -> Share:
+def share_of(correct: np.ndarray) -> Share:
+    """The share of true values of bool [n], n > 0."""
     p, n = float(correct.mean()), len(correct)
     return Share(p, math.sqrt(p * (1 - p) / n), n)

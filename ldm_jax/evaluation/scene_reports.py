@@ -213,10 +213,38 @@ def caption_scores(images, captions) -> dict[str, float]:
 
 def right_captions(images, captions) -> np.ndarray:
     """Whether each caption is right as a whole, as `caption_scores` counts it: bool [n]."""
+    return np.array([score["whole"] == 1 for score in _score_of_each(images, captions)], bool)
+
+
+def true_captions(images, captions) -> np.ndarray:
+    """Whether all that each caption says is there, whatever else there is: bool [n]."""
+    scores = _score_of_each(images, captions)
+    return np.array([all(score.get(word, 1) == 1 for word in WORDS) for score in scores], bool)
+
+
+def _score_of_each(images, captions) -> list[dict[str, float]]:
     asked = [parse_caption(str(text)) for text in captions]
     _check_pairs("images", images, asked)
-    scores = [_caption_score([one], [scene]) for one, scene in zip(see(images), asked, strict=True)]
-    return np.array([score["whole"] == 1 for score in scores], bool)
+    return [_caption_score([one], [scene]) for one, scene in zip(see(images), asked, strict=True)]
+
+
+def scores_by_count(seen: Sequence["Seen"], captions) -> dict[int, dict[str, float]]:
+    """`caption_scores` apart for captions of one object, of two, and so on.
+
+    Args:
+      seen: what is in each image. captions: one for each.
+    Returns:
+      Number of objects -> the shares, and `images`, of how many.
+    """
+    asked = [parse_caption(str(text)) for text in captions]
+    _check_pairs("images", seen, asked)
+    counts = np.array([len(scene.objects) for scene in asked])
+    found = {}
+    for count in np.unique(counts).tolist():
+        rows = np.flatnonzero(counts == count)
+        score = _caption_score([seen[i] for i in rows], [asked[i] for i in rows])
+        found[count] = score | {"images": len(rows)}
+    return found
 
 
 class Seen(NamedTuple):
@@ -229,8 +257,12 @@ class Seen(NamedTuple):
 
 def see(images) -> list[Seen]:
     """What is in each image, uint8 [n, H, H, 3], H = 32 or a multiple of 64."""
-    seen = read(images)
-    surroundings = zip(objects_in(seen), seen.floor, seen.sky, strict=True)
+    return seen_in(read(images))
+
+
+def seen_in(reading: Reading) -> list[Seen]:
+    """What is in each of the images that were read."""
+    surroundings = zip(objects_in(reading), reading.floor, reading.sky, strict=True)
     return [Seen(found, FLOORS[floor], SKIES[sky]) for found, floor, sky in surroundings]
 
 
@@ -262,7 +294,11 @@ def validity(images) -> np.ndarray:
     A plausible scene has sky above floor with a level horizon between them, one to four objects,
     of each of which the reader is certain and which is sound, and nothing else.
     """
-    seen = read(images)
+    return validity_in(read(images))
+
+
+def validity_in(seen: Reading) -> np.ndarray:
+    """`validity` of images that were read."""
     side, found = seen.semantic.shape[1], objects_in(seen)
     misplaced, unassigned, least, counts = plausibility(seen, found)
     proper = (counts >= 1) & (counts <= MAX_OBJECTS) & (least >= _MIN_CERTAINTY)

@@ -16,7 +16,11 @@ from ldm_jax.evaluation.scene_reports import (
     caption_scores,
     derangement,
     mean_iou,
+    right_captions,
+    scores_by_count,
+    see,
     semantic_report,
+    true_captions,
     validity,
 )
 
@@ -166,6 +170,30 @@ def test_caption_reports_stand_between_ceiling_and_floor(data):
     assert 0.35 <= report["samples"]["objects"] <= 0.7
     assert report["floor"]["objects"] <= 0.15 and report["floor"]["whole"] <= 0.05
     assert caption_report(image, half_wrong(captions), image, captions) == report
+
+
+def test_scores_stand_apart_by_the_number_of_objects(data):
+    image, captions = data["image"], data["caption"]
+    found, whole = scores_by_count(see(image), captions), caption_scores(image, captions)
+    counts = [len(parse_caption(text).objects) for text in captions]
+    assert {count: one["images"] for count, one in found.items()} == dict(
+        zip(*np.unique(counts, return_counts=True), strict=True)
+    )
+    mean = sum(one["whole"] * one["images"] for one in found.values()) / len(image)
+    np.testing.assert_allclose(mean, whole["whole"])
+    assert "relation" not in found[1] and "relation" in found[2]
+
+
+def test_a_true_caption_may_leave_things_out(data):
+    """Which a right one may not, as to objects."""
+    image = data["image"]
+    names = [parse_caption(text).objects for text in data["caption"]]
+    first = [f"a {one[0].colour} {one[0].shape}" for one in names]
+    true, right = true_captions(image, first), right_captions(image, first)
+    several = np.array([len(one) > 1 for one in names])
+    assert true.mean() >= 0.8 and right[several].mean() <= 0.2
+    np.testing.assert_array_equal(true[~several] >= right[~several], True)
+    assert true_captions(image, first[1:] + first[:1]).mean() <= 0.3
 
 
 @pytest.mark.slow

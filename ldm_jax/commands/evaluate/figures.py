@@ -17,6 +17,7 @@ ROWS = {
     "samples": ("samples", "#d62728"),
     "bicubic": ("bicubic", "#ff7f0e"),
     "mean_fill": ("mean fill", "#ff7f0e"),
+    "blurred": ("blurred renders", "#2ca02c"),
     "reconstructions": ("reconstructions", "#1f77b4"),
     "held_out": ("held-out images", "#7f7f7f"),
 }

@@ -12,8 +12,8 @@ from ldm_jax.evaluation.nearest import Memorisation, memorisation
 
 Sets = Mapping[str, np.ndarray]
 """Images or features `[n, ...]`: `real`, `examples`, and where there are such `samples`, and what
-was made of the examples: `reconstructions`, `bicubic`, `mean_fill`."""
-MADE_OF_EXAMPLES = ("reconstructions", "bicubic", "mean_fill")
+was made of the examples: `reconstructions`, `bicubic`, `mean_fill`, `blurred`."""
+MADE_OF_EXAMPLES = ("reconstructions", "bicubic", "mean_fill", "blurred")
 
 
 def rows(features: Sets, independent: bool, logits: np.ndarray | None) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def rows(features: Sets, independent: bool, logits: np.ndarray | None) -> dict[s
     `samples` against all real images. Against real images that they are not made of, a half where
     the examples are the real images: `reconstructions`, what a perfect second stage would reach;
     `held_out`, other real images, what a perfect model would; `bicubic` or `mean_fill`, the
-    simplest way to restore images. `reconstructions_paired`: against the same images.
+    simplest way to restore images; `blurred`, real images a little out of focus.
+    `reconstructions_paired`: against the same images.
 
     Args:
       features: of all sets, `[N, d]`.

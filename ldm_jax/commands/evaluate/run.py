@@ -24,6 +24,7 @@ from ldm_jax.commands.evaluate.generated import draw, reconstruct, sampling_requ
 from ldm_jax.commands.evaluate.image_files import read_images
 from ldm_jax.commands.evaluate.judge import judge_by
 from ldm_jax.commands.evaluate.networks import default_features, load_networks
+from ldm_jax.commands.evaluate.prompts import draw_further, judge_further
 from ldm_jax.commands.evaluate.reference import Reference, open_reference
 from ldm_jax.commands.evaluate.report import (
     distortions,
@@ -33,7 +34,7 @@ from ldm_jax.commands.evaluate.report import (
     write_nearest,
     write_report,
 )
-from ldm_jax.commands.evaluate.scenes import can_be_read, judge_scenes
+from ldm_jax.commands.evaluate.scenes import blurred, can_be_read, judge_scenes
 from ldm_jax.commands.sample.command import SampleCommand
 from ldm_jax.commands.sample.plan import Request
 from ldm_jax.commands.sample.run import sampling_settings
@@ -91,24 +92,33 @@ def evaluate(command: EvaluateCommand, model: LatentDiffusion | None) -> str:
     with _alone(folder):
         # Images
         sets = {"real": reference.real, "examples": reference.examples.truth["image"]}
+        readable = can_be_read(command.data, sets["real"].shape[1]) and not command.real
+        further: dict[str, np.ndarray] = {}
         if opened.samples is not None:
             sets["samples"] = opened.samples
             report["samples"] = {"file": command.samples, "num": len(opened.samples)}
         elif opened.request is not None:
-            samples = draw(opened.request, folder, report["model"]["weights_sha256"])
+            weights = report["model"]["weights_sha256"]
+            samples = draw(opened.request, folder, weights)
             sets["samples"] = samples.images
             report["samples"] = samples.facts
+            if readable and model.info.condition == "text":
+                further = draw_further(opened.request, samples.images, folder, weights)
             sets |= simplest(model, reference.examples)
         if model is not None and model.first.bottleneck != "none":
             sets["reconstructions"] = reconstruct(model, sets["examples"])
+        if readable:
+            sets["blurred"] = blurred(sets["examples"])
         restored = "bicubic" in sets or "mean_fill" in sets
         report["distortion"] = on_first(lambda: distortions(sets, restored, opened.lpips))
 
         # Scenes
-        if can_be_read(command.data, sets["real"].shape[1]) and not command.real:
+        if readable:
             kind = "none" if opened.samples is not None or model is None else model.info.condition
             of = (sets, reference.examples, command.data, kind, folder, opened.lpips)
             report["scenes"] = on_first(lambda: judge_scenes(*of))
+        if further:
+            report["scenes"] |= on_first(lambda: judge_further(further, sets["examples"]))
 
         # Measures
         judged = {

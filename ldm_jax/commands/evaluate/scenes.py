@@ -10,29 +10,44 @@ import numpy as np
 from etils import epath
 
 from ldm_jax import plots
+from ldm_jax.commands.evaluate.prompts import further_lines
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.judge import distances, read_conditions
 from ldm_jax.data.loader import Batch
 from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.errors import UserError
-from ldm_jax.evaluation.held_out_words import held_out_report
+from ldm_jax.evaluation.held_out_words import held_out_report, share_of
 from ldm_jax.evaluation.scene_captions import parse_caption
 from ldm_jax.evaluation.scene_coverage import Coverage, coverage
+from ldm_jax.evaluation.scene_damage import blur
 from ldm_jax.evaluation.scene_guess import guess_scenes, object_masks
 from ldm_jax.evaluation.scene_match import Match
 from ldm_jax.evaluation.scene_match_set import match_set
 from ldm_jax.evaluation.scene_network import SIZE, SMALL
 from ldm_jax.evaluation.scene_reader import read
-from ldm_jax.evaluation.scene_reports import Seen, right_captions, see
+from ldm_jax.evaluation.scene_reports import (
+    Seen,
+    right_captions,
+    scores_by_count,
+    seen_in,
+    validity_in,
+)
 
 MATCHED = 64  # images of each set whose nearest true render is searched
 SHOWN = 16  # of them in the figure
 READ = ("samples", "reconstructions", "held_out")
+BLUR = 0.7  # standard deviation in pixels of the blur that good samples should be better than
+MAIN_WORDS = ("whole", "objects", "relation")
 
 
 def can_be_read(data: Any, side: int) -> bool:
     """Whether the images are scenes of a size that the reader reads."""
     return isinstance(data, ScenesConfig) and side in (SMALL, SIZE)
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """Images uint8 `[n, H, H, 3]`, a little out of focus."""
+    return np.stack([blur(image, BLUR * 32 / len(image)) for image in images])
 
 
 def judge_scenes(
@@ -45,7 +60,9 @@ def judge_scenes(
 ) -> dict[str, Any]:
     """Every word read back, coverage of the world, nearest true renders: as JSON.
 
-    `words`: agreement with the conditions, of samples, of reconstructions and of the true images.
+    `words`: agreement with the conditions, of samples, of reconstructions and of the true images;
+    of captions also `words_by_objects`: apart for one object, two, and so on. `valid`: the share of
+    proper scenes, as the reader sees them (`validity`).
     `coverage`: of each factor, against the known distribution. `nearest_renders`: the share of
     proper scenes among some images of each set, and how far their objects are from a true render.
 
@@ -64,20 +81,40 @@ def judge_scenes(
         "held_out": sets["examples"],
     }
     images = {name: images[name] for name in READ if images[name] is not None}
-    report: dict[str, dict[str, Any]] = {"words": {}, "coverage": {}, "nearest_renders": {}}
-    figures = []
+    parts = ("words", "valid", "coverage", "nearest_renders")
+    report: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    figures, by_count = [], {}
     for name, x in images.items():
-        words = read_conditions(kind, level, _in_turns(examples.truth, len(x)), x)
+        truth, reading = _in_turns(examples.truth, len(x)), read(x)
+        seen = seen_in(reading)
+        words = read_conditions(kind, level, truth, x)
         report["words"][name] = words | {"images": len(x)}
-        report["coverage"][name] = _coverage(see(x), level)
+        report["valid"][name] = share_of(validity_in(reading) == 1)._asdict()
+        if kind == "text":
+            by_count[name] = scores_by_count(seen, truth["caption"])
+        report["coverage"][name] = _coverage(seen, level)
         matches = _matches(x[:MATCHED], level)
         report["nearest_renders"][name] = _distances(x[:MATCHED], matches, lpips)
         figures.append(_figure(x[:SHOWN], matches[:SHOWN]))
+    if by_count:
+        report["words_by_objects"] = _by_objects(by_count)
     if data.held_out_words and kind == "text" and "samples" in images:
         report["held_out_words"] = _held_out(images["samples"], examples.truth, data.held_out_words)
     folder.mkdir(parents=True, exist_ok=True)
     plots.save_png(folder / "scenes.png", figures[0])
     return report
+
+
+def _by_objects(by_count: Mapping[str, Mapping[int, dict[str, float]]]) -> dict[str, Any]:
+    """Number of objects -> set -> shares; with `whole` as a share of the reconstructions' one."""
+    found: dict[str, Any] = {}
+    for count in sorted(by_count["held_out"]):
+        own = {name: scores[count] for name, scores in by_count.items() if count in scores}
+        best = own.get("reconstructions", {}).get("whole")
+        if best and "samples" in own:
+            own["samples"]["of_reconstructions"] = own["samples"]["whole"] / best
+        found[str(count)] = own
+    return found
 
 
 def _in_turns(truth: Batch, n: int) -> Batch:
@@ -160,6 +197,13 @@ def scene_lines(report: Mapping[str, Any]) -> list[str]:
         said.append(
             f"read in {name.replace('_', '-')}: {', '.join(parts)} (N = {scores['images']})"
         )
+    for count, sets in report.get("words_by_objects", {}).items():
+        parts = [f"{name.replace('_', '-')} {_main_words(one)}" for name, one in sets.items()]
+        said.append(f"captions of {count} object{'s' * (count != '1')}: {'; '.join(parts)}")
+    parts = [
+        f"{name.replace('_', '-')} {one['share']:.1%}" for name, one in report["valid"].items()
+    ]
+    said.append(f"proper scenes, as the reader sees them: {', '.join(parts)}")
     for name, one in report["nearest_renders"].items():
         median = one["median_psnr"]
         far = "no object" if median is None else f"median {median} dB"
@@ -167,6 +211,8 @@ def scene_lines(report: Mapping[str, Any]) -> list[str]:
             f"nearest true renders of {name.replace('_', '-')}: {one['proper']:.1%} proper scenes, "
             f"{far} (N = {one['images']})"
         )
+    if "clauses" in report:
+        said += further_lines(report)
     if "seen" in (words := report.get("held_out_words", {})):
         parts = (
             f"{name.replace('_', '-')} {words[name]['share']:.1%} ± "
@@ -182,3 +228,10 @@ def scene_lines(report: Mapping[str, Any]) -> list[str]:
     if missing:
         said.append(f"never in the samples: {', '.join(missing[:8])}")
     return said
+
+
+def _main_words(scores: Mapping[str, float]) -> str:
+    parts = [f"{name} {scores[name]:.1%}" for name in MAIN_WORDS if name in scores]
+    if (share := scores.get("of_reconstructions")) is not None:
+        parts[0] += f" ({share:.1%} of what reconstructions score)"
+    return f"{', '.join(parts)} (N = {scores['images']})"
