@@ -85,11 +85,12 @@ def judge_scenes(
     report: dict[str, dict[str, Any]] = {part: {} for part in parts}
     figures, by_count = [], {}
     for name, x in images.items():
-        truth, reading = _in_turns(examples.truth, len(x)), read(x)
-        seen = seen_in(reading)
+        truth = _in_turns(examples.truth, len(x))
+        seen, valid = _read(x)
         words = read_conditions(kind, level, truth, x)
         report["words"][name] = words | {"images": len(x)}
-        report["valid"][name] = share_of(validity_in(reading) == 1)._asdict()
+        if "valid" not in words:  # which is what is said where there is no condition
+            report["valid"][name] = share_of(valid)._asdict()
         if kind == "text":
             by_count[name] = scores_by_count(seen, truth["caption"])
         report["coverage"][name] = _coverage(seen, level)
@@ -103,6 +104,12 @@ def judge_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     plots.save_png(folder / "scenes.png", figures[0])
     return report
+
+
+def _read(images: np.ndarray) -> tuple[list[Seen], np.ndarray]:
+    """What is in each image, and whether it is a proper scene: bool `[n]`."""
+    reading = read(images)
+    return seen_in(reading), validity_in(reading) == 1
 
 
 def _by_objects(by_count: Mapping[str, Mapping[int, dict[str, float]]]) -> dict[str, Any]:
@@ -203,7 +210,8 @@ def scene_lines(report: Mapping[str, Any]) -> list[str]:
     parts = [
         f"{name.replace('_', '-')} {one['share']:.1%}" for name, one in report["valid"].items()
     ]
-    said.append(f"proper scenes, as the reader sees them: {', '.join(parts)}")
+    if parts:
+        said.append(f"proper scenes, as the reader sees them: {', '.join(parts)}")
     for name, one in report["nearest_renders"].items():
         median = one["median_psnr"]
         far = "no object" if median is None else f"median {median} dB"
