@@ -33,7 +33,7 @@ TINY = """
     --autoencoder.network.channels 4 --autoencoder.network.groups 2
     --autoencoder.network.channel-mult 1 --autoencoder.network.num-res-blocks 1
     --autoencoder.network.z-channels 2 --autoencoder.network.mid-attention False
-    --autoencoder.loss.disc-weight 0
+    --autoencoder.loss.disc-weight 0 --autoencoder.loss.perceptual-weight 0
     --autoencoder.optimiser.warmup-steps 0 --autoencoder.optimiser.schedule constant
     --autoencoder.batch-size 4 --autoencoder.steps 4
     --autoencoder.progress.log-every 2 --autoencoder.progress.save-every 2

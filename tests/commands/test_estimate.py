@@ -155,7 +155,7 @@ READS = {
     "text": {"condition": (4, 77)},
     "layout": {"condition": (4, 92)},
     "semantic": {"semantic": (4, 64, 64)},
-    "super-resolution": {"low_res": (4, 16, 16, 3)},
+    "super-resolution": {"low_res": (4, 8, 8, 3)},
     "image-embedding": {"condition": (4, 1, 768)},
     "inpainting": {"masked": (4, 64, 64, 3), "mask": (4, 64, 64)},
 }
@@ -173,7 +173,7 @@ def test_a_batch_is_as_training_would_have_it(condition, crop):
     shapes = {
         name: array.shape for name, array in abstract_step(experiment, "diffusion").batch.items()
     }
-    latents = {"image": (4, 64, 64, 3)} if crop == "random" else {"encoded": (4, 16, 16, 8)}
+    latents = {"image": (4, 64, 64, 3)} if crop == "random" else {"encoded": (4, 8, 8, 16)}
     assert shapes == latents | READS[condition]
 
 

@@ -58,8 +58,9 @@ def perceptual_weights(config: AutoencoderStage, run: RunDir) -> dict[str, Any]:
     try:
         return {"perceptual": on_all(lambda: load_lpips(loss.perceptual, loss.perceptual_file))}
     except UserError as error:
-        other = "" if loss.perceptual_file else "; or --autoencoder.loss.perceptual-file FILE"
-        raise UserError(f"{error}{other}") from error
+        other = "" if loss.perceptual_file else "--autoencoder.loss.perceptual-file FILE, "
+        without = f"{other}--autoencoder.loss.perceptual-weight 0 does without LPIPS"
+        raise UserError(f"{error}; or {without}") from error
 
 
 def borrowed_autoencoder(config: AutoencoderStage, run: RunDir) -> tuple[dict, int]:

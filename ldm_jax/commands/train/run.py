@@ -165,13 +165,13 @@ def _train(
     autoencoder, channels = None, None
     if config.from_run:
         autoencoder, channels = borrowed_autoencoder(config, run)
-    perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
-    file = experiment.evaluation.perceptual_file
-    lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
     config_data = run.data_to_open(experiment.data)
     data = on_all(
         lambda: open_data(config_data, experiment.diffusion, experiment.seed, stage == "classifier")
     )
+    perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
+    file = experiment.evaluation.perceptual_file
+    lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
     _check_same_data(data)
     data = replace(data, info=run.resumed_info(data.info, changed_data == "accept"))
     if channels not in (None, data.info.channels):
