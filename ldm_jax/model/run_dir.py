@@ -58,6 +58,10 @@ REMNANTS = {
     "training_images.png",
     "curves.png",
     "samples.png",
+    "nearest.png",
+    "kid.png",
+    "tensorboard",
+    "profile",
 }
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,8 @@
 Nothing depends on it: whatever is damaged in it is passed over.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -19,16 +21,27 @@ log = logging.getLogger(__name__)
 class MetricsLog:
     """A file of JSON lines.
 
-    `before_write` is called before the file is changed; it raises where it must not be.
+    `before_write` is called before the file is changed; it raises where it must not be. `listener`
+    is called with each record that is added.
     """
 
-    def __init__(self, path: epath.PathLike, before_write: Callable[[], None] = lambda: None):
-        self.path, self._before_write = epath.Path(path), before_write
+    def __init__(
+        self,
+        path: epath.PathLike,
+        before_write: Callable[[], None] = lambda: None,
+        listener: Callable[[dict[str, Any]], None] = lambda record: None,
+    ):
+        self.path, self._before_write, self._listener = epath.Path(path), before_write, listener
+
+    def heard_by(self, listener: Callable[[dict[str, Any]], None]) -> MetricsLog:
+        """The same file; `listener` is called with each record that is added."""
+        return MetricsLog(self.path, self._before_write, listener)
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line and flushes it. Numbers keep 7 digits; what is not finite becomes null."""
         line = json.dumps({name: _plain(value) for name, value in record.items()})
         self._before_write()
+        self._listener(record)
         if is_remote(self.path):  # what is in a bucket can be replaced, but not added to
             before = self.path.read_text() if self.path.exists() else ""
             self.path.write_text(before + line + "\n")

@@ -147,7 +147,8 @@ def nearest_figure(
             number = int(nearest.index[i])
             c = max(own.shape[-1], training[number].shape[-1])
             pair = [np.broadcast_to(x, (*x.shape[:2], c)) for x in (own[i], training[number])]
-            cells.append(np.concatenate(pair, axis=1))
+            gap = np.full((len(own[i]), max(1, len(own[i]) // 32), c), 255, np.uint8)
+            cells.append(np.concatenate([pair[0], gap, pair[1]], axis=1))
             labels.append(f"{name} {i}, training {number}: distance {nearest.distance[i]:.3g}")
         while len(cells) % COLUMNS:
             cells.append(np.full_like(cells[0], 255))

@@ -127,7 +127,6 @@ def autoencoder_task(
     config: AutoencoderStage,
     first: FirstStage,
     data: OpenData,
-    run: RunDir,
     mesh: jax.sharding.Mesh,
     *,
     seed: int,
@@ -145,13 +144,11 @@ def autoencoder_task(
             batch = random_crops(batch, config.crop_size, rngs)
         return flip(batch, rngs) if data.flip else batch
 
-    def preview(state: TrainState, step: int) -> None:
+    def preview(state: TrainState) -> np.ndarray:
         weights = replicate_fsdp(state.weights["autoencoder"], mesh)
         each = first.rows_at_once(*held_out.shape[1:3])
         x_hat = map_batches(reconstruct, (weights,), (held_out,), mesh, each)
-        if jax.process_index() == 0:
-            file = run.to_write(f"samples/autoencoder_{step:07d}.png")
-            plots.save_png(file, plots.reconstructions(held_out, x_hat))
+        return plots.reconstructions(held_out, x_hat)
 
     def measure(state: TrainState) -> dict[str, float]:
         weights = replicate_fsdp(state.weights["autoencoder"], mesh)

@@ -9,7 +9,6 @@ from functools import partial
 import jax
 import numpy as np
 
-from ldm_jax import plots
 from ldm_jax.commands.train.clauses import in_training
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, latent_loader
@@ -47,11 +46,8 @@ def diffusion_task(
     scale_factor = settled_scale_factor(known, run, measure)
     held_out = HeldOut.read(data.validation, model.condition, PREVIEWS)
 
-    def preview(state: TrainState, step: int) -> None:
-        images = held_out.sample(trained_model(model, state, mesh), model.settings)
-        if jax.process_index() == 0:
-            file = run.to_write(f"samples/diffusion_{step:07d}.png")
-            plots.save_png(file, held_out.figure(images))
+    def preview(state: TrainState) -> np.ndarray:
+        return held_out.figure(held_out.sample(trained_model(model, state, mesh), model.settings))
 
     constants = {"autoencoder": autoencoder, "scale_factor": scale_factor}
     return StageTask(

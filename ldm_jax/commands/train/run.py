@@ -16,7 +16,6 @@ import tyro
 from jax.sharding import Mesh
 
 from ldm_jax import plots
-from ldm_jax.bounds import Count
 from ldm_jax.commands import cli
 from ldm_jax.commands.hosts import Hosts
 from ldm_jax.commands.train.abstract import Work, check_diffusion
@@ -31,7 +30,7 @@ from ldm_jax.commands.train.autoencoder import (
 from ldm_jax.commands.train.classifier import classifier_task, measure_classifier
 from ldm_jax.commands.train.diffusion import diffusion_task, trained_model
 from ldm_jax.commands.train.final import final_samples
-from ldm_jax.commands.train.stage import train_stage
+from ldm_jax.commands.train.stage import Recording, train_stage
 from ldm_jax.commands.train.summary import summary_line
 from ldm_jax.commands.train.training_images import training_images
 from ldm_jax.errors import UserError
@@ -67,8 +66,7 @@ class TrainCommand:
     classifier, which can guide the diffusion model (both: all but the classifier)."""
     changed_data: ChangedData = "refuse"
     """Whether a run goes on when its images or captions are no longer those that it began with."""
-    profile: Count = 0
-    """Steps of each stage of which a trace is written, to RUN/profile, for xprof; 0: none."""
+    recording: tyro.conf.OmitArgPrefixes[Recording] = Recording()
     hosts: Hosts = field(default_factory=Hosts)
 
 
@@ -91,11 +89,10 @@ def main(words: Sequence[str]) -> None:
     name, command = parse_command(words)
     if not command.run_dir:
         raise UserError(f"--run-dir is empty; without it, it is runs/{name}")
-    if command.profile < 0:
-        raise UserError(f"--profile is {command.profile}; it must be at least 0")
+    command.recording.check()
     cli.start_jax(command.hosts)
     run = RunDir(command.run_dir)
-    how = (command.stage, command.changed_data, command.profile)
+    how = (command.stage, command.changed_data, command.recording)
     cli.say(train(name, command.experiment, run, *how))
 
 
@@ -111,9 +108,9 @@ def train(
     name: str,
     experiment: Experiment,
     run: RunDir,
-    stage: StageName = "both",
-    changed_data: ChangedData = "refuse",
-    profile: int = 0,
+    stage: StageName,
+    changed_data: ChangedData,
+    recording: Recording,
 ) -> str:
     """Runs an experiment in its directory, from wherever it stands; returns the summary line.
 
@@ -124,7 +121,7 @@ def train(
     mesh = fitting_mesh(experiment.mesh, _trainings(experiment, stage))
     check(experiment, mesh, _stages(stage))
     with run.held():
-        return _train(name, experiment, run, stage, mesh, changed_data, profile)
+        return _train(name, experiment, run, stage, mesh, changed_data, recording)
 
 
 def _train(
@@ -134,7 +131,7 @@ def _train(
     stage: StageName,
     mesh: Mesh,
     changed_data: ChangedData,
-    profile: int,
+    recording: Recording,
 ) -> str:
     """`train`, while no other command writes to the directory."""
     # Check
@@ -202,7 +199,7 @@ def _train(
         key_autoencoder, key_diffusion = jax.random.split(jax.random.key(experiment.seed))
         if stage == "classifier":
             key = jax.random.fold_in(jax.random.key(experiment.seed), 2)  # neither of those above
-            _train_classifier(model, data, autoencoder, run, mesh, key, profile)
+            _train_classifier(model, data, autoencoder, run, mesh, key, recording)
             return summary_line(run.summary())
 
         # First stage
@@ -216,7 +213,6 @@ def _train(
                 config,
                 model.first,
                 data,
-                run,
                 mesh,
                 seed=experiment.seed,
                 loader=experiment.loader,
@@ -224,7 +220,7 @@ def _train(
             )
             after = work.training + work.sampling
             task = replace(task, initial=initial.autoencoder, flops_after=after)
-            trained = train_stage(task, run, mesh, key_autoencoder, profile)
+            trained = train_stage(task, run, mesh, key_autoencoder, recording)
             state = trained.state
             weights, constants = replicate_fsdp((state.weights, state.constants), mesh)
             autoencoder = weights["autoencoder"]
@@ -240,7 +236,7 @@ def _train(
         # Second stage
         task = diffusion_task(model, autoencoder, data, run, mesh, initial)
         task = replace(task, flops_after=work.sampling)
-        trained = train_stage(task, run, mesh, key_diffusion, profile)
+        trained = train_stage(task, run, mesh, key_diffusion, recording)
         results = {"scale_factor": float(trained.state.constants["scale_factor"])}
 
         # Judge
@@ -340,7 +336,7 @@ def _train_classifier(
     run: RunDir,
     mesh: Mesh,
     key: jax.Array,
-    profile: int,
+    recording: Recording,
 ) -> None:
     if model.first.bottleneck == "none":
         autoencoder = {}
@@ -349,7 +345,7 @@ def _train_classifier(
         check_unchanged(run, autoencoder)
     classifier = Classifier(model)
     task = classifier_task(model, classifier, autoencoder, data, run, mesh)
-    trained = train_stage(task, run, mesh, key, profile)
+    trained = train_stage(task, run, mesh, key, recording)
     scores = measure_classifier(classifier, trained.state, data.validation, mesh, model.config.seed)
     _finish(run, "classifier", trained.summary | scores)
 

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.bounds import Count, violations
 from ldm_jax.commands.train.estimate import estimated
 from ldm_jax.data.loader import Loader
+from ldm_jax.errors import UserError
 from ldm_jax.model.initial import ByPath, start_from
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
@@ -25,6 +27,7 @@ from ldm_jax.training.processes import on_first
 from ldm_jax.training.profile import profiled
 from ldm_jax.training.sharding import put_batch
 from ldm_jax.training.step import Objective, TrainState, abstract_state, compile_step
+from ldm_jax.training.tensorboard import TensorBoard, check_installed
 
 TRANSFERRED_AHEAD = 2  # batches that lie on the devices before their step is dispatched
 log = logging.getLogger(__name__)
@@ -41,8 +44,8 @@ class StageTask:
     loader: Loader
     constants: Any
     """What the objective reads but does not train."""
-    preview: Callable[[TrainState, int], None] | None = None
-    """Writes images of a step."""
+    preview: Callable[[TrainState], np.ndarray] | None = None
+    """A figure of what the network can do: uint8 `[H, W, 3]`."""
     measure: Callable[[TrainState], dict[str, float]] | None = None
     """Numbers of held-out examples, for metrics.jsonl."""
     edit: Hook | None = None
@@ -62,14 +65,32 @@ class Trained:
     """What is known of it; of a stage that was finished before, all that summary.json has."""
 
 
-def train_stage(
-    task: StageTask, run: RunDir, mesh: jax.sharding.Mesh, key: jax.Array, profile: int = 0
-) -> Trained:
-    """Trains a stage to its last step, from its newest checkpoint if there is one.
+@dataclass(frozen=True)
+class Recording:
+    """What is written of a training beside checkpoints, metrics and previews."""
 
-    Args:
-      profile: of so many steps a trace is written into the run directory.
-    """
+    profile: Count = 0
+    """Steps of each stage of which a trace is written, to RUN/profile, for xprof; 0: none."""
+    tensorboard: bool = False
+    """Write metrics and previews for TensorBoard too, to RUN/tensorboard; it needs the extra
+    [tensorboard]."""
+
+    def check(self) -> None:
+        """Raises UserError for what cannot be written."""
+        for wrong in violations(self):
+            raise UserError(wrong)
+        if self.tensorboard:
+            check_installed()
+
+
+def train_stage(
+    task: StageTask,
+    run: RunDir,
+    mesh: jax.sharding.Mesh,
+    key: jax.Array,
+    recording: Recording,
+) -> Trained:
+    """Trains a stage to its last step, from its newest checkpoint if there is one."""
     name, config, checkpoints = task.name, task.config, run.checkpoints(task.name)
     if (finished := _finished(task, run, mesh)) is not None:
         return finished
@@ -97,6 +118,18 @@ def train_stage(
     elif int(state.step) < config.steps:
         log.info("%s: resumes at step %d of %d", name, int(state.step), config.steps)
 
+    board = None
+    if recording.tensorboard and jax.process_index() == 0:
+        board = TensorBoard(run.path / "tensorboard" / name, int(state.step))
+    metrics = run.metrics if board is None else run.metrics.heard_by(board.record)
+
+    def save_preview(state: TrainState, step: int) -> None:
+        figure = task.preview(state)
+        if jax.process_index() == 0:
+            plots.save_png(run.to_write(f"samples/{name}_{step:07d}.png"), figure)
+            if board:
+                board.image(step, "preview", figure)
+
     def save_curves(_state: TrainState, _step: int) -> None:
         if jax.process_index() == 0 and (lines := metrics_file.read(run.metrics.path)):
             plots.save_png(run.to_write("curves.png"), plots.curves(lines))
@@ -104,10 +137,10 @@ def train_stage(
     def save_measures(state: TrainState, step: int) -> None:
         numbers = task.measure(state)
         if jax.process_index() == 0:
-            run.metrics.append({"stage": name, "step": step, **numbers})
+            metrics.append({"stage": name, "step": step, **numbers})
 
     progress = config.progress
-    hooks = [Hook(progress.preview_every, task.preview)] if task.preview else []
+    hooks = [Hook(progress.preview_every, save_preview)] if task.preview else []
     hooks += [Hook(progress.preview_every, save_measures)] if task.measure else []
     hooks += [
         Hook(progress.preview_every, save_curves),
@@ -115,19 +148,24 @@ def train_stage(
     ]
     devices = list(mesh.local_devices)
     step_fn = estimated(step, name, config, int(state.step), task.flops_after, devices)
+    if recording.profile:
+        step_fn = profiled(step_fn, recording.profile, run.path / "profile" / name)
     try:
         state = fit(
-            profiled(step_fn, profile, run.path / "profile" / name) if profile else step_fn,
+            step_fn,
             state,
             lambda start_step: _on_devices(task.loader, start_step, mesh),
             config,
             name=name,
             checkpoints=checkpoints,
-            metrics=run.metrics,
+            metrics=metrics,
             hooks=[*([task.edit] if task.edit else []), *hooks],
         )
     except NonFinite as error:
         raise NonFinite(f"{error}; {_advice(run, name)}") from error
+    finally:
+        if board:
+            board.close()
     checkpoints.close()
     summary = {
         "parameters": step.parameters,
