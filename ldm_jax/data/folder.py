@@ -82,7 +82,8 @@ class FolderSource:
     If all images, reduced to the size that is needed, fit into `memory_bytes`, they are decoded
     when the source is opened: damaged ones are reported and left out. In a larger set only the
     headers are checked, and an image that turns out damaged when read is reported and replaced by
-    the next. `unreadable` holds the reason for each damaged image.
+    the next. `unreadable` holds the reason for each damaged image, and `files` the size in bytes of
+    each image, by its path in the folder `root`.
     """
 
     def __init__(
@@ -108,18 +109,18 @@ class FolderSource:
         if not config.path:
             raise UserError("the folder of images is missing: --data.path FOLDER")
         self._preprocessor = Preprocessor.of(config)
-        self._root = user_path(config.path)
+        self.root = user_path(config.path)
         self.unreadable = {} if unreadable is None else unreadable
         self._lock, reported = Lock(), len(self.unreadable)
         of = config.captions, config.boxes, config.maps
-        contents = index_folder(self._root, split, *of, embeddings)
+        contents = index_folder(self.root, split, *of, embeddings)
         names, self._embeddings = contents.names, contents.embeddings
         if embeddings:
-            check_embeddings(self._root, self._embeddings)
+            check_embeddings(self.root, self._embeddings)
             names = [name for name in names if name in self._embeddings]
             if (missing := len(contents.names) - len(names)) and split == "train":
                 text = "%d of %d images in %s left out: no embedding beside them"
-                log.warning(text, missing, len(contents.names), self._root)
+                log.warning(text, missing, len(contents.names), self.root)
         truth, self.box_names = {}, None
         if config.boxes:
             truth, self.box_names, remarks = read_boxes(user_path(config.boxes), contents.images)
@@ -139,7 +140,7 @@ class FolderSource:
         names = list(headers)
         if not names:
             name, reason = next(iter(self.unreadable.items()))
-            raise UserError(f"no image in {self._root} can be read; {name}: {reason}")
+            raise UserError(f"no image in {self.root} can be read; {name}: {reason}")
         if self._maps:
             for name, header in headers.items():
                 what = f"the map {self._maps.files[name]}"
@@ -156,12 +157,13 @@ class FolderSource:
             cache = self._read_files(self._to_cache, names, progress)
             names, self._cache = list(cache), list(cache.values())
         self._names = names
+        self.files = {name: headers[name].bytes for name in names}
         if bad := len(self.unreadable) - reported:
             n = len(contents.names)
-            log.warning("%d of %d images in %s left out: they cannot be read", bad, n, self._root)
+            log.warning("%d of %d images in %s left out: they cannot be read", bad, n, self.root)
         if not self._names:
             raise UserError(
-                f"no image for {split} in {self._root} (fraction held out: {config.validation})"
+                f"no image for {split} in {self.root} (fraction held out: {config.validation})"
             )
 
         self.class_names = contents.classes or None
@@ -192,22 +194,22 @@ class FolderSource:
         known = contents.captions.get(name), boxes, self._maps and self._maps.checksums[name]
         if not self._embeddings:
             return known
-        return (*known, digest(read_embedding(self._root / self._embeddings[name]).tolist()))
+        return (*known, digest(read_embedding(self.root / self._embeddings[name]).tolist()))
 
     def _say_what_is_lost(self, headers: dict[str, "_Header"], config: FolderConfig) -> None:
         for text in cut_off([header.size for header in headers.values()], config):
-            log.info("%s: %s", self._root, text)
+            log.info("%s: %s", self.root, text)
         deep = [name for name, header in headers.items() if header.deep]
         colour = sum(headers[name].channels == 3 for name in deep)
         if text := only_8_bits(colour, len(headers)):
-            log.warning("%s: %s", self._root, text)
+            log.warning("%s: %s", self.root, text)
         if not deep and config.value_range != WHOLE_RANGE:
             text = "--data.value-range is for images of more than 8 bits; there is none of them"
-            log.warning("%s: %s", self._root, text)
+            log.warning("%s: %s", self.root, text)
         deep = [deep[i] for i in some(len(deep))]
         highest = self._read_files(lambda _, file: highest_value(Image.open(file)), deep)
         if text := unused_bits(list(highest.values()), config):
-            log.warning("%s: %s", self._root, text)
+            log.warning("%s: %s", self.root, text)
 
     def _with_map(self, maps: Maps, names: list[str], said: bool) -> list[str]:
         """The images that have a readable map; says how many have none."""
@@ -218,10 +220,10 @@ class FolderSource:
         if (missing := len(names) - len(with_map)) and said:
             log.warning(
                 "%d of %d images in %s left out: no map in %s",
-                *(missing, len(names), self._root, maps.folder),
+                *(missing, len(names), self.root, maps.folder),
             )
         if not (good := [name for name in with_map if name in maps.files]):
-            raise UserError(f"none of the images in {self._root} has a map in {maps.folder}")
+            raise UserError(f"none of the images in {self.root} has a map in {maps.folder}")
         return good
 
     def _side(self, names: list[str], split: Split, fraction: float, seed: int) -> list[str]:
@@ -233,7 +235,7 @@ class FolderSource:
             names = names[1:]
         if not names:
             name, reason = next(iter(self.unreadable.items()))
-            raise UserError(f"no image in {self._root} can be read; {name}: {reason}")
+            raise UserError(f"no image in {self.root} can be read; {name}: {reason}")
         positions = np.array([position[name] for name in names])
         self.held_out_below = held_out_below(positions, fraction)
         held_out = positions < self.held_out_below
@@ -245,7 +247,7 @@ class FolderSource:
 
     def _count_missing(self, missing: int, what: str) -> None:
         if missing:
-            log.warning("%d of %d images in %s have no %s", missing, len(self), self._root, what)
+            log.warning("%d of %d images in %s have no %s", missing, len(self), self.root, what)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -268,7 +270,7 @@ class FolderSource:
             boxes = [self._boxes[i] for i in indices]
             batch |= to_batch(boxes, [example.crop for example in examples])
         if self._embeddings:
-            files = [self._root / self._embeddings[self._names[i]] for i in indices]
+            files = [self.root / self._embeddings[self._names[i]] for i in indices]
             batch["embedding"] = read_embeddings(files)
         if self._labels is not None:
             batch["class_label"] = self._labels[list(indices)]
@@ -295,7 +297,7 @@ class FolderSource:
                 )
                 if example is not None:
                     return example, i
-        raise UserError(f"none of the images in {self._root} can be read any more")
+        raise UserError(f"none of the images in {self.root} can be read any more")
 
     def _from_cache(self, cached: Preprocessed, rng: np.random.Generator | None) -> Preprocessed:
         return self._preprocessor(to_image(cached.image), rng, cached.semantic)
@@ -326,7 +328,7 @@ class FolderSource:
     def _try(self, read: Callable[[str, IO], T], name: str) -> T | None:
         """`read(name, file)`; None, and a warning, for an image that cannot be read."""
         try:
-            with (self._root / name).open("rb") as file:
+            with (self.root / name).open("rb") as file:
                 return read(name, file)
         except UnidentifiedImageError:  # whose text names the file again
             self._report(name, "it is no image, or damaged from its first bytes on")
@@ -341,7 +343,7 @@ class FolderSource:
             known = name in self.unreadable
             self.unreadable[name] = reason
         if not known:
-            log.warning("cannot read the image %s: %s", self._root / name, reason)
+            log.warning("cannot read the image %s: %s", self.root / name, reason)
 
 
 class _Header(NamedTuple):

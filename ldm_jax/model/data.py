@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from ldm_jax.conditioning.subwords import fetch_tokenizer, read_tokenizer
 from ldm_jax.conditioning.tokenizer import Tokenizer
+from ldm_jax.data.copies import copies, copies_notice
+from ldm_jax.data.folder import FolderSource
 from ldm_jax.data.open import DataConfig, into_memory, open_sources
 from ldm_jax.data.scenes import ScenesSource, check_fits
 from ldm_jax.data.source import Source, digest
@@ -19,6 +22,7 @@ from ldm_jax.experiments.config import DiffusionStage
 from ldm_jax.model.data_info import DataInfo
 from ldm_jax.training.memory import host_bytes
 
+log = logging.getLogger(__name__)
 # Arrays of an example that are drawn or read only where they are needed
 EXTRAS = {
     "layout": ("boxes",),
@@ -76,6 +80,9 @@ def open_data(
     if isinstance(train, ScenesSource):
         check_fits(train, host_bytes() if memory is None else memory)
     condition = _condition(stage, train)  # before all of it is drawn or read
+    if isinstance(train, FolderSource) and progress:
+        if text := copies_notice(copies(train, validation), len(validation)):
+            log.warning("%s", text)
     told_by = identity(train, validation)
     if needs_classes and not train.class_names:
         raise UserError("this data has no class labels, which a classifier needs")
