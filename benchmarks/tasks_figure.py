@@ -40,22 +40,22 @@ def figure(rows: dict[str, Sequence[Example]]) -> np.ndarray:
     for example in range(examples):
         for column, title in enumerate(COLUMNS):
             x = LABEL + example * block + column * (CELL + GAP)
-            _text(draw, title, (x, 0), (CELL, HEADER))
+            write_text(draw, title, (x, 0), (CELL, HEADER))
     for row, (title, shown) in enumerate(rows.items()):
         y = HEADER + row * (CELL + GAP)
-        _text(draw, title, (0, y), (LABEL - GAP, CELL))
+        write_text(draw, title, (0, y), (LABEL - GAP, CELL))
         for example, cells in enumerate(shown):
             for column, cell in enumerate(cells):
                 x = LABEL + example * block + column * (CELL + GAP)
                 if isinstance(cell, str):
-                    _text(draw, cell, (x, y), (CELL, CELL))
+                    write_text(draw, cell, (x, y), (CELL, CELL))
                 elif cell is not None:
                     image = Image.fromarray(np.broadcast_to(cell, (*cell.shape[:2], 3)).copy())
                     canvas.paste(image.resize((CELL, CELL), Image.Resampling.NEAREST), (x, y))
     return np.asarray(canvas)
 
 
-def _text(
+def write_text(
     draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], field: tuple[int, int]
 ) -> None:
     """Writes a text into the middle of a field, in as many lines as it needs."""

@@ -152,6 +152,10 @@ def _diffusion(run: RunDir, source: LatentDiffusion, model: LatentDiffusion) -> 
     shapes = _by_path(jax.eval_shape(model.objective.init, jax.random.key(0)))
     rows = shared_rows(source, model)
     why = _other_sizes("diffusion.unet", there.unet, here.unet)
+    if bool(source.spec.context_dim) != bool(model.spec.context_dim):
+        # With tokens of a condition or without: other attention layers, and all else is alike.
+        params, shapes = _without_attention(params), _without_attention(shapes)
+        log.info("diffusion: the attention layers start from random weights")
     found = _fitting(run, "unet", params, shapes, rows, why)
     kinds = [(one.info.condition, one.config.diffusion.tokenizer) for one in (source, model)]
     if kinds[0] == kinds[1]:
@@ -249,6 +253,11 @@ def _other_sizes(prefix: str, there: Any, here: Any) -> str:
 def _encoder(stage: Any) -> dict[str, Any]:
     names = ("text", "class_dim", "objects", "sections")
     return {name: to_json(getattr(stage, name)) for name in names}
+
+
+def _without_attention(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """All but the layers in which positions, and the tokens of a condition, attend."""
+    return {path: leaf for path, leaf in weights.items() if "/attention/" not in path}
 
 
 def _part(name: str, weights: Mapping[str, Any]) -> dict[str, Any]:

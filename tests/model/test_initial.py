@@ -135,6 +135,20 @@ def test_a_condition_of_another_kind_gets_a_new_encoder(of_classes, caplog):
     assert all(name.startswith("unet/") for name in initial.diffusion)
 
 
+def test_without_captions_all_but_attention_starts_from_a_conditional_model(of_classes, caplog):
+    model = model_of(DataInfo(3, "none"))
+    with caplog.at_level("INFO"):
+        initial = read_initial(str(of_classes[0]), model, ["diffusion"])
+    assert "the attention layers start from random weights" in caplog.text
+    params, _ = started(model, "diffusion", initial.diffusion)
+    there = of_classes[1]["diffusion"]["unet"]
+    np.testing.assert_array_equal(params["unet"]["conv_in"]["kernel"], there["conv_in"]["kernel"])
+    attention = params["unet"]["mid"][0]["attention"]
+    assert all((leaf == -1).all() for leaf in jax.tree.leaves(attention))
+    taken = {name for name in initial.diffusion if "/attention/" not in name}
+    assert taken == set(initial.diffusion) and len(taken) > 10
+
+
 def test_a_run_without_a_second_stage_gives_its_first(saved, caplog):
     path, weights = saved(model_of(CLASSES), ["autoencoder"])
     with caplog.at_level("INFO"):
