@@ -112,10 +112,11 @@ def scenes_64() -> Experiment:
         ),
         diffusion=replace(
             small.diffusion,
+            text=replace(small.diffusion.text, depth=2),
             drop_clauses=0.5,  # so that "a red cone" and "at night" are prompts, too
-            progress=Progress(log_every=100, preview_every=2500, save_every=1000),
-            steps=70_000,
-            ema_decay=0.9995,
+            progress=Progress(log_every=50, preview_every=1000, save_every=250),
+            steps=11_000,
+            ema_decay=0.999,
         ),
     )
 
