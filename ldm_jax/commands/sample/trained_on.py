@@ -42,6 +42,8 @@ def parts(model: LatentDiffusion, images: np.ndarray) -> list[Part]:
         if isinstance(config.data, ScenesConfig):
             log.info("the first stage was trained on scenes, which are drawn")
             return []
+        if not info.images:
+            raise UserError("its weights were published without their images")
         data = same_split(replace(config.data, crop="centre"), info)
         train, held_out = open_sources(data, config.seed)
         if len(train) > MOST:

@@ -6,9 +6,12 @@ restored, which are like their own truth.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
+from tqdm import tqdm
 
 from ldm_jax.commands.evaluate.figures import closest, nearest_figure
 from ldm_jax.data.scenes import ScenesConfig
@@ -59,7 +62,7 @@ def nearest_check(data: OpenData, samples: np.ndarray) -> tuple[dict[str, Any], 
 
     real = held_out.read(spread(held_out, HELD_OUT))["image"]
     found = memorisation(
-        training=np.concatenate([features(x) for x in _in_parts(train)]),
+        training=np.concatenate([features(images) for images in _in_parts(train)]),
         generated=features(samples),
         held_out=features(real),
     )
@@ -78,7 +81,11 @@ def nearest_check(data: OpenData, samples: np.ndarray) -> tuple[dict[str, Any], 
     return report, nearest_figure(pairs, training)
 
 
-def _in_parts(source: Source, size: int = 2048):
-    """All images of a source, some at a time."""
-    for start in range(0, len(source), size):
-        yield source.read(range(start, min(start + size, len(source))))["image"]
+def _in_parts(source: Source, size: int = 1024) -> Iterator[np.ndarray]:
+    """All images of a source, some at a time, with a bar."""
+    n, silent = len(source), jax.process_index() != 0
+    with tqdm(total=n, desc="looking for copies", unit="image", delay=1, disable=silent) as bar:
+        for start in range(0, n, size):
+            images = source.read(range(start, min(start + size, n)))["image"]
+            yield images
+            bar.update(len(images))
