@@ -36,7 +36,7 @@ TONES = {
     0x1F3FE: "medium-dark",
     0x1F3FF: "dark",
 }
-GENDERS, TO_THE_RIGHT = {"female sign": "woman", "male sign": "man"}, "black rightwards arrow"
+GENDERS, TO_THE_RIGHT = {"female sign": "woman", "male sign": "man"}, "rightwards arrow"
 ADULT, CHILD, HEART, KISS, HANDSHAKE = 0x1F9D1, 0x1F9D2, 0x2764, 0x1F48B, 0x1F91D
 PERSONS = {0x1F468: ADULT, 0x1F469: ADULT, 0x1F466: CHILD, 0x1F467: CHILD}
 FAMILY = 0x1F46A
@@ -48,6 +48,8 @@ WHOLE = {
     HANDSHAKE: ((0x1FAF1,), (0x1FAF2,)),  # a right hand, a left hand
 }
 JARGON = {"capital", "component", "emoji", "indicator", "latin", "negative", "regional", "squared"}
+# In a name of Unicode, black and white mean filled and not, but for these
+COLOURED = {"circle", "flag", "hair", "heart", "pawn", "square"}
 PLAIN = {"adult": "person", "heavy black heart": "red heart"}
 COLOURS = {"black large square": "black", "large green square": "green"}
 COLOURS |= {"large brown square": "brown"}
@@ -127,10 +129,15 @@ def words_of(codes: Codes) -> str:
 
 def _name(part: Codes) -> str:
     """The name of one emoji without its skin tone."""
-    said = [unicodedata.name(chr(code)).lower() for code in part if code not in (*TONES, KEYCAP)]
-    said = [" ".join(word for word in name.split() if word not in JARGON) for name in said]
-    text = " ".join(PLAIN.get(name, name) for name in said)
-    return f"keycap {text}" if KEYCAP in part else text
+    said = []
+    for code in part:
+        if code not in (*TONES, KEYCAP):
+            words = unicodedata.name(chr(code)).lower().split()
+            left_out = JARGON if COLOURED & {*words} else JARGON | {"black", "white"}
+            name = " ".join(word for word in words if word not in left_out)
+            said.append(PLAIN.get(name, name))
+    text = " ".join(said)
+    return f"keycap {text}".strip() if KEYCAP in part else text
 
 
 def _joined(names: list[str]) -> str:

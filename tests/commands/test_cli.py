@@ -148,6 +148,10 @@ def flat(tmp_path):
             ["scenes have no embedding: beside images, captions and classes"],
         ),
         (["smoke", "--sampling.sampler", "plms", "--sampling.eta", 1], ["eta is 1.0"]),
+        (
+            ["scenes-layout", "--autoencoder.from-run", "nowhere"],
+            ["nowhere is no run directory", 'a first stage here: --autoencoder.from-run ""'],
+        ),
         (["folder"], ["--data.path FOLDER"]),
         (["folder", "--data.path", "nowhere"], ["nowhere does not exist"]),
         (["folder", "--data.path", "."], ["no image in ."]),

@@ -22,7 +22,7 @@ from ldm_jax.evaluation.jpeg import jpeg_psnr
 from ldm_jax.experiments.config import AutoencoderStage
 from ldm_jax.model.config_json import differences, to_json
 from ldm_jax.model.data import OpenData
-from ldm_jax.model.find import find_run, is_run
+from ldm_jax.model.find import find_run, is_run, no_run
 from ldm_jax.model.first_stage import FirstStage
 from ldm_jax.model.load import autoencoder_weights
 from ldm_jax.model.run_dir import RunDir
@@ -89,6 +89,9 @@ def load_autoencoder_from(config: AutoencoderStage) -> tuple[dict, int]:
       UserError: there is none, it is not trained to its end, or its network is not the one
         configured here.
     """
+    if not is_run(config.from_run):
+        own = 'to train a first stage here: --autoencoder.from-run ""'
+        raise UserError(f"{no_run(config.from_run)}; {own}")
     run = find_run(config.from_run)
     _, saved, info = run.load()
     if different := differences(to_json(saved.autoencoder.network), to_json(config.network)):
