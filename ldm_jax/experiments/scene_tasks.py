@@ -96,8 +96,10 @@ def scenes_super_resolution() -> Experiment:
 
 
 def _on_f8(condition: ConditionKind, steps: int, guidance: float = 1.0) -> Experiment:
-    second = replace(scenes().diffusion, condition=condition, steps=steps)
-    return _borrowing("scenes-64", scenes_64(), second, guidance)
+    lender = scenes_64()
+    text = lender.diffusion.text
+    second = replace(scenes().diffusion, condition=condition, text=text, steps=steps)
+    return _borrowing("scenes-64", lender, second, guidance)
 
 
 def _on_f4(condition: ConditionKind, steps: int) -> Experiment:
