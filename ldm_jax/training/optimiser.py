@@ -14,6 +14,8 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from ldm_jax.bounds import Count, Fraction, NonNegative, PositiveFloat
 
 Tree = Any  # nested dictionaries of arrays
+# (function of each row of an array alone, the array) -> its results
+Share = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 # The layers beside pixels, latents and codes, by their paths. Muon is for those in between.
 OUTERMOST = re.compile(r"(^|/)(conv_in|conv_out|quant_conv|post_quant_conv)/kernel$")
 MUON_MOMENTUM = 0.95
@@ -64,15 +66,15 @@ def learning_rate(config: OptimiserConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimiser(
-    config: OptimiserConfig, steps: int, whole: Callable[[Tree], Tree] = lambda tree: tree
+    config: OptimiserConfig, steps: int, share: Share = lambda function, stack: function(stack)
 ) -> optax.GradientTransformation:
     """The optimiser of a run of `steps` updates (only the cosine schedule looks at `steps`).
 
-    `whole` puts matrices that are kept in parts on every device: Muon needs all of each.
+    `share` is how Muon's matrices are spread over devices, as in `sharding.share_rows`.
     """
     optimiser = _adam(config, learning_rate(config, steps))
     if config.kind == "muon":
-        muon = _muon(config, learning_rate(config, steps), whole)
+        muon = _muon(config, learning_rate(config, steps), share)
         optimiser = optax.partition({"adam": optimiser, "muon": muon}, _kinds)
     if config.clip_norm > 0:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimiser)
@@ -86,28 +88,26 @@ def _adam(config: OptimiserConfig, rate: optax.Schedule) -> optax.GradientTransf
 
 
 def _muon(
-    config: OptimiserConfig, rate: optax.Schedule, whole: Callable[[Tree], Tree]
+    config: OptimiserConfig, rate: optax.Schedule, share: Share
 ) -> optax.GradientTransformation:
     """Momentum, made orthogonal, and as large as Adam's updates: one rate and decay serve both.
 
     A kernel `[in, out]` or `[h, w, in, out]` is the matrix `[h w in, out]`. Of m x n, m <= n, each
-    number costs 20 m to 30 m FLOPs a step, on every device; a matrix in parts is gathered once.
+    number costs 20 m to 30 m FLOPs a step. Matrices of one shape are stacked, to be compiled once
+    and shared among the devices.
     """
 
     def orthogonal(momenta: Tree, params: Tree | None = None) -> Tree:
         del params
-        momenta = whole(momenta)
-        axes = jax.tree.map(
-            lambda m: MuonDimensionNumbers(tuple(range(m.ndim - 1)), m.ndim - 1), momenta
-        )
-        # Without momentum of its own, this is the Newton-Schulz iteration alone.
-        iteration = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=axes)
-        updates, _ = iteration.update(momenta, iteration.init(momenta))
-        sized = jax.tree.map(
-            lambda u: RMS_OF_ADAM * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u, updates
-        )
-        # Whole at both ends: in between XLA would send a matrix a dozen times to save products.
-        return whole(sized)
+        leaves, tree = jax.tree.flatten(momenta)
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for i, leaf in enumerate(leaves):
+            by_shape.setdefault((leaf.size // leaf.shape[-1], leaf.shape[-1]), []).append(i)
+        for shape, members in by_shape.items():
+            stack = jnp.stack([leaves[i].reshape(shape) for i in members])
+            for i, update in zip(members, share(_orthogonalised, stack), strict=True):
+                leaves[i] = RMS_OF_ADAM * math.sqrt(max(shape)) * update.reshape(leaves[i].shape)
+        return jax.tree.unflatten(tree, leaves)
 
     return optax.chain(
         optax.trace(MUON_MOMENTUM, nesterov=True),
@@ -115,6 +115,17 @@ def _muon(
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def _orthogonalised(stack: jax.Array) -> jax.Array:
+    """Matrices `[k, m, n]` with nearly all their singular values near 1: Newton-Schulz iteration.
+
+    It is what optax's Muon does when it has no momentum.
+    """
+    iteration = scale_by_muon(
+        beta=0.0, nesterov=False, weight_dimension_numbers=MuonDimensionNumbers(1, 2)
+    )
+    return iteration.update(stack, iteration.init(stack))[0]
 
 
 def _kinds(params: Tree) -> Tree:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -114,9 +115,25 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(tree, tree_sharding(tree, mesh, in_use=True))
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Whole arrays on every device, inside of a program."""
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
+def share_rows(
+    function: Callable[[jax.Array], jax.Array], rows: jax.Array, mesh: Mesh
+) -> jax.Array:
+    """function(rows `[k, ...]`), which takes each row alone: a device computes some of the rows.
+
+    Inside of a program. What is kept in parts is gathered before, and all devices get all results.
+    An axis of the mesh takes part if there are enough rows for its devices.
+    """
+    axes, shares, k = (), 1, len(rows)
+    for axis, size in mesh.shape.items():
+        if shares * size <= k:
+            axes, shares = (*axes, axis), shares * size
+
+    def kept(x: jax.Array, spec: P) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    padding = [(0, -k % shares)] + [(0, 0)] * (rows.ndim - 1)
+    shared = kept(jnp.pad(kept(rows, P()), padding), P(axes))
+    return kept(kept(function(shared), P(axes)), P())[:k]
 
 
 def replicate_fsdp(tree: Any, mesh: Mesh) -> Any:

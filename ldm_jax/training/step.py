@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.cost import cost_of
 from ldm_jax.training.optimiser import make_optimiser
-from ldm_jax.training.sharding import batch_sharding, gather, replicate, scatter, tree_sharding
+from ldm_jax.training.sharding import batch_sharding, gather, scatter, share_rows, tree_sharding
 
 Tree = Any  # nested dictionaries of arrays
 Metrics = dict[str, jax.Array]  # name -> scalar
@@ -124,8 +124,8 @@ def updated(
     state: TrainState, trained: Tree, grads: Tree, config: TrainingConfig, mesh: Mesh | None
 ) -> TrainState:
     """The state after the optimiser's update of its trained part by these gradients."""
-    whole = (lambda tree: tree) if mesh is None else partial(replicate, mesh=mesh)
-    optimiser = make_optimiser(config.optimiser, config.steps, whole)
+    options = {} if mesh is None else {"share": partial(share_rows, mesh=mesh)}
+    optimiser = make_optimiser(config.optimiser, config.steps, **options)
     updates, opt_state = optimiser.update(grads, state.opt_state, trained)
     params = {**state.params, **optax.apply_updates(trained, updates)}
     ema = state.ema if state.ema is None else update_ema(state, params, config.ema_decay)

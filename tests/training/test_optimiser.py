@@ -69,7 +69,11 @@ def test_updates_are_those_of_adam(weight_decay, clip_norm):
     np.testing.assert_allclose(params["w"], w, rtol=1e-5)
 
 
-MATRICES = {"mlp_in": {"kernel": (8, 5)}, "down": {0: {"conv": {"kernel": (3, 3, 2, 6)}}}}
+MATRICES = {  # two of which have the same shape
+    "mlp_in": {"kernel": (8, 5)},
+    "mid": {"q": {"kernel": (18, 6)}},
+    "down": {0: {"conv": {"kernel": (3, 3, 2, 6)}}},
+}
 OTHERS = {
     "conv_in": {"kernel": (3, 3, 2, 6)},
     "quant_conv": {"kernel": (1, 1, 4, 4)},

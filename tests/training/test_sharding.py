@@ -1,5 +1,7 @@
 """Mesh and placement rules, on eight devices."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import optax
@@ -9,11 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from ldm_jax.errors import UserError
 from ldm_jax.training.config import MeshConfig, TrainingConfig
+from ldm_jax.training.cost import cost_of
 from ldm_jax.training.sharding import (
     check_batch_size,
     fitting_mesh,
     make_mesh,
     put_batch,
+    share_rows,
     tree_sharding,
 )
 
@@ -147,3 +151,25 @@ def test_every_part_of_a_batch_is_split():
     check_batch_size(32, make_mesh(), 4)
     with pytest.raises(UserError, match=r"batch of 48 .* 8 devices, 4 parts each; .*: 32 or 64\."):
         check_batch_size(48, make_mesh(), 4)
+
+
+@pytest.mark.parametrize(
+    "k, sizes, shares",
+    [(16, (8, 1, 1), 8), (3, (8, 1, 1), 1), (3, (2, 4, 1), 2), (9, (2, 2, 2), 8)],
+)
+def test_rows_are_shared_among_devices(k, sizes, shares):
+    """Each computes its part of them, also where that comes out uneven; all have all results."""
+    mesh = make_mesh(*sizes)
+    rows = np.random.default_rng(0).normal(size=(k, 32, 32)).astype(np.float32)
+
+    def function(x):
+        return x @ x @ x
+
+    step = jax.jit(partial(share_rows, function, mesh=mesh))
+    compiled = step.lower(jax.ShapeDtypeStruct(rows.shape, rows.dtype)).compile()
+    computed = -(-k // shares)  # rows on a device
+    flops = cost_of(compiled).flops / (2 * 2 * 32**3)
+    assert computed <= flops < 1.1 * computed
+    found = step(rows)
+    assert found.is_fully_replicated
+    np.testing.assert_allclose(found, function(rows), rtol=1e-4, atol=1e-4)
