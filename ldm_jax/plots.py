@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.colors
 import numpy as np
 from etils import epath
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ldm_jax.fonts import font_for
 from ldm_jax.paths import write_whole
+
+if TYPE_CHECKING:  # Matplotlib's figures take a third of a second to import; grids do without
+    from matplotlib.figure import Figure
 
 MOST_LINES = 8  # of the label under an image
 
@@ -317,6 +319,9 @@ def as_pixels(figure: Figure) -> np.ndarray:
 
 def curves_figure(lines: Sequence[Mapping[str, object]]) -> Figure:
     """What `curves` plots, as a figure of Matplotlib."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     table = []
     for stage in dict.fromkeys(line["stage"] for line in lines):
         stage_lines = [line for line in lines if line["stage"] == stage]
@@ -361,6 +366,8 @@ def bars(values: Mapping[str, tuple[float, float]], title: str) -> np.ndarray:
     Args:
       values: name -> (value, standard error).
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 0.9 + 0.4 * len(values)), layout="constrained")
     axes = figure.add_subplot()
     names, numbers = list(values), np.array(list(values.values()))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ldm_jax.shipped import shipped_models
+
 ROOT = Path(__file__).parent.parent
 PACKAGED = ("pyproject.toml", "README.md", "LICENSE", "ldm_jax")
 
@@ -95,6 +97,10 @@ def test_a_model_can_be_loaded_without_a_checkout(installed):
 import sys, ldm_jax
 assert "jax" not in sys.modules  # which takes seconds
 print(ldm_jax.load.__name__, ldm_jax.LatentDiffusion.__name__)
+from ldm_jax.shipped import shipped_models
+for name in shipped_models():
+    ldm_jax.load(name)
+print(len(shipped_models()))
 from ldm_jax.evaluation import scene_reader
 scene_reader.read(__import__("numpy").zeros((1, 32, 32, 3), "uint8"))
 try:
@@ -104,4 +110,5 @@ except ldm_jax.errors.UserError as error:
 """
     lines = installed(sys.executable, "-c", code).splitlines()
     assert lines[0] == "load LatentDiffusion"
-    assert lines[1].startswith("nothing is no run directory")
+    assert int(lines[1]) == len(shipped_models())
+    assert lines[2].startswith("nothing is no run directory")

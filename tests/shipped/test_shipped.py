@@ -9,7 +9,7 @@ import ldm_jax
 from ldm_jax.commands.evaluate.generated import arrays_digest
 from ldm_jax.model.find import find_run
 from ldm_jax.model.packed import packed_file
-from ldm_jax.shipped import FOLDER, shipped_models
+from ldm_jax.shipped import DEFAULT, FOLDER, shipped_models
 
 MODELS = shipped_models()
 EACH = pytest.mark.parametrize("name", MODELS)
@@ -60,3 +60,15 @@ def test_it_works(name):
     assert model.reconstruct(x).shape == x.shape
     if packed_file(find_run(name).path, "diffusion"):
         assert model.sample(None, num_images=1, steps=2).shape == x.shape
+
+
+@pytest.mark.skipif(DEFAULT not in MODELS, reason="it is not in the package yet")
+@pytest.mark.slow
+def test_no_model_has_to_be_named(sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = sample("--prompt", "a red cone", "--num-images", 1, "--out", "a.png")
+    assert f"the model is {DEFAULT}, which comes with the package" in ended.err
+    assert ended.out == "1 images in a.png\n"
+    ended = sample()
+    assert f"an example: python sample.py {DEFAULT} --num-images" in ended.err
+    assert ended.code == 0 and (tmp_path / "samples.png").exists()
