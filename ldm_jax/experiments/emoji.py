@@ -14,7 +14,7 @@ from ldm_jax.training.config import Progress
 
 
 def emoji_64() -> Experiment:
-    """Text to image on 3,545 drawings at 64x64, Noto Emoji as examples/emoji.py prepares them.
+    """Text to image on real drawings at 64x64, Noto Emoji as examples/emoji.py prepares them.
 
     python train.py emoji-64 --data.path FOLDER --autoencoder.loss.perceptual-file FILE
     """
