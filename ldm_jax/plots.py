@@ -164,6 +164,17 @@ def labelled_grid(
     return np.asarray(canvas)
 
 
+def labelled_groups(images: np.ndarray, labels: Sequence[str], columns: int = 8) -> np.ndarray:
+    """Images uint8 `[p, n, H, W, C]`, n to each of p labels: uint8 `[H', W', 3]`.
+
+    A group of several images has rows of at most `columns`, and its label once, in a line as wide.
+    """
+    if images.shape[1] == 1:
+        return labelled_grid(images[:, 0], labels, columns)
+    groups = [grid(group, columns, gap=6, least_side=144) for group in images]
+    return labelled_grid(np.stack(groups), labels, 1)
+
+
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
     """Wraps a text into at most `most` lines of `width` pixels; what is left out shows as '…'."""
 

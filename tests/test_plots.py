@@ -77,6 +77,23 @@ def test_labelled_grid_shows_grey_images_as_they_are():
     assert [canvas[60, i * 150 + 80].tolist() for i in range(3)] == [[0] * 3, [100] * 3, [255] * 3]
 
 
+def test_images_of_one_label_stand_together_and_it_is_said_once():
+    groups = flat(*range(10, 70, 10), size=(8, 8)).reshape(2, 3, 8, 8, 3)
+    canvas = plots.labelled_groups(groups, ["a word", "another"], columns=2)
+    height = canvas.shape[0] // 2
+    assert canvas.shape[1] == 2 * 144 + 6
+    middles = [
+        canvas[row * height + 60 + 150 * below, column * 150 + 80, 0]
+        for row in (0, 1)
+        for below, column in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    assert middles == [10, 20, 30, 255, 40, 50, 60, 255]
+    label = canvas[2 * 144 + 6 : height]
+    assert (label[:, 100:200] < 128).any() and (label[:, :80] == 255).all()  # in the middle
+    single = plots.labelled_groups(groups[:, :1], ["a word", "another"])
+    np.testing.assert_array_equal(single, plots.labelled_grid(groups[:, 0], ["a word", "another"]))
+
+
 def test_labels_are_wrapped_and_make_room():
     images = flat(50, size=(8, 8))
     short, long = (plots.labelled_grid(images, [s]) for s in ("", "a long caption " * 30))

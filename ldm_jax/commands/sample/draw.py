@@ -11,7 +11,7 @@ from ldm_jax.commands.sample.plan import Plan, Request, Result
 
 
 def plan_draw(command: SampleCommand, request: Request) -> Plan:
-    """An image for each condition, with its label under it."""
+    """Images for each condition, with its label under them."""
     estimates, labels, n = command.trajectory, request.all_labels, request.images_per_prompt
     animated = output_kind(command.out) == "animation"
     columns = min(8, n if len(labels) > n else 8, len(labels))
@@ -27,7 +27,8 @@ def plan_draw(command: SampleCommand, request: Request) -> Plan:
         conditions = request.conditions
         shown = None if conditions is None else request.model.condition.as_image(conditions)
         if shown is None:
-            return Result(images, plots.labelled_grid(images, labels, columns), text)
+            groups = images.reshape(-1, n, *images.shape[1:])
+            return Result(images, plots.labelled_groups(groups, request.labels), text)
         shown, cells = plots.alike([shown, images])
         rows = cells.reshape(-1, n, *cells.shape[1:])
         parts = [
@@ -43,6 +44,5 @@ def with_estimates(images: np.ndarray, labels: list[str], most: int) -> Result:
     """A row for each image `[n, S, H, W, C]`: estimates of z_0, evenly chosen, to the last."""
     chosen = np.linspace(0, images.shape[1] - 1, min(most, images.shape[1]))
     shown = images[:, np.rint(chosen).astype(int)]
-    texts = [word for label in labels for word in [*[""] * (len(chosen) - 1), label]]
-    grid = plots.labelled_grid(np.concatenate(shown), texts, len(chosen))
+    grid = plots.labelled_groups(shown, labels, len(chosen))
     return Result(images[:, -1], grid, f"{len(images)} images and {len(chosen)} estimates of each")
