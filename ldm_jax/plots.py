@@ -146,7 +146,7 @@ def labelled_grid(
     columns, gap = min(columns, len(images)), 6
     cell = grid(images[:1], 1, least_side=least_side)
     h, w = cell.shape[:2]
-    size = min(max(w // 12, 11), 24)  # of the font, in pixels
+    size = min(max(min(w, h) // 12, 11), 24)  # of the font, in pixels
     fonts = [font_for(label, size) for label in labels]
     lines = [
         _wrapped(label, font, w, MOST_LINES) for label, font in zip(labels, fonts, strict=True)
