@@ -25,6 +25,7 @@ from ldm_jax.model.run_dir import RunDir
 from ldm_jax.model.weights import Weights
 from ldm_jax.parameters import not_finite
 from ldm_jax.paths import user_path
+from ldm_jax.shipped import FOLDER
 
 
 def load(path: str, model: str = "", **options: Any) -> LatentDiffusion:
@@ -93,7 +94,10 @@ def load_run(run: RunDir) -> LatentDiffusion:
         weights = Weights(None, {"autoencoder": autoencoder, "scale_factor": np.float32(1)})
     if damaged := not_finite((weights.params or {}) | weights.constants):
         raise UserError(f"{run.path}: the weights {damaged} hold NaN or infinity; they are damaged")
-    model = LatentDiffusion(config, info, weights, f"{run.path} ({name})")
+    shipped = run.path.parent == user_path(FOLDER)  # of which nobody asks where they lie
+    model = LatentDiffusion(
+        config, info, weights, run.path.name if shipped else f"{run.path} ({name})"
+    )
     _check_shapes(run, model)
     return model
 

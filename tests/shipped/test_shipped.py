@@ -55,6 +55,7 @@ def test_it_names_no_file_of_the_machine_that_trained_it(name):
 @pytest.mark.slow
 def test_it_works(name):
     model = ldm_jax.load(name)
+    assert repr(model).startswith(f"LatentDiffusion {name}\n")
     size = model.config.data.size
     x = np.zeros((1, size, size, 3), np.uint8)
     assert model.reconstruct(x).shape == x.shape
