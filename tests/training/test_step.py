@@ -210,6 +210,7 @@ def test_eight_devices_equal_one_with_a_batch_in_parts(tiny, one_device):
         np.testing.assert_allclose(losses, one, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_eight_devices_equal_one_with_muon(tiny, one_device, accumulate):
     """A matrix that is split has its momentum gathered, once, where it is made orthogonal."""

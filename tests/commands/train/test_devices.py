@@ -44,7 +44,11 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def trained_on(experiment):
-    """`trained_on(stage, mesh)`: (every metric of the first steps, state after them, program)."""
+    return trainer(experiment, OptimiserConfig(1e-6))
+
+
+def trainer(experiment, optimiser):
+    """`run(stage, mesh)`: (every metric of the first steps, state after them, program)."""
     model = LatentDiffusion(experiment, DataInfo(3, "text", (), tuple("abcdefgh"), 5))
     rng = np.random.default_rng(0)
 
@@ -65,9 +69,7 @@ def trained_on(experiment):
         objective = model.first.objective if stage == "autoencoder" else model.objective
         # Adam divides rounding errors by themselves wherever a gradient is zero in theory (a bias
         # before a norm). So its rate is small here, and its moments are compared as well.
-        config = dataclasses.replace(
-            getattr(experiment, stage), optimiser=OptimiserConfig(1e-6), ema_decay=0.9
-        )
+        config = dataclasses.replace(getattr(experiment, stage), optimiser=optimiser, ema_decay=0.9)
         init, _, step = compile_step(
             objective, config, mesh, jax.random.key(5), batches[stage][0], constants[stage]
         )
@@ -91,23 +93,46 @@ def test_eight_devices_train_as_one(stage, trained_on, one_device):
     for sizes in MESHES:
         mesh = make_mesh(**sizes)
         many, state, program = trained_on(stage, mesh)
-        for name in one:
-            exact = {"rtol": 1e-5} if "loss" in name else {"rtol": 1e-4, "atol": 1e-5}
-            np.testing.assert_allclose(many[name], one[name], **exact, err_msg=f"{name} {sizes}")
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state.ema, alone.ema
-        )
-        jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
-            state.opt_state,
-            alone.opt_state,
-        )
+        check_same((many, state), (one, alone), sizes)
         for part in ("params", "ema", "opt_state"):
             check_split(getattr(state, part), mesh)
         sent[tuple(sizes)] = collectives(program, mesh.size)
         if sizes.keys() == {"data", "fsdp"}:
             split = [x for x in jax.tree.leaves(state.params) if not x.is_fully_replicated]
             check_sent(sent["data",], sent["data", "fsdp"], sum(x.nbytes for x in split))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_eight_devices_train_as_one_with_every_option(stage, experiment, one_device):
+    """With Muon, equivariance, weights of noise levels and another density of t."""
+    first, second = experiment.autoencoder, experiment.diffusion
+    loss = dataclasses.replace(first.loss, equivariance_weight=0.25)
+    options = dataclasses.replace(
+        experiment,
+        autoencoder=dataclasses.replace(first, loss=loss),
+        diffusion=dataclasses.replace(second, min_snr_gamma=5.0, timestep_density="logit-normal"),
+    )
+    trained_on = trainer(options, OptimiserConfig(1e-6, kind="muon"))
+    one, alone, _ = trained_on(stage, one_device)
+    sizes = {"data": 2, "fsdp": 4}
+    mesh = make_mesh(**sizes)
+    many, state, _ = trained_on(stage, mesh)
+    check_same((many, state), (one, alone), sizes)
+    check_split(state.opt_state, mesh)
+
+
+def check_same(many, one, sizes):
+    """(metrics of each step, state after them): but for rounding."""
+    for name, expected in one[0].items():
+        exact = {"rtol": 1e-5} if "loss" in name else {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(many[0][name], expected, **exact, err_msg=f"{name} {sizes}")
+    for part, close in (("ema", (1e-4, 1e-5)), ("opt_state", (1e-3, 1e-6))):
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=close[0], atol=close[1]),
+            getattr(many[1], part),
+            getattr(one[1], part),
+        )
 
 
 def check_sent(by_data, by_fsdp, split):
