@@ -115,7 +115,7 @@ def scenes_64() -> Experiment:
             text=replace(small.diffusion.text, depth=2),
             drop_clauses=0.5,  # so that "a red cone" and "at night" are prompts, too
             progress=Progress(log_every=50, preview_every=1000, save_every=250),
-            steps=11_000,
+            steps=9600,
             ema_decay=0.999,
         ),
     )
