@@ -43,7 +43,7 @@ TINY = """
     --diffusion.text.dim 8 --diffusion.text.depth 1 --diffusion.text.heads 1
     --diffusion.class-dim 8
     --diffusion.optimiser.warmup-steps 0 --diffusion.optimiser.schedule constant
-    --diffusion.batch-size 4 --diffusion.steps 4
+    --diffusion.batch-size 4 --diffusion.steps 4 --diffusion.ema-decay 0.9
     --diffusion.progress.log-every 2 --diffusion.progress.save-every 2
     --classifier.unet.channels 8 --classifier.unet.groups 4 --classifier.unet.head-channels 4
     --classifier.unet.channel-mult 1 --classifier.unet.num-res-blocks 1
