@@ -162,13 +162,16 @@ def _train(
     autoencoder, channels = None, None
     if config.from_run:
         autoencoder, channels = borrowed_autoencoder(config, run)
+    file, named = experiment.evaluation.perceptual_file, config.loss.perceptual_file
+    lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
+    # A file that is named is read before the images are; a download waits until they are there.
+    perceptual = perceptual_weights(config, run) if named and stage != "classifier" else {}
     config_data = run.data_to_open(experiment.data)
     data = on_all(
         lambda: open_data(config_data, experiment.diffusion, experiment.seed, stage == "classifier")
     )
-    perceptual = {} if stage == "classifier" else perceptual_weights(config, run)
-    file = experiment.evaluation.perceptual_file
-    lpips_weights = on_all(lambda: load_lpips("squeezenet", file) if file else None)
+    if not named and stage != "classifier":
+        perceptual = perceptual_weights(config, run)
     _check_same_data(data)
     data = replace(data, info=run.resumed_info(data.info, changed_data == "accept"))
     if channels not in (None, data.info.channels):
