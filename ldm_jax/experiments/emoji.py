@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from ldm_jax.autoencoder.loss import AutoencoderLossConfig
-from ldm_jax.autoencoder.network import AutoencoderConfig
 from ldm_jax.conditioning.transformer import TransformerConfig
 from ldm_jax.data.folder import FolderConfig
 from ldm_jax.diffusion.unet import UNetConfig
 from ldm_jax.experiments.config import EvaluationConfig, Experiment
+from ldm_jax.experiments.scene_tasks import scenes_64_f4
 from ldm_jax.experiments.scenes import scenes
 from ldm_jax.sampling.settings import SamplingSettings
 from ldm_jax.training.config import Progress
@@ -23,28 +22,11 @@ def emoji_64() -> Experiment:
         laptop,
         data=FolderConfig(size=64),
         autoencoder=replace(
-            laptop.autoencoder,
-            network=AutoencoderConfig(
-                channels=16,
-                # f = 4: eyes and mouths are 3 pixels large, less than half of a latent of f = 8;
-                # and the set is so small that stage 2 sees all of it often at any price.
-                channel_mult=(1, 2, 4),
-                num_res_blocks=1,
-                mid_attention=False,
-                z_channels=4,
-                groups=8,
-            ),
-            loss=AutoencoderLossConfig(
-                l2_weight=1.0,
-                perceptual="squeezenet",
-                perceptual_weight=0.3,
-                kl_weight=3e-3,
-                disc_weight=0.0,
-            ),
+            # f = 4: eyes and mouths are 3 pixels large, less than half of a latent of f = 8; and
+            # the set is so small that stage 2 sees all of it often at any price.
+            scenes_64_f4().autoencoder,
             progress=Progress(log_every=50, preview_every=500, save_every=250),
-            init_gain=2.45,  # He's initial weights: see AutoencoderStage
             steps=6000,  # 28 epochs
-            ema_decay=0.995,
         ),
         diffusion=replace(
             laptop.diffusion,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from ldm_jax.autoencoder.loss import AutoencoderLossConfig
 from ldm_jax.data.folder import FolderConfig
 from ldm_jax.data.tfds import TfdsConfig
 from ldm_jax.experiments.config import EvaluationConfig, Experiment
@@ -40,14 +39,8 @@ def folder() -> Experiment:
         data=FolderConfig(size=64, validation=0.1),
         autoencoder=replace(
             laptop.autoencoder,
-            loss=AutoencoderLossConfig(
-                l2_weight=1.0,
-                perceptual="squeezenet",
-                perceptual_weight=0.3,
-                kl_weight=KL_WEIGHT,
-                # The adversary pays once reconstructions get no better without it, after hours.
-                disc_weight=0.0,
-            ),
+            # The adversary pays once reconstructions get no better without it, after hours.
+            loss=replace(laptop.autoencoder.loss, kl_weight=KL_WEIGHT),
             progress=Progress(log_every=25, preview_every=500, save_every=250),
             steps=4000,
         ),
@@ -58,7 +51,6 @@ def folder() -> Experiment:
             drop_clauses=0.0,
             progress=Progress(log_every=50, preview_every=1000, save_every=500),
             steps=6000,
-            ema_decay=0.999,
         ),
         sampling=SamplingSettings(steps=50, guidance=2.0),
         evaluation=EvaluationConfig(num_images=64),
