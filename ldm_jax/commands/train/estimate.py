@@ -1,9 +1,9 @@
 """How long a run will take and how much memory: said after the first seconds of each stage.
 
 The steps of the stage that has begun are timed. What comes after them is known by its FLOPs, at the
-rate of these steps: on two cores the stages of `scenes` differ in this rate by 4 %
-(benchmarks/README.md), with LPIPS in the first or on a GPU that is not filled by more. So the
-second stage says its own estimate once it has begun.
+rate of these steps. That is a guess: no two networks reach the same rate, above all where one has
+LPIPS in its loss or does not fill a GPU. So the second stage says its own estimate once it has
+begun.
 """
 
 from __future__ import annotations
