@@ -17,7 +17,7 @@ PAPER_MAP = ROOT / "docs" / "paper_map.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = {
     str(file.relative_to(ROOT)): file.read_text()
-    for file in (README, *DOCS, ROOT / "benchmarks" / "README.md")
+    for file in (README, *DOCS, ROOT / "benchmarks" / "README.md", ROOT / "notebooks" / "README.md")
 }
 EACH_PAGE = pytest.mark.parametrize("page", PAGES)
 OF_OTHERS = {"--ntasks-per-node"}  # SLURM's
@@ -115,7 +115,7 @@ def check_command(words):
                 }
                 checks[command](rest)
         case [script, *rest]:
-            assert script.startswith(("benchmarks/", "examples/")), script
+            assert script.startswith(("benchmarks/", "examples/", "notebooks/")), script
             assert (ROOT / script).exists(), script
             sources = "\n".join(f.read_text() for f in (ROOT / "benchmarks").glob("*.py"))
             assert [w for w in rest if w.startswith("--") and w not in sources] == []
