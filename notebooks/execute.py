@@ -1,6 +1,8 @@
 """Executes notebooks, and saves them clean, with small images.
 
-    python notebooks/execute.py notebooks/06_noise.ipynb      # or several; without a name: all
+    python notebooks/execute.py notebooks/06_noise_and_the_best_denoiser.ipynb
+
+Takes several; without a name, all.
 
 Images become PNGs of 256 colours. An image of a cell whose metadata name a `figure` is also written
 to docs/figures/. With `--fast` the notebook runs with small numbers, and nothing is written.

@@ -88,6 +88,7 @@ def short(tmp_path, monkeypatch):
 
 
 def test_each_notebook_has_solutions():
+    assert COURSE
     assert [p.name for p in COURSE] == [
         p.name for p in sorted((FOLDER / "solutions").glob("*.ipynb"))
     ]

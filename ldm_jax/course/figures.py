@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches; 700 pixels, which a telephone shows at half of that
@@ -57,6 +58,19 @@ def image_rows(
     for axis, label in zip(axes[0], columns, strict=False):
         axis.set_title(label)
     return figure
+
+
+def point_panels(titles: Sequence[str], reach: float) -> Sequence[Axes]:
+    """Square panels side by side, for points (x, y) from -reach to reach, without ticks."""
+    import matplotlib.pyplot as plt
+
+    side = WIDTH / len(titles)
+    _, axes = plt.subplots(1, len(titles), figsize=(WIDTH, side + 0.4), squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+        axis.spines[:].set(visible=True, color="0.8")
+        axis.set_title(title)
+    return axes[0]
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:
