@@ -24,19 +24,17 @@ benchmarks/speedrun.json if it is faster than the one that is there.
 
 import argparse
 import dataclasses
-import datetime
 import json
-import platform
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from resumable import circumstances, settled, start
 
 from ldm_jax.commands import cli
 from ldm_jax.commands.exit_code import ExitCode
@@ -47,10 +45,8 @@ from ldm_jax.data.scenes import ScenesSource
 from ldm_jax.errors import UserError
 from ldm_jax.model.check import check
 from ldm_jax.model.run_dir import RunDir
-from ldm_jax.processes import cores
 from ldm_jax.training.sharding import make_mesh
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = Path(__file__).with_name("speedrun.json")
 STAGES = ("autoencoder", "diffusion")
 PROBED = 60  # steps of each stage in a probe
@@ -130,26 +126,6 @@ def clock(summary: dict[str, Any]) -> float:
     """Seconds in which steps were compiled and made."""
     trained = [summary[stage] for stage in STAGES if "seconds" in summary.get(stage, {})]
     return sum(stage["seconds"] + stage["compile_seconds"] for stage in trained)
-
-
-def start(log: Path, *words: object) -> None:
-    """A command of ldm_jax, to its end; what it says is added to a file. UserError if it fails."""
-    command = [sys.executable, "-m", "ldm_jax", *map(str, words)]
-    with log.open("a") as file:
-        code = subprocess.run(command, stdout=file, stderr=file).returncode
-    if code in (130, 143):  # stopped from outside, and so is this
-        raise SystemExit(code)
-    if code:
-        raise UserError(f"exit code {code}, see {log}")
-
-
-def settled(file: Path, make: Callable[[], Any]) -> Any:
-    """What a JSON file holds; made and written first where there is none."""
-    if not file.exists():
-        content = json.dumps(make(), indent=2)
-        file.with_suffix(".tmp").write_text(content + "\n")
-        file.with_suffix(".tmp").replace(file)  # whole or not at all
-    return json.loads(file.read_text())
 
 
 def run_once(one: Variant, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -288,17 +264,11 @@ def main() -> None:
     if len({one.name for one in variants}) < len(variants):
         raise UserError("two variants have the same name")
     options.folder.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
-    ).stdout.strip()
     facts = {
         "experiment": options.experiment,
         "num_samples": options.num_samples,
         "side": options.side,
-        "machine": f"{cores()} cores, {platform.machine()}",
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
-    }
+    } | circumstances()
 
     rows = []
     for seed in range(options.seeds):

@@ -11,7 +11,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.model.run_dir import RunDir
 from ldm_jax.paths import user_path
-from ldm_jax.shipped import FOLDER, shipped_models
+from ldm_jax.shipped import FOLDER, shipped_models, zoo_models
 
 
 def find_run(place: str, shipped: Path = FOLDER) -> RunDir:
@@ -37,7 +37,7 @@ def is_run(place: str, shipped: Path = FOLDER) -> bool:
 
 def no_run(place: str, shipped: Path = FOLDER) -> str:
     """Why `find_run` finds none there, and what may have been meant."""
-    names, name = shipped_models(shipped), str(place)
+    names, name = _names(shipped), str(place)
     said = [f"{place} is no run directory: it has no config.json"]
     if name in EXPERIMENTS and not user_path(place).exists():
         said = [
@@ -53,9 +53,13 @@ def no_run(place: str, shipped: Path = FOLDER) -> str:
 
 def _path(place: str, shipped: Path) -> epath.Path:
     path = user_path(place)
-    if str(place) in shipped_models(shipped) and not _holds_run(path):
+    if str(place) in _names(shipped) and not _holds_run(path):
         return epath.Path(shipped) / place
     return path
+
+
+def _names(shipped: Path) -> list[str]:
+    return [*shipped_models(shipped), *zoo_models(shipped)]
 
 
 def _holds_run(path: epath.Path) -> bool:

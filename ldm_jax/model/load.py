@@ -94,10 +94,10 @@ def load_run(run: RunDir) -> LatentDiffusion:
         weights = Weights(None, {"autoencoder": autoencoder, "scale_factor": np.float32(1)})
     if damaged := not_finite((weights.params or {}) | weights.constants):
         raise UserError(f"{run.path}: the weights {damaged} hold NaN or infinity; they are damaged")
-    shipped = run.path.parent == user_path(FOLDER)  # of which nobody asks where they lie
-    model = LatentDiffusion(
-        config, info, weights, run.path.name if shipped else f"{run.path} ({name})"
-    )
+    called = f"{run.path} ({name})"
+    if run.path.is_relative_to(user_path(FOLDER)):  # of these nobody asks where they lie
+        called = run.path.relative_to(user_path(FOLDER)).as_posix()
+    model = LatentDiffusion(config, info, weights, called)
     _check_shapes(run, model)
     return model
 

@@ -10,7 +10,7 @@ from ldm_jax.model.find import find_run, is_run
 def shipped(tmp_path, monkeypatch):
     """A folder of two shipped models; the working folder is another one."""
     folder = tmp_path / "shipped"
-    for name in ("balls-64", "cones-64"):
+    for name in ("balls-64", "cones-64", "zoo/f4"):
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text("{}")
     (tmp_path / "work").mkdir()
@@ -21,6 +21,13 @@ def shipped(tmp_path, monkeypatch):
 def test_a_name_is_a_shipped_model(shipped):
     assert find_run("cones-64", shipped).path == shipped / "cones-64"
     assert is_run("cones-64", shipped) and not is_run("cubes-64", shipped)
+
+
+def test_an_autoencoder_of_the_zoo_has_the_name_of_its_folders(shipped):
+    assert find_run("zoo/f4", shipped).path == shipped / "zoo" / "f4"
+    assert not is_run("f4", shipped) and not is_run("zoo", shipped)
+    with pytest.raises(UserError, match="balls-64, cones-64, zoo/f4; perhaps you meant zoo/f4"):
+        find_run("zoo/f8", shipped)
 
 
 def test_a_run_directory_of_that_name_wins(shipped, tmp_path):

@@ -9,9 +9,10 @@ import ldm_jax
 from ldm_jax.commands.evaluate.generated import arrays_digest
 from ldm_jax.model.find import find_run
 from ldm_jax.model.packed import packed_file
-from ldm_jax.shipped import DEFAULT, FOLDER, shipped_models
+from ldm_jax.shipped import DEFAULT, FOLDER, shipped_models, zoo_models
 
 MODELS = shipped_models()
+ZOO = zoo_models()
 EACH = pytest.mark.parametrize("name", MODELS)
 HEADINGS = ("Data", "Training", "Measures", "Licence")
 
@@ -43,7 +44,24 @@ def test_its_measures_are_those_of_its_weights(name):
     assert measures["model"]["weights_sha256"] == digest
 
 
-@EACH
+def test_the_card_of_the_zoo_says_what_it_must():
+    lines = (FOLDER / "zoo" / "card.md").read_text().splitlines()
+    assert lines[0] == "# zoo" and all(f"## {heading}" in lines for heading in HEADINGS)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_an_autoencoder_of_the_zoo_is_small_and_whole(name):
+    files = {file.name: file.stat().st_size for file in (FOLDER / name).iterdir()}
+    assert set(files) == {"config.json", "autoencoder.npz"} and sum(files.values()) < 1.3e6
+    assert repr(ldm_jax.load(name)).startswith(f"LatentDiffusion {name}\n")
+
+
+def test_the_zoo_is_small():
+    files = [file.stat().st_size for file in (FOLDER / "zoo").rglob("*") if file.is_file()]
+    assert sum(files) < 9e6
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ZOO])
 def test_it_names_no_file_of_the_machine_that_trained_it(name):
     experiment = find_run(name).load()[1]
     assert experiment.init_from == ""
