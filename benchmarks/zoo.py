@@ -9,7 +9,7 @@ train.py's, for all alike. What was stopped or killed goes on when the same comm
 an autoencoder that fails is named, and the others are trained.
 
 The scenes have 32x32 pixels: networks of this size are trained four times as fast as at 64x64, so
-two cores make them good enough in two to three minutes each: 24,000 images, with compiling and
+two cores make them good enough in two to three minutes each: 22,400 images, with compiling and
 judging about 40 minutes of two quiet cores in all. The same for all: data, seed, batch, steps,
 learning rate. 256 latent values for each f in one comparison, 4 channels for each f in the other.
 
@@ -95,7 +95,7 @@ def packed_name(name: str, step: int, steps: int) -> str:
     one = MEMBERS[name]
     if step == steps:
         return name if one.packed else ""
-    return f"{name}-step-{step}" if step == one.packed_at else ""
+    return f"{name}-step-{step}" if step and step == one.packed_at else ""
 
 
 def _report(folder: Path, step: int) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-STEPS = 1500
+STEPS = 1400
 # The same for all: data (scenes of one object at 32x32), seed, batch and optimiser are those of
 # `scenes`.
 COMMON = """
@@ -14,7 +14,7 @@ COMMON = """
     --autoencoder.loss.kl-weight 1e-6
 """
 # Channels of each level, in units of 8, so that every network has 0.3 to 0.65 M parameters.
-NETWORKS = {2: "2 7", 4: "2 4 7", 8: "2 4 6 6", 16: "2 4 5 5 5"}
+NETWORKS = {2: "2 6", 4: "2 4 7", 8: "2 4 6 6", 16: "2 4 5 5 5"}
 PIXELS = "--autoencoder.loss.perceptual-weight 0 --autoencoder.loss"
 LPIPS = "--autoencoder.loss.perceptual-weight 1 --autoencoder.loss.l2-weight 0"
 ADVERSARY = (
