@@ -104,7 +104,7 @@ def test_each_is_what_its_group_says(of, experiments):
         for one in losses(pixels)
     ]
     assert terms == [(0, 1, 0, 0), (1, 0, 0, 0), (1, 0, 1, 0), (1, 0, 1, 0.5)]
-    assert losses(pixels)[3].disc_start == 100
+    assert losses(pixels)[3].disc_start == 180
 
 
 def test_they_are_small(experiments):
