@@ -152,6 +152,7 @@ def test_scenes_are_held_out_and_the_first_ones_show_all_shapes(scenes):
     assert all(sorted(four) == sorted(SHAPES) for four in (shapes[:4], shapes[4:]))
 
 
+@pytest.mark.slow
 def test_numbers_and_arrays_are_those_of_the_model(of, scenes, weights):
     model = model_of()
     numbers, arrays = of("zoo_judge").judge(model, scenes, weights)
