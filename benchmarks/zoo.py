@@ -121,8 +121,7 @@ def _judge(folder: Path, step: int, model: LatentDiffusion, scenes: Scenes, lpip
     numbers, arrays = judge(model, scenes, lpips)
     run, file = RunDir(folder / "run"), _report(folder, step)
     if step:
-        kept = ("parameters", "seconds", "compile_seconds", "images_per_s", "flops")
-        kept = (*kept, "latent_bytes", "jpeg_psnr")
+        kept = ("seconds", "compile_seconds", "images_per_s", "flops", "latent_bytes", "jpeg_psnr")
         summary = run.summary()["autoencoder"]
         numbers |= {key: summary[key] for key in kept if key in summary}
         trained = stage_weights(run, model.config, "autoencoder")

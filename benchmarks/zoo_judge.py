@@ -18,6 +18,7 @@ from ldm_jax.data.spread import turns
 from ldm_jax.evaluation.distortion import psnr, ssim
 from ldm_jax.evaluation.scene_reports import caption_scores
 from ldm_jax.training.sharding import map_batches
+from ldm_jax.training.step import count_parameters
 
 SHOWN = 8  # scenes whose images are recorded
 BINS = 60  # of the histogram of z
@@ -50,7 +51,7 @@ def held_out(data: ScenesConfig, seed: int) -> Scenes:
 def judge(model: LatentDiffusion, scenes: Scenes, weights: dict) -> tuple[dict[str, Any], Arrays]:
     """(numbers, arrays) of an autoencoder.
 
-    Numbers: those of `compared`, and `z`, what is known of the latents.
+    Numbers: those of `compared`; `z`, what is known of the latents; `parameters`.
 
     Arrays: `images` uint8 `[8, H, W, 3]`, reconstructions; `noise`, likewise, what is decoded from
     standard normal latents; `counts` int32 `[60]` and `edges` float32 `[61]`, the histogram of z.
@@ -65,7 +66,9 @@ def judge(model: LatentDiffusion, scenes: Scenes, weights: dict) -> tuple[dict[s
         "counts": np.histogram(z, edges)[0].astype(np.int32),
         "edges": edges.astype(np.float32),
     }
-    return compared(x_hat, scenes, weights) | {"z": of_z}, arrays
+    parameters = count_parameters(model.parameters["autoencoder"])
+    numbers = compared(x_hat, scenes, weights) | {"z": of_z, "parameters": parameters}
+    return numbers, arrays
 
 
 def compared(images: np.ndarray, scenes: Scenes, weights: dict) -> dict[str, Any]:
