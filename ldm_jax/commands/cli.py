@@ -9,20 +9,20 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import tyro
 
 from ldm_jax.commands.hosts import Hosts, join
+from ldm_jax.commands.overview import DEFAULT_EXPERIMENT
 from ldm_jax.commands.suggest import suggestion
 from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.paths import cache_folder
 
-DEFAULT_EXPERIMENT = "scenes"
 _STRAY = "Unrecognized options:"
 T = TypeVar("T")
 
@@ -66,12 +66,6 @@ def named_experiment(words: Sequence[str]) -> tuple[str, Experiment, list[str]]:
             f"unknown experiment {name!r}; python train.py --help lists them{_close(name)}"
         )
     return name, EXPERIMENTS[name](), remaining
-
-
-def list_of_experiments() -> str:
-    """A line for each experiment, for --help."""
-    width = max(map(len, EXPERIMENTS))
-    return "\n".join(f"  {name:{width}}  {_first_line(f)}" for name, f in EXPERIMENTS.items())
 
 
 def say(line: str) -> None:
@@ -126,10 +120,6 @@ def _one_device_per_core() -> None:
 def _is_text(word: str) -> bool:
     """Whether the bytes on the command line were UTF-8."""
     return word.encode(errors="ignore").decode() == word
-
-
-def _first_line(function: Callable) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 def _tyro(kind: type[T], words: Sequence[str], program: str, default: T | None) -> T:

@@ -10,15 +10,6 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments import EXPERIMENTS
 
 
-@pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_lists_the_experiments_with_a_line_each(word, train):
-    shown = train(word)
-    assert shown.code == 0 and not shown.err
-    for name, make in EXPERIMENTS.items():
-        [line] = [line for line in shown.out.splitlines() if line.split()[:1] == [name]]
-        assert make.__doc__.splitlines()[0] in line
-
-
 @pytest.mark.parametrize(
     "words, name",
     [

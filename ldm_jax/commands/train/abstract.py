@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.autoencoder.perceptual import abstract_params
+from ldm_jax.commands.train.at_end import images_at_end
 from ldm_jax.commands.train.diffusion import PREVIEWS
-from ldm_jax.commands.train.final import images_at_end
 from ldm_jax.commands.train.held_out import HeldOut
 from ldm_jax.commands.train.latents import LatentView, one_row
 from ldm_jax.data.loader import Batch

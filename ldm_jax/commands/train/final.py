@@ -9,21 +9,15 @@ import jax
 import numpy as np
 
 from ldm_jax import plots
+from ldm_jax.commands.train.at_end import images_at_end, is_checked, is_judged
 from ldm_jax.commands.train.held_out import HeldOut
-from ldm_jax.commands.train.judge import is_judged, judge, kid_figure
-from ldm_jax.commands.train.nearest import is_checked, nearest_check
-from ldm_jax.experiments.config import Experiment
+from ldm_jax.commands.train.judge import judge, kid_figure
+from ldm_jax.commands.train.nearest import nearest_check
 from ldm_jax.model.data import OpenData
 from ldm_jax.model.latent_diffusion import LatentDiffusion
 from ldm_jax.model.run_dir import RunDir
 
 log = logging.getLogger(__name__)
-
-
-def images_at_end(config: Experiment, kind: str) -> int:
-    """How many images are sampled at the end, for a kind of condition."""
-    judged = config.evaluation.judged_images if is_judged(config, kind) else 0
-    return max(config.evaluation.num_images, judged)
 
 
 def final_samples(

@@ -38,18 +38,6 @@ LEAST = 32  # images of a kind, for KID: the standard error of fewer hides any d
 BATCH = 16  # pairs of images compared by LPIPS at a time
 
 
-def is_judged(experiment: Experiment, kind: str) -> bool:
-    """Whether samples of this kind of condition are measured when training ends.
-
-    Large images take long to sample: `evaluate` measures them when asked.
-    """
-    if experiment.evaluation.judged_images == 0:
-        return False
-    if kind in ("super-resolution", "inpainting"):
-        return experiment.data.size >= 11  # the window of SSIM
-    return experiment.data.size <= SIZE
-
-
 def judge(
     experiment: Experiment,
     kind: str,

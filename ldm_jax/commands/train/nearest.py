@@ -14,12 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm_jax.commands.evaluate.figures import closest, nearest_figure
-from ldm_jax.data.scenes import ScenesConfig
 from ldm_jax.data.source import Source
 from ldm_jax.data.spread import spread
 from ldm_jax.evaluation.features import NETWORKS, FeatureName, extract
 from ldm_jax.evaluation.nearest import memorisation
-from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.data import OpenData
 from ldm_jax.pretrained.feature_networks import load_network
 
@@ -31,12 +29,6 @@ HELD_OUT = 512  # held-out images that samples are compared with, at most
 LEAST = 5  # of each, for a verdict: five copies and five new images differ by chance in 0.4 %
 IMPROBABLE = 0.01  # the p-value below which the check is failed
 BATCH = 64  # images whose features are computed at a time
-
-
-def is_checked(experiment: Experiment, kind: str) -> bool:
-    """Whether samples of this kind of condition are compared with training images."""
-    restored = kind in ("super-resolution", "inpainting")
-    return not restored and not isinstance(experiment.data, ScenesConfig)
 
 
 def nearest_check(data: OpenData, samples: np.ndarray) -> tuple[dict[str, Any], np.ndarray | None]:

@@ -29,7 +29,6 @@ from ldm_jax.commands.train.autoencoder import (
 )
 from ldm_jax.commands.train.classifier import classifier_task, measure_classifier
 from ldm_jax.commands.train.diffusion import diffusion_task, trained_model
-from ldm_jax.commands.train.final import final_samples
 from ldm_jax.commands.train.stage import Recording, train_stage
 from ldm_jax.commands.train.summary import summary_line
 from ldm_jax.commands.train.training_images import training_images
@@ -70,22 +69,8 @@ class TrainCommand:
     hosts: Hosts = field(default_factory=Hosts)
 
 
-HELP = """usage: python train.py [EXPERIMENT] [--field value ...]
-
-Trains both stages of a latent diffusion model; a run that was stopped is resumed.
-
-experiments (without one: {default}):
-{experiments}
-
-For the fields of one: python train.py EXPERIMENT --help"""
-
-
 def main(words: Sequence[str]) -> None:
     """`python train.py [EXPERIMENT] [--field value ...]`; see `exit_code.ExitCode` for failures."""
-    if list(words) in (["-h"], ["--help"]):
-        experiments = cli.list_of_experiments()
-        print(HELP.format(default=cli.DEFAULT_EXPERIMENT, experiments=experiments))
-        return
     name, command = parse_command(words)
     if not command.run_dir:
         raise UserError(f"--run-dir is empty; without it, it is runs/{name}")
@@ -243,6 +228,8 @@ def _train(
         results = {"scale_factor": float(trained.state.constants["scale_factor"])}
 
         # Judge
+        from ldm_jax.commands.train.final import final_samples  # SciPy: no training waits for it
+
         model = trained_model(model, trained.state, mesh)
         results |= trained.summary | final_samples(model, data, run, lpips_weights)
         _finish(run, "diffusion", results)

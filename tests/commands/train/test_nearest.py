@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ldm_jax.commands.train.nearest import is_checked, nearest_check
+from ldm_jax.commands.train.at_end import is_checked
+from ldm_jax.commands.train.nearest import nearest_check
 from ldm_jax.commands.train.summary import summary_line
 from ldm_jax.data.source import ArraySource
 from ldm_jax.experiments import EXPERIMENTS
