@@ -1,0 +1,53 @@
+"""Links of the repository that lead to no page of the site: to Python files and to folders.
+
+The repository's web view shows the file or the folder. The site has for a module of the package its
+section, for another Python file the file itself, and for a folder its first page.
+"""
+
+from pathlib import Path
+
+from docutils import nodes
+from navigation import sections
+from python_pages import PACKAGE, dotted
+from sphinx.addnodes import download_reference, pending_xref
+from sphinx.transforms import SphinxTransform
+
+
+def first_page(folder: Path) -> str | None:
+    """The first page in a folder, by the order of the sections; folders are relative to the root."""
+    pages = [page for of_section in sections().values() for page in of_section]
+    inside = [page for page in pages if folder in Path(page).parents]
+    return min(inside, key=lambda page: len(Path(page).parts), default=None)
+
+
+class Links(SphinxTransform):
+    """Runs after a page was parsed, when its links are still names."""
+
+    default_priority = 100
+
+    def apply(self, **kwargs):
+        for link in list(self.document.findall(pending_xref)):
+            if link["reftype"] == "myst" and (new := self.replacement(link)) is not None:
+                new += link.children
+                link.replace_self(new)
+
+    def replacement(self, link):
+        """Another link, or None where MyST finds the page or anchor."""
+        env, root = self.env, Path(self.env.srcdir)
+        here = {"refdoc": env.docname, "refexplicit": True, "refwarn": True}
+        if link["refdomain"] == "doc":  # a page, or what has a page's suffix
+            file = Path(link["reftarget"] + ".py")
+            if link["reftarget"] in env.found_docs or not (root / file).is_file():
+                return None
+            if file.parts[0] == PACKAGE:
+                return pending_xref(refdomain="py", reftype="mod", reftarget=dotted(file), **here)
+            return download_reference(reftarget=f"/{file}", refdoc=env.docname)
+        relative, absolute = env.relfn2path(link["reftarget"], env.docname)
+        if not Path(absolute).is_dir() or (page := first_page(Path(relative))) is None:
+            return None
+        return pending_xref(refdomain="std", reftype="doc", reftarget=f"/{page}", **here)
+
+
+def setup(app):
+    app.add_transform(Links)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
