@@ -57,6 +57,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
+add_module_names = False
 toc_object_entries = False  # the list beside a page names its modules
 
 # HTML

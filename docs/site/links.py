@@ -6,7 +6,6 @@ section, for another Python file the file itself, and for a folder its first pag
 
 from pathlib import Path
 
-from docutils import nodes
 from navigation import sections
 from python_pages import PACKAGE, dotted
 from sphinx.addnodes import download_reference, pending_xref
@@ -14,7 +13,7 @@ from sphinx.transforms import SphinxTransform
 
 
 def first_page(folder: Path) -> str | None:
-    """The first page in a folder, by the order of the sections; folders are relative to the root."""
+    """The first page in a folder, which is given relative to the root, by the order of sections."""
     pages = [page for of_section in sections().values() for page in of_section]
     inside = [page for page in pages if folder in Path(page).parents]
     return min(inside, key=lambda page: len(Path(page).parts), default=None)

@@ -9,7 +9,7 @@ SECTIONS = {
     "": ["README"],
     "Course": ["notebooks/README", "notebooks/*"],
     "Concepts": ["docs/architecture", "docs/paper_map", "docs/sampling", "docs/editing"],
-    "Tasks and models": ["docs/tasks", "docs/shipped", "docs/published_weights"],
+    "Tasks and models": ["docs/tasks", "docs/shipped", "docs/zoo", "docs/published_weights"],
     "Your own images": [
         "docs/your_images",
         "docs/emoji",
@@ -68,20 +68,13 @@ def sections() -> dict[str, list[str]]:
     return found
 
 
-def entry(page: str) -> str:
-    """A line of a table of contents; a room of the library goes by its own name alone."""
-    if page == "README":
-        return "Start <self>"
-    room = page.removesuffix("/__init__")
-    return page if room == page else f"{room.rpartition('/')[2]} <{page}>"
-
-
 def tables_of_contents() -> str:
     """What is added to README.md: it stands beside every page, and is not shown in the text."""
     lines = []
     for caption, pages in sections().items():
         options = [":hidden:", *([f":caption: {caption}"] if caption else [])]
-        lines += ["", "```{toctree}", *options, "", *map(entry, pages), "```"]
+        pages = ["Start <self>" if page == "README" else page for page in pages]
+        lines += ["", "```{toctree}", *options, "", *pages, "```"]
     return "\n".join(lines)
 
 

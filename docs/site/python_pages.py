@@ -6,8 +6,10 @@ import inspect
 from pathlib import Path
 
 from docstrings import as_rst, inline
+from flax import nnx
 from sphinx.parsers import RSTParser
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import inspect as sphinx_inspect
 
 PACKAGE = "ldm_jax"
 
@@ -35,7 +37,7 @@ def page(file: Path, root: Path) -> list[str]:
     inner = [str(p.relative_to(folder).with_suffix("")) for p in packages]
     inner += sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.glob("*/*.md"))
 
-    lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
+    lines = [folder.name, "=" * len(folder.name), "", f".. automodule:: {name}", ""]
     lines += [f"- :py:mod:`~{names[f]}`: {summary(f)}" for f in (*modules, *packages)]
     if inner:
         lines += ["", ".. toctree::", "   :hidden:", "", *(f"   {entry}" for entry in inner)]
@@ -73,10 +75,15 @@ def skipped(app, what, name, obj, skip, options):
     return (code and not obj.__doc__) or None
 
 
-def without_fields(app, what, name, obj, options, signature, returned):
-    """The signature of a dataclass is left out: its fields stand below, each with its meaning."""
-    if what == "class" and dataclasses.is_dataclass(obj):
+def signature(app, what, name, obj, options, arguments, returned):
+    """Of a dataclass none, as its fields stand below; of a Flax module that of `__init__`."""
+    if what != "class":
+        return None
+    if dataclasses.is_dataclass(obj) or hasattr(obj, "_fields"):
         return "", returned
+    if isinstance(obj, type(nnx.Module)):
+        found = sphinx_inspect.signature(obj.__init__, bound_method=True)
+        return sphinx_inspect.stringify_signature(found, unqualified_typehints=True), returned
 
 
 def setup(app):
@@ -84,5 +91,5 @@ def setup(app):
     app.add_source_parser(PackagePage)
     app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-docstring", docstring)
-    app.connect("autodoc-process-signature", without_fields)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
