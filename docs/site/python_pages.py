@@ -1,8 +1,10 @@
 """Packages as pages: each `__init__.py` of ldm_jax is a page about the modules beside it."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import typing
 from pathlib import Path
 
 from docstrings import as_rst, inline
@@ -59,9 +61,16 @@ class PackagePage(RSTParser):
 
 
 def docstring(app, what, name, obj, options, lines):
-    """Docstrings are plain text. A field without one says nothing of its number."""
-    text = [] if lines[:1] and lines[0].startswith("Alias for field number") else as_rst(lines)
-    lines[:] = text
+    """Docstrings are plain text; what Python says of a field of a tuple is no docstring."""
+    lines[:] = [] if "".join(lines).startswith("Alias for field number") else as_rst(lines)
+
+
+def plain_types(app, obj, bound_method=False):
+    """Makes the Annotated types of a class or function plain: bounds are for the command line."""
+    with contextlib.suppress(AttributeError, NameError):  # it has none; they cannot be imported
+        hints, own = typing.get_type_hints(obj), getattr(obj, "__annotations__", {})
+        if inspect.isfunction(obj) or "__annotations__" in vars(obj):
+            obj.__annotations__ = {name: hints[name] for name in own}
 
 
 def skipped(app, what, name, obj, skip, options):
@@ -69,6 +78,8 @@ def skipped(app, what, name, obj, skip, options):
     code = inspect.isroutine(obj) or inspect.isclass(obj) or isinstance(obj, property)
     if what == "module" and code and not str(obj.__module__).startswith(PACKAGE):
         return True
+    if what == "module" and inspect.isclass(obj):
+        plain_types(app, obj)
     if what == "module" and not code:
         module = ModuleAnalyzer.for_module(app.env.current_document.autodoc_module)
         return ("", name) not in module.find_attr_docs() or None
@@ -89,6 +100,7 @@ def signature(app, what, name, obj, options, arguments, returned):
 def setup(app):
     app.add_source_suffix(".py", "python")
     app.add_source_parser(PackagePage)
+    app.connect("autodoc-before-process-signature", plain_types)
     app.connect("autodoc-skip-member", skipped)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("autodoc-process-signature", signature)
