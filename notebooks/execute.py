@@ -27,11 +27,11 @@ FOLDER = Path(__file__).parent
 FIGURES = FOLDER.parent / "docs" / "figures"
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path = FOLDER) -> None:
-    """Runs all cells in a new kernel, as from `folder`. It raises what a cell raises."""
+def execute(notebook: nbformat.NotebookNode, timeout: int = 600) -> None:
+    """Runs all cells in a new kernel, each in `timeout` seconds. It raises what a cell raises."""
     clear(notebook)
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources).execute()
 
 
 def clear(notebook: nbformat.NotebookNode) -> None:
@@ -93,7 +93,7 @@ def main() -> None:
             parser.error(f"there is no {file}")
         notebook = nbformat.read(file, as_version=4)
         start = time.perf_counter()
-        execute(notebook)
+        execute(notebook, timeout=3600)  # the machine may be busy
         print(f"{file.name}: {time.perf_counter() - start:.0f} s")
         if arguments.fast:
             continue
