@@ -62,7 +62,7 @@ def small_png(png: bytes) -> bytes:
     image = Image.open(io.BytesIO(png))
     if image.mode == "P":
         return png
-    colours = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours = image.convert("RGB").quantize(256, kmeans=1, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     colours.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
