@@ -34,7 +34,7 @@ def _step(
     room: bool = True,
     root: bool = True,
 ) -> Array:
-    """DDIM's step: arXiv:2010.02502, Eqs. (12), (16). The last four say which mistake is made."""
+    """DDIM's step: arXiv:2010.02502, Eqs. 12 and 16. The last four say which mistake is made."""
     alpha_t, alpha_s = _alpha(t, exponent), _alpha(s, exponent)
     sigma_t, sigma_s = (_sigma(i, exponent) ** power_of_sigma for i in (t, s))
     z_0 = (z_t - sigma_t * eps_hat) / alpha_t
