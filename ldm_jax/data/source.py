@@ -156,6 +156,19 @@ def read_all(
     return ArraySource(arrays, source.class_names, *names)
 
 
+def gathered(count: int, parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """`count` examples of which the parts come one by one, so that no more is held twice."""
+    whole, start = {}, 0
+    for part in parts:
+        stop = start + len(next(iter(part.values())))
+        for name, array in part.items():
+            if name not in whole:
+                whole[name] = np.empty((count, *array.shape[1:]), array.dtype)
+            whole[name][start:stop] = array
+        start = stop
+    return whole
+
+
 def hash_positions(names: Iterable[str], seed: int) -> np.ndarray:
     """A number in [0, 1) for each name, evenly spread: float64 `[n]`.
 

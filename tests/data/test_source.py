@@ -7,6 +7,7 @@ from ldm_jax.data.source import (
     ArraySource,
     Subset,
     choose_caption,
+    gathered,
     hash_positions,
     held_out_below,
     read_all,
@@ -72,6 +73,13 @@ def test_read_all_reads_each_example_once_and_keeps_everything():
     for key in want:
         np.testing.assert_array_equal(got[key], want[key])
         assert got[key].dtype == want[key].dtype
+
+
+def test_parts_are_gathered_into_whole_arrays():
+    x, captions = np.arange(10).reshape(5, 2), np.array(["a", "b", "cc", "d", ""], object)
+    whole = gathered(5, ({"x": x[i : i + 2], "caption": captions[i : i + 2]} for i in (0, 2, 4)))
+    assert whole["x"].dtype == x.dtype and (whole["x"] == x).all()
+    assert whole["caption"].tolist() == captions.tolist()
 
 
 def test_read_all_leaves_large_random_and_array_sources_alone():

@@ -1,10 +1,20 @@
 """What a CPU's memory cannot hold is said, not left to the operating system."""
 
+import platform
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from ldm_jax.training.memory import check_memory, check_program, host_bytes, used_bytes
+from ldm_jax.training.memory import (
+    check_memory,
+    check_program,
+    host_bytes,
+    return_freed,
+    used_bytes,
+)
 
 
 def test_a_machine_has_some_memory():
@@ -29,3 +39,15 @@ def test_a_compiled_program_says_what_it_takes():
     check_program("doubling", program, devices, there=9e6)
     with pytest.raises(MemoryError, match="doubling takes 0.0 GB"):
         check_program("doubling", program, devices, there=7e6)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    def pages():
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    blocks = [np.ones(2**16, np.uint8) for _ in range(2**11)]  # 128 MiB
+    del blocks[:-1]  # the last one keeps the others from going back by themselves
+    before = pages()
+    return_freed()
+    assert (before - pages()) * 4096 > 2**26

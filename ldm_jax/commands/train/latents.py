@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm_jax.data.loader import Batch, Loader, Transform, flip, mirror
-from ldm_jax.data.source import ArraySource
+from ldm_jax.data.source import ArraySource, gathered
 from ldm_jax.data.spread import spread
 from ldm_jax.model.conditions import Condition
 from ldm_jax.model.data import OpenData
@@ -73,17 +73,20 @@ def cached_latents(view: LatentView, data: OpenData, mesh: jax.sharding.Mesh) ->
     """
     encode = jax.jit(view.first.encode)
     params = put(view.params, tree_sharding(view.params, mesh, in_use=True))
-    n, parts = len(data.train), []
+    n = len(data.train)
     size, silent = ROWS_PER_DEVICE * mesh.size, jax.process_index() != 0
     each = view.first.rows_at_once(*data.train.read([0])["image"].shape[1:3])
-    with tqdm(total=n, desc="encoding images", unit="image", disable=silent) as bar:
-        for start in range(0, n, size):
-            batch = data.train.read(np.arange(start, min(start + size, n)))
-            images = [batch["image"], batch["image"][:, :, ::-1]][: 1 + view.mirrored]
-            encoded = [map_batches(encode, (params,), (image,), mesh, each) for image in images]
-            parts.append({"encoded": np.stack(encoded, axis=1), **view.to_cache(batch)})
-            bar.update(len(batch["image"]))
-    return ArraySource({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+
+    def parts() -> Iterator[Batch]:
+        with tqdm(total=n, desc="encoding images", unit="image", disable=silent) as bar:
+            for start in range(0, n, size):
+                batch = data.train.read(np.arange(start, min(start + size, n)))
+                images = [batch["image"], batch["image"][:, :, ::-1]][: 1 + view.mirrored]
+                encoded = [map_batches(encode, (params,), (x,), mesh, each) for x in images]
+                yield {"encoded": np.stack(encoded, axis=1), **view.to_cache(batch)}
+                bar.update(len(batch["image"]))
+
+    return ArraySource(gathered(n, parts()))
 
 
 def latent_loader(

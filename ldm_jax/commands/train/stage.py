@@ -22,7 +22,7 @@ from ldm_jax.model.run_dir import RunDir
 from ldm_jax.training import metrics as metrics_file
 from ldm_jax.training.config import TrainingConfig
 from ldm_jax.training.loop import Hook, NonFinite, fit
-from ldm_jax.training.memory import check_memory
+from ldm_jax.training.memory import check_memory, return_freed
 from ldm_jax.training.processes import on_first
 from ldm_jax.training.profile import profiled
 from ldm_jax.training.sharding import put_batch
@@ -101,6 +101,7 @@ def train_stage(
             *(name, config.steps, warmup, name),
         )
     log.info("%s: compiling the training step", name)
+    return_freed()  # by what has been compiled and encoded so far
     init, abstract, step = compile_step(
         task.objective, config, mesh, key, _global_shapes(task.loader), task.constants
     )
@@ -145,7 +146,9 @@ def train_stage(
     hooks += [
         Hook(progress.preview_every, save_curves),
         Hook(progress.save_every, lambda _state, _step: run.record()),
+        Hook(progress.preview_every, lambda _state, _step: return_freed()),  # by their programs
     ]
+    return_freed()
     devices = list(mesh.local_devices)
     step_fn = estimated(step, name, config, int(state.step), task.flops_after, devices)
     if recording.profile:

@@ -11,13 +11,14 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ldm_jax.data.scenes.source import ScenesSource
+from ldm_jax.data.source import gathered
 from ldm_jax.errors import UserError
 from ldm_jax.paths import cache_folder, failure
 from ldm_jax.processes import cores, run_in_processes
@@ -135,20 +136,7 @@ def render_range(
             report(len(part["image"]))
             yield part
 
-    return _gathered(stop - start, parts())
-
-
-def _gathered(count: int, parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """`count` examples of which the parts come one by one, so that no more is held twice."""
-    whole, start = {}, 0
-    for part in parts:
-        stop = start + len(part["image"])
-        for name, array in part.items():
-            if name not in whole:
-                whole[name] = np.empty((count, *array.shape[1:]), array.dtype)
-            whole[name][start:stop] = array
-        start = stop
-    return whole
+    return gathered(stop - start, parts())
 
 
 def _check_writable(folder: Path) -> None:
@@ -173,7 +161,7 @@ def _render_in_processes(source, workers, bar):
             for k, file in enumerate(files)
         ]
         run_in_processes("ldm_jax.data.scenes", jobs, bar)
-        return _gathered(len(source), map(_loaded, files, np.diff(edges)))
+        return gathered(len(source), map(_loaded, files, np.diff(edges)))
 
 
 def _loaded(file: Path, count: int) -> dict[str, np.ndarray]:
