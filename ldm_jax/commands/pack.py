@@ -17,7 +17,7 @@ from ldm_jax.experiments.config import AutoencoderStage, Experiment
 from ldm_jax.model.config_json import to_json
 from ldm_jax.model.find import find_run, is_run
 from ldm_jax.model.load import autoencoder_weights, diffusion_weights, stage_weights
-from ldm_jax.model.packed import digest, packed_file, read_packed, write_packed
+from ldm_jax.model.packed import encoder_digest, packed_file, read_packed, write_packed
 from ldm_jax.model.run_dir import STAGES, RunDir
 from ldm_jax.paths import check_output, user_path, write_whole
 
@@ -64,7 +64,7 @@ def pack(command: PackCommand) -> str:
         trees["diffusion"] = {
             "params": weights.params,
             "scale_factor": np.float32(weights.constants["scale_factor"]),
-            "autoencoder_digest": digest(first),
+            "encoder_digest": encoder_digest(first),
         }
     if classifier := stage_weights(run, experiment, "classifier"):
         trees["classifier"] = {"params": classifier}
@@ -95,12 +95,13 @@ def pack(command: PackCommand) -> str:
 
 
 def _lender(stage: AutoencoderStage, first: dict, out: epath.Path) -> str:
-    """The name of the packed run beside `out` whose first stage the run borrowed; '': none."""
+    """The name of the packed run beside `out` whose encoder the run borrowed; '': none."""
     name = epath.Path(stage.from_run).name if stage.from_run else ""
     file = packed_file(out.parent / name, "autoencoder") if name not in ("", out.name) else None
-    if file is None or digest(read_packed(file)["params"]["autoencoder"]) != digest(first):
+    if file is None:
         return ""
-    return name
+    lent = read_packed(file)["params"]["autoencoder"]
+    return name if encoder_digest(lent) == encoder_digest(first) else ""
 
 
 def _anywhere(experiment: Experiment) -> Experiment:

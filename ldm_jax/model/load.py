@@ -12,7 +12,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.experiments.config import Experiment
 from ldm_jax.model.find import find_run, is_run, no_run
 from ldm_jax.model.latent_diffusion import LatentDiffusion
-from ldm_jax.model.packed import digest, packed_file, read_packed
+from ldm_jax.model.packed import encoder_digest, packed_file, read_packed
 from ldm_jax.model.published import (
     Described,
     PublishedModel,
@@ -174,8 +174,8 @@ def _packed_diffusion(run: RunDir, config: Experiment) -> Weights | None:
     if file is None:
         return None
     tree, autoencoder = read_packed(file), autoencoder_weights(run, config)
-    if digest(autoencoder) != tree["autoencoder_digest"]:
-        raise UserError(f"{run.path}: its diffusion.npz was trained on another autoencoder")
+    if encoder_digest(autoencoder) != tree["encoder_digest"]:
+        raise UserError(f"{run.path}: its diffusion.npz was trained on another encoder")
     constants = {"autoencoder": autoencoder, "scale_factor": tree["scale_factor"]}
     return Weights(tree["params"], constants)
 

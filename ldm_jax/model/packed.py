@@ -23,6 +23,7 @@ from ldm_jax.errors import UserError
 from ldm_jax.paths import write_whole
 
 _STEP = "step"
+DECODER = ("decoder", "post_quant_conv")  # parts of an autoencoder
 
 
 def packed_file(run: epath.Path, stage: str) -> epath.Path | None:
@@ -68,10 +69,15 @@ def packed_step(file: epath.Path) -> int:
     return int(_read(file, [_STEP])[_STEP])
 
 
-def digest(tree: dict[str, Any]) -> np.uint32:
-    """A number that tells the packed arrays of a tree from others."""
+def encoder_digest(autoencoder: dict[str, Any]) -> np.uint32:
+    """A number that tells the encoder of these packed parameters from others.
+
+    A diffusion model is trained on the latents of one encoder. What decodes them is left out: it
+    may be trained further.
+    """
+    encoder = {name: p for name, p in autoencoder.items() if name not in DECODER}
     total = 0
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    for path, leaf in jax.tree.leaves_with_path(encoder):
         total = zlib.crc32(jax.tree_util.keystr(path).encode(), total)
         total = zlib.crc32(np.ascontiguousarray(_packed(leaf)), total)
     return np.uint32(total)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.errors import UserError
-from ldm_jax.model.packed import digest, packed_step, read_packed, write_packed
+from ldm_jax.model.packed import encoder_digest, packed_step, read_packed, write_packed
 
 TREE = {
     "params": {
@@ -52,11 +52,17 @@ def test_equal_weights_are_equal_bytes_whatever_their_order(tmp_path):
     assert write_packed(file, 6, TREE)
 
 
-def test_the_digest_is_of_the_packed_weights(tmp_path):
-    write_packed(tmp_path / "a.npz", 5, TREE)
-    assert digest(read_packed(tmp_path / "a.npz")) == digest(TREE)
-    changed = TREE | {"scale_factor": np.float32(0.5)}
-    assert digest(changed) != digest(TREE)
+def test_the_digest_is_of_the_packed_weights_of_the_encoder(tmp_path):
+    parts = ("encoder", "quant_conv", "decoder", "post_quant_conv")
+    tree = {name: {"kernel": np.float32([0.1, i])} for i, name in enumerate(parts)}
+    write_packed(tmp_path / "a.npz", 5, tree)
+    assert encoder_digest(read_packed(tmp_path / "a.npz")) == encoder_digest(tree)
+
+    def with_other(part):
+        return encoder_digest(tree | {part: {"kernel": np.float32([0.2, 0])}})
+
+    same = [with_other(part) == encoder_digest(tree) for part in parts]
+    assert same == [False, False, True, True]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 no archive", b"words"])

@@ -93,9 +93,12 @@ def test_a_borrowed_first_stage_that_lies_beside_is_not_written_again(run_of, pa
 
     with np.load(tmp_path / "first" / "autoencoder.npz") as file:
         arrays = dict(file)
-    arrays["params/autoencoder/decoder/conv_out/bias"] += 1
+    arrays["params/autoencoder/decoder/conv_out/bias"] += 1  # of another decoder
     np.savez(tmp_path / "first" / "autoencoder.npz", **arrays)
-    with pytest.raises(UserError, match="was trained on another autoencoder"):
+    load_run(find_run("second", tmp_path))
+    arrays["params/autoencoder/encoder/conv_in/bias"] += 1
+    np.savez(tmp_path / "first" / "autoencoder.npz", **arrays)
+    with pytest.raises(UserError, match="was trained on another encoder"):
         load_run(find_run("second", tmp_path))
     shutil.rmtree(tmp_path / "first")
     with pytest.raises(UserError, match="has no autoencoder.npz, and .*first has none"):
