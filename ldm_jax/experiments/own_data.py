@@ -50,7 +50,7 @@ def folder() -> Experiment:
             unet=replace(laptop.diffusion.unet, dropout=0.1),
             drop_clauses=0.0,
             progress=Progress(log_every=50, preview_every=1000, save_every=500),
-            steps=6000,
+            steps=3000,
         ),
         sampling=SamplingSettings(steps=50, guidance=2.0),
         evaluation=EvaluationConfig(num_images=64),

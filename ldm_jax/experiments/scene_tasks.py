@@ -32,7 +32,7 @@ def scenes_class() -> Experiment:
 
     python train.py scenes-class
     """
-    task = _on_f8("class", steps=3400, guidance=3.0)
+    task = _on_f8("class", steps=1600, guidance=3.0)
     return replace(task, data=replace(task.data, level="single"))
 
 
@@ -41,7 +41,7 @@ def scenes_unconditional() -> Experiment:
 
     python train.py scenes-unconditional
     """
-    return _on_f8("none", steps=5500)
+    return _on_f8("none", steps=2600)
 
 
 def scenes_text() -> Experiment:
@@ -49,7 +49,7 @@ def scenes_text() -> Experiment:
 
     python train.py scenes-text
     """
-    task = _on_f8("text", steps=3400, guidance=3.0)
+    task = _on_f8("text", steps=1600, guidance=3.0)
     clauses = scenes_64().diffusion.drop_clauses
     return replace(task, diffusion=replace(task.diffusion, drop_clauses=clauses))
 
@@ -59,7 +59,7 @@ def scenes_layout() -> Experiment:
 
     python train.py scenes-layout
     """
-    task = _on_f8("layout", steps=3400, guidance=2.0)
+    task = _on_f8("layout", steps=1600, guidance=2.0)
     # Corners of boxes are at every second pixel, the edges of the image included.
     return replace(task, diffusion=replace(task.diffusion, objects=2, sections=33))
 
@@ -96,9 +96,15 @@ def scenes_super_resolution() -> Experiment:
 
 
 def _on_f8(condition: ConditionKind, steps: int, guidance: float = 1.0) -> Experiment:
-    lender = scenes_64()
-    text = lender.diffusion.text
-    second = replace(scenes().diffusion, condition=condition, text=text, steps=steps)
+    lender, small = scenes_64(), scenes().diffusion
+    second = replace(
+        lender.diffusion,
+        condition=condition,
+        drop_clauses=0.0,
+        progress=small.progress,
+        steps=steps,
+        ema_decay=small.ema_decay,
+    )
     return _borrowing("scenes-64", lender, second, guidance)
 
 
