@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = 1400
-# The same for all: data (scenes of one object at 32x32), seed, batch and optimiser are those of
-# `scenes`.
+# The same for all: data (scenes of one object at 32x32), seed and batch are those of `scenes`.
 COMMON = """
-    --stage autoencoder --autoencoder.init-gain 2.45
+    --stage autoencoder --autoencoder.init-gain 2.45 --autoencoder.loss.equivariance-weight 0
+    --autoencoder.optimiser.kind adam --autoencoder.optimiser.learning-rate 4e-3
     --autoencoder.progress.preview-every 1000000 --autoencoder.progress.save-every 500
     --autoencoder.loss.perceptual squeezenet --autoencoder.loss.perceptual-weight 0.3
     --autoencoder.loss.kl-weight 1e-6

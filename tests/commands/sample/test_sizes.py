@@ -23,7 +23,7 @@ def drawn(trained, sample, tmp_path):
     return draw
 
 
-SCENES = {"size": 32, "f": 4, "unet_factor": 2, "channels": 4}
+SCENES = {"size": 32, "f": 4, "unet_factor": 2, "channels": 8}
 
 
 def test_options_in_pixels_become_sizes_of_latents():
@@ -33,10 +33,10 @@ def test_options_in_pixels_become_sizes_of_latents():
     sizes = (scenes.data.size, network.f, unet.factor, network.z_channels)
     assert sizes == tuple(SCENES.values())
     size = SamplingSettings(height=40, window=16, tile=12).geometry(**SCENES)
-    assert size[:3] == (40, 32, (10, 8, 4))
+    assert size[:3] == (40, 32, (10, 8, 8))
     assert size.unet_tiles == Tiles((4, 4), (2, 2))
     assert size.decoder_tiles == Tiles((3, 3), (2, 2))
-    assert SamplingSettings().geometry(**SCENES)[2:5] == ((8, 8, 4), None, None)
+    assert SamplingSettings().geometry(**SCENES)[2:5] == ((8, 8, 8), None, None)
 
 
 @pytest.mark.slow
