@@ -58,7 +58,8 @@ class UNetSize:
 
 @dataclass(frozen=True)
 class AutoencoderSize:
-    """An autoencoder as an experiment trains it, but for the discriminator and LPIPS."""
+    """An autoencoder as an experiment trains it, but for the discriminator, LPIPS, scale
+    equivariance and Muon."""
 
     network: AutoencoderConfig
     image: int  # side
@@ -81,10 +82,10 @@ UNETS = {
     ),
     "laptop": UNetSize(  # scenes
         UNetConfig(64, (1, 2), 1, (1, 2), groups=16),
-        (8, 8, 4),
+        (8, 8, 8),
         (13, 96),
         "v",
-        OptimiserConfig(2e-3, "cosine", 100, clip_norm=1.0),
+        OptimiserConfig(3e-3, "cosine", 100, clip_norm=1.0),
         0.995,
         32,
     ),
@@ -108,10 +109,10 @@ AUTOENCODERS = {
         4,
     ),
     "laptop": AutoencoderSize(  # scenes
-        AutoencoderConfig(16, (1, 2, 4), 1, mid_attention=False, z_channels=4, groups=8),
+        AutoencoderConfig(16, (1, 2, 4), 1, mid_attention=False, z_channels=8, groups=8),
         32,
         AutoencoderLossConfig(l2_weight=1.0, kl_weight=3e-3, disc_weight=0.0),
-        OptimiserConfig(4e-3, "cosine", 50, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0),
+        OptimiserConfig(8e-3, "cosine", 50, b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=1.0),
         0.99,
         16,
     ),

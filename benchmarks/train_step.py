@@ -12,9 +12,10 @@ clips) and the running average of the weights where it keeps one:
   a GPU the fused AdamW, channels last; in bfloat16 under autocast, with float32 weights;
 - torch-compile: the same, network and loss through `torch.compile`.
 
-The sizes are `laptop` (`scenes`; 3x32x32 images, 4x8x8 latents with 13 random tokens as the
+The sizes are `laptop` (`scenes`; 3x32x32 images, 8x8x8 latents with 13 random tokens as the
 condition), and `paper` (celeba256, 3x64x64 latents; kl-f8, 3x256x256 images). The autoencoder's
-loss is reconstruction and KL, without discriminator and LPIPS. Before anything is timed, the
+loss is reconstruction and KL, without discriminator, LPIPS and scale equivariance; the optimiser is
+Adam, which both have, where the experiment has Muon. Before anything is timed, the
 networks with the same weights have to come to the same output, loss and gradient in float32.
 Batches are random, and lie on the device already.
 """
