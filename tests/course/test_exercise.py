@@ -59,7 +59,11 @@ def test_an_answer_that_is_not_there_is_not_done_yet(exercise):
 
 
 @each_exercise
-@pytest.mark.parametrize("answer", ["x", 17, len, lambda *arguments: "x", lambda: 0], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    ["x", 17, len, lambda *arguments: "x", lambda: 0],
+    ids=["a word", "a number", "another function", "a function of anything", "one of nothing"],
+)
 def test_nonsense_is_wrong_and_raises_nothing(exercise, answer):
     outcome = exercise(answer)
     assert outcome.state == "wrong" and outcome.message
