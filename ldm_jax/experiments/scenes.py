@@ -46,7 +46,7 @@ def scenes() -> Experiment:
                 disc_weight=0.0,
             ),
             optimiser=OptimiserConfig(
-                # After 700 steps 2 dB ahead of Adam, which had a rate of 4e-3.
+                # After 700 steps 1.7 to 2 dB ahead of Adam (benchmarks/README.md).
                 8e-3,
                 "cosine",
                 50,
