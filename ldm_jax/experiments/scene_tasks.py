@@ -23,8 +23,13 @@ def scenes_64_f4() -> Experiment:
     python train.py scenes-64-f4 --autoencoder.loss.perceptual-file FILE
     """
     coarse = scenes_64()
-    network = replace(coarse.autoencoder.network, channel_mult=(1, 2, 4), z_channels=4)
-    return replace(coarse, autoencoder=replace(coarse.autoencoder, network=network))
+    first = replace(
+        coarse.autoencoder,
+        network=replace(coarse.autoencoder.network, channel_mult=(1, 2, 4), z_channels=4),
+        optimiser=scenes().autoencoder.optimiser,  # Muon
+        steps=6000,
+    )
+    return replace(coarse, autoencoder=first)
 
 
 def scenes_class() -> Experiment:

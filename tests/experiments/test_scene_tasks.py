@@ -39,7 +39,10 @@ def test_the_lender_of_fine_latents_has_the_first_stage_alone():
     coarse, fine = EXPERIMENTS["scenes-64"](), EXPERIMENTS["scenes-64-f4"]()
     assert "scenes-64-f4" in TRAINED_ALONE and "scenes-64" not in TRAINED_ALONE
     network = replace(fine.autoencoder.network, channel_mult=(1, 2, 4, 4), z_channels=8)
-    assert replace(fine, autoencoder=replace(fine.autoencoder, network=network)) == coarse
+    trained = {"optimiser": coarse.autoencoder.optimiser, "steps": coarse.autoencoder.steps}
+    first = replace(fine.autoencoder, network=network, **trained)
+    assert replace(fine, autoencoder=first) == coarse
+    assert fine.autoencoder.optimiser == EXPERIMENTS["scenes"]().autoencoder.optimiser
 
 
 def test_a_mask_shows_in_the_latent():
